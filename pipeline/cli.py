@@ -1,0 +1,354 @@
+"""The command line: reads what was typed, calls the rest, and prints. The only file that prints; it decides nothing."""
+
+import json
+import os
+import signal
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, Any, NoReturn
+
+import typer
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pipeline import __version__, plan, recipe
+from pipeline.display import Display
+from pipeline.lock import Locked
+from pipeline.manifest import Manifest, fingerprint
+from pipeline.run import ROOT, Run
+from pipeline.runner import Runner, Stale
+from pipeline.stage import StageError
+
+DONE, FAILED, USAGE, STALE = 0, 1, 2, 3
+INTERRUPTED = 130
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="rich",
+    help="Distil the reasoning of a large language model into a small one.",
+    epilog="Example: seqdistill run pipeline/recipes/demo.yaml",
+)
+models_app = typer.Typer(no_args_is_help=True, help="Models that recipes name: list them, fetch one.")
+app.add_typer(models_app, name="models")
+out = Console(highlight=False, soft_wrap=True)
+err = Console(stderr=True, highlight=False, soft_wrap=True)
+
+RecipeArgument = Annotated[Path, typer.Argument(help="A recipe, for example pipeline/recipes/demo.yaml.")]
+SetOption = Annotated[
+    list[str] | None, typer.Option("--set", help="A value over the recipe's: --set generate.samples=4. May be repeated.")
+]
+DataOption = Annotated[
+    Path, typer.Option("--data", envvar="SEQDISTILL_DATA", help="Where runs and the completion store lie.")
+]
+StageArgument = Annotated[str, typer.Argument(help=f"One of: {', '.join(plan.ORDER)}.")]
+DEFAULT_DATA = ROOT / "data"
+
+
+@contextmanager
+def _errors() -> Iterator[None]:
+    """User errors as one message and an exit code; never a traceback for a user's mistake."""
+    try:
+        yield
+    except recipe.RecipeError as error:
+        _fail(str(error), USAGE)
+    except Stale as error:
+        _fail(str(error), STALE)
+    except KeyboardInterrupt:
+        _fail("Interrupted. What was finished is saved; the same command goes on from there.", INTERRUPTED)
+    except (StageError, Locked, ValueError, OSError) as error:
+        if os.environ.get("SEQDISTILL_TRACEBACK"):
+            raise
+        _fail(str(error) or error.__class__.__name__, FAILED)
+
+
+def _fail(message: str, code: int) -> NoReturn:
+    err.print(f"[bold red]error:[/] {escape(message)}")
+    raise typer.Exit(code)
+
+
+def _load(path: Path, settings: list[str] | None, data: Path) -> Run:
+    return Run(recipe.load(path, settings or ()), data=data.resolve())
+
+
+def _known_stage(name: str) -> str:
+    if name not in plan.ORDER:
+        _fail(f"No stage {name!r}. Stages: {', '.join(plan.ORDER)}.", USAGE)
+    return name
+
+
+@app.command(epilog="Example: seqdistill run pipeline/recipes/demo.yaml --to verify --set generate.samples=4")
+def run(
+    recipe_path: RecipeArgument,
+    to: Annotated[str, typer.Option(help="The last stage to run; the ones before it that are not fresh run first.")] = "",
+    only: Annotated[str, typer.Option(help="The one stage to run; what it reads must be fresh.")] = "",
+    force: Annotated[list[str] | None, typer.Option(help="Run this stage although it is stale and dear.")] = None,
+    settings: SetOption = None,
+    data: DataOption = DEFAULT_DATA,
+) -> None:
+    """Run a recipe's stages. Fresh ones are skipped, killed ones go on, changed ones are rebuilt or ask first."""
+    if to and only:
+        _fail("--to and --only exclude each other.", USAGE)
+    forced = [_known_stage(name) for word in force or () for name in word.replace(",", " ").split()]
+    with _errors(), _terminable(), Display(out) as display:
+        runner = Runner(_load(recipe_path, settings, data), display.watcher())
+        if only:
+            runner.only(_known_stage(only), forced)
+        else:
+            last = plan.ORDER.index(_known_stage(to)) if to else len(plan.ORDER) - 1
+            runner.execute(plan.ORDER[: last + 1], forced)
+    if "report" in (to or "report", only) and not (only and only != "report"):
+        _summary(runner.run)
+
+
+@contextmanager
+def _terminable() -> Iterator[None]:
+    """SIGTERM ends a run as Ctrl-C does: finished work is saved."""
+
+    def interrupt(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, interrupt)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def _summary(this: Run) -> None:
+    folder = this.stage_folder("report") / "page"
+    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
+    table = Table(title=f"Held-out questions: {report['questions']}", title_justify="left")
+    for column in ("model", "pass@1", "95 % interval", "mean tokens", "truncated"):
+        table.add_column(column, justify="left" if column == "model" else "right")
+    for name in ("teacher", "base", "student"):
+        row = report["models"][name]
+        low, high = row["interval"]
+        table.add_row(
+            name,
+            f"{row['pass_at_1']:.3f}",
+            f"{low:.3f} to {high:.3f}",
+            f"{row['mean_tokens']:.0f}",
+            f"{row['truncated_share']:.1%}",
+        )
+    out.print(table)
+    difference = report["paired"]["student_minus_base"]
+    gap = report["gap_recovered"]
+    out.print(f"student - base: {_figure(difference, 'difference')}    gap recovered: {_figure(gap, 'value')}")
+    out.print(_funnel_table(report["funnel"]))
+    out.print(f"Report: {folder / 'index.html'}")
+
+
+def _figure(row: dict[str, Any], key: str) -> str:
+    if row[key] is None:
+        return "not defined"
+    low, high = row["interval"]
+    return f"{row[key]:.3f} ({low:.3f} to {high:.3f})"
+
+
+def _funnel_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="Funnel", title_justify="left")
+    table.add_column("stage")
+    table.add_column("reason")
+    table.add_column("traces", justify="right")
+    for row in rows:
+        table.add_row(row["stage"], row["reason"], f"{row['traces']:,}")
+    table.add_section()
+    table.add_row("", "all", f"{sum(row['traces'] for row in rows):,}")
+    return table
+
+
+@app.command(epilog="Example: seqdistill status pipeline/recipes/demo.yaml --json")
+def status(
+    recipe_path: RecipeArgument,
+    as_json: Annotated[bool, typer.Option("--json", help="Machine-readable.")] = False,
+    settings: SetOption = None,
+    data: DataOption = DEFAULT_DATA,
+) -> None:
+    """A line per stage: absent, partial, stale or fresh; rows, seconds, fingerprint, counts by reason."""
+    with _errors():
+        this = _load(recipe_path, settings, data)
+        rows = {name: _status_row(state.word, state.manifest) for name, state in this.states().items()}
+    if as_json:
+        out.print_json(json.dumps({"run": this.recipe.name, "stages": rows}))
+        return
+    table = Table(title=f"run {this.recipe.name}", title_justify="left")
+    for column in ("stage", "state", "rows", "seconds", "fingerprint", "counts"):
+        table.add_column(column, justify="right" if column == "seconds" else "left")
+    colors = {"fresh": "green", "stale": "yellow", "partial": "cyan", "absent": "dim"}
+    for name, row in rows.items():
+        table.add_row(
+            name,
+            f"[{colors[row['state']]}]{row['state']}[/]",
+            ", ".join(f"{dataset} {count:,}" for dataset, count in row["rows"].items()),
+            "" if row["seconds"] is None else f"{row['seconds']:.1f}",
+            (row["fingerprint"] or "")[:12],
+            escape(", ".join(f"{reason} {count:,}" for reason, count in row["counts"].items() if count)),
+        )
+    out.print(table)
+
+
+def _status_row(word: str, manifest: Manifest | None) -> dict[str, Any]:
+    if manifest is None:
+        return {"state": word, "rows": {}, "seconds": None, "fingerprint": None, "identity": None, "counts": {}}
+    return {
+        "state": word,
+        "rows": manifest.rows,
+        "seconds": manifest.seconds,
+        "fingerprint": manifest.fingerprint,
+        "identity": fingerprint(manifest.identity),
+        "counts": manifest.counts,
+    }
+
+
+@app.command(epilog="Example: seqdistill explain pipeline/recipes/demo.yaml sft --set sft.epochs=4")
+def explain(recipe_path: RecipeArgument, stage: StageArgument, settings: SetOption = None, data: DataOption = DEFAULT_DATA) -> None:
+    """Which keys make a stage stale: old and new values."""
+    _known_stage(stage)
+    with _errors():
+        state = _load(recipe_path, settings, data).states()[stage]
+    out.print(f"{stage} is {state.word}.")
+    for change in state.changes:
+        old, new = (json.dumps(value, ensure_ascii=False) for value in (change.old, change.new))
+        out.print(f"  {escape(change.key)}: {escape(old)} -> {escape(new)}")
+
+
+@app.command(epilog="Example: seqdistill peek pipeline/recipes/demo.yaml verify --reason wrong_answer -n 5")
+def peek(
+    recipe_path: RecipeArgument,
+    stage: StageArgument,
+    count: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 3,
+    reason: Annotated[str, typer.Option(help="Only rows with this reason.")] = "",
+    problem: Annotated[str, typer.Option(help="Only rows of this problem (the start of its id will do).")] = "",
+    settings: SetOption = None,
+    data: DataOption = DEFAULT_DATA,
+) -> None:
+    """Read the data: rows of a stage, with the trace each verdict is about."""
+    from pipeline.peek import rows
+
+    _known_stage(stage)
+    with _errors():
+        found = rows(_load(recipe_path, settings, data), stage, count, reason, problem)
+    for row in found:
+        out.rule(escape(row.title), align="left")
+        for key, value in row.fields.items():
+            out.print(f"[bold]{escape(key)}[/]: {escape(value)}")
+        out.print(escape(row.body))
+    if not found:
+        out.print("No rows match.")
+
+
+@app.command("plan", epilog="Example: seqdistill plan pipeline/recipes/demo.yaml")
+def plan_command(recipe_path: RecipeArgument, settings: SetOption = None, data: DataOption = DEFAULT_DATA) -> None:
+    """Tokens, hours and disk that generate would take, before anything is spent."""
+    from pipeline.estimate import estimate
+
+    with _errors():
+        lines = estimate(_load(recipe_path, settings, data))
+    for line in lines:
+        out.print(escape(line))
+
+
+@app.command(epilog="Example: seqdistill publish pipeline/recipes/demo.yaml ./my-dataset")
+def publish(
+    recipe_path: RecipeArgument,
+    dest: Annotated[Path, typer.Argument(help="A folder to make; it must not exist or be empty.")],
+    push: Annotated[str, typer.Option(help="Upload to this hub repository, owner/name, after showing what is sent.")] = "",
+    public: Annotated[bool, typer.Option(help="Make the repository public; it is private otherwise.")] = False,
+    yes: Annotated[bool, typer.Option("--yes", help="Upload without asking.")] = False,
+    settings: SetOption = None,
+    data: DataOption = DEFAULT_DATA,
+) -> None:
+    """Copy the fresh mix of a run out as a dataset folder with card, licences, lineage and checksums."""
+    from pipeline import publish as publishing
+
+    with _errors():
+        this = _load(recipe_path, settings, data)
+        word = this.states()["mix"].word
+        if word != "fresh":
+            raise StageError(f"mix is {word}; only a fresh mix is published. Run it first with --to mix.")
+        publishing.publish(this.folder, dest)
+        out.print(f"Published to {dest}")
+        if push:
+
+            def confirm(text: str) -> bool:
+                out.print(escape(text))
+                return yes or typer.confirm("Upload this?")
+
+            sent = publishing.push(dest, push, private=not public, confirm=confirm)
+            out.print(f"Uploaded to {push}" if sent else "Nothing was uploaded.")
+
+
+@app.command(epilog="Example: seqdistill check ./my-dataset")
+def check(folder: Annotated[Path, typer.Argument(help="A published dataset, or a stage's folder in data/runs.")]) -> None:
+    """Compare every file's sha256 with the manifest: finds flipped bits, missing and extra files."""
+    from pipeline import publish as publishing
+
+    with _errors():
+        complaints = publishing.check(folder)
+    for complaint in complaints:
+        err.print(escape(complaint))
+    if complaints:
+        raise typer.Exit(FAILED)
+    out.print(f"{folder}: every file is as its manifest says.")
+
+
+@models_app.command("list")
+def models_list() -> None:
+    """The models that data/models.yaml pins, and which are on the disk."""
+    from pipeline import models
+
+    with _errors():
+        listed = models.list_models(ROOT)
+    table = Table()
+    for column in ("name", "source", "identity", "on disk"):
+        table.add_column(column)
+    for row in listed:
+        table.add_row(*(escape(str(value)) for value in (row.name, row.source, row.identity, "yes" if row.present else "no")))
+    out.print(table)
+
+
+@models_app.command("fetch")
+def models_fetch(name: Annotated[str, typer.Argument(help="A name in data/models.yaml, or a hub id.")]) -> None:
+    """Fetch a model once, check it, and convert it where needed."""
+    from pipeline import models
+
+    with _errors():
+        folder = models.fetch(name, ROOT, lambda line: out.print(escape(line)))
+    out.print(f"{name}: {folder}")
+
+
+@app.command()
+def doctor() -> None:
+    """What this machine has and lacks, with the fix."""
+    from pipeline.doctor import checks
+
+    with _errors():
+        found = checks(ROOT)
+    for item in found:
+        mark = "[green]ok[/]  " if item.ok else "[red]no[/]  "
+        fix = "" if item.ok or not item.fix else f"\n      fix: {escape(item.fix)}"
+        out.print(f"{mark}{escape(item.name)}: {escape(item.found)}{fix}")
+    if not all(item.ok for item in found):
+        raise typer.Exit(FAILED)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="Print the version.")] = False) -> None:
+    if show:
+        out.print(f"seqdistill {__version__}")
+        raise typer.Exit(DONE)
+
+
+def main() -> None:
+    """The entry point of the `seqdistill` command."""
+    os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+    app()
+
+
+if __name__ == "__main__":
+    sys.exit(main())

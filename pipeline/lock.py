@@ -1,0 +1,43 @@
+"""A lock that names who holds it: an flock on a file, released by the kernel when its holder dies.
+
+It guards one writer per folder; readers need none, since they trust only manifests.
+"""
+
+import fcntl
+import json
+import os
+import socket
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+
+
+class Locked(Exception):
+    """Another process holds the lock; the message names its pid, host and start."""
+
+
+@contextmanager
+def hold(path: Path, what: str) -> Iterator[None]:
+    """Hold the lock file at `path` for `what` ("stage sft of run demo"). Raises Locked where another process does."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a+", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError as error:
+            file.seek(0)
+            raise Locked(f"{what} is being written by {_holder(file.read())}. Wait for it, or end it.") from error
+        file.seek(0)
+        file.truncate()
+        started = datetime.now(UTC).isoformat(timespec="seconds")
+        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": started}, file)
+        file.flush()
+        yield
+
+
+def _holder(text: str) -> str:
+    try:
+        who = json.loads(text)
+        return f"process {who['pid']} on host {who['host']} since {who['since']}"
+    except (ValueError, KeyError, TypeError):
+        return "another process (it has not written its name yet)"

@@ -1,0 +1,191 @@
+"""Started, finished and current are three facts: Intent, Manifest, and the comparison of what they declare.
+
+Readers trust only the manifest. It does not decide what to do about a difference (`runner.py` does).
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ConfigDict
+
+from pipeline.records import content_id
+
+INTENT_FILE = "intent.json"
+MANIFEST_FILE = "manifest.json"
+
+
+class _Record(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+Parsed = TypeVar("Parsed", bound=_Record)
+
+
+class File(_Record):
+    """A file of an artifact, by its path inside the stage's folder."""
+
+    path: str
+    bytes: int
+    sha256: str
+
+
+class Shard(File):
+    """One Parquet file of a dataset. `columns` holds each column's fingerprint (see `shards.column_sums`)."""
+
+    rows: int
+    columns: dict[str, str]
+
+
+class Dataset(_Record):
+    """A dataset's shards, and its fingerprint column by column: layout, order and workers do not enter."""
+
+    rows: int
+    bytes: int
+    columns: dict[str, str]
+    shards: list[Shard]
+
+
+class Artifact(_Record):
+    """A folder of files that is no dataset: a checkpoint, a page. `fingerprint` is over paths and contents."""
+
+    files: list[File]
+    fingerprint: str
+
+
+class Identity(_Record):
+    """All that decides what a stage writes: its version, declared values, and the contents of what it reads."""
+
+    version: int
+    config: dict[str, Any]
+    roles: dict[str, dict[str, Any]] = {}
+    prompts: dict[str, str] = {}
+    models: dict[str, str] = {}
+    contents: dict[str, str] = {}
+    inputs: dict[str, dict[str, str]] = {}
+
+
+class Intent(_Record):
+    """Written before a stage does anything."""
+
+    stage: str
+    run: str
+    identity: Identity
+    started: str
+
+
+class Manifest(_Record):
+    """Written last, by rename, when everything it names is on the disk."""
+
+    stage: str
+    run: str
+    identity: Identity
+    datasets: dict[str, Dataset]
+    artifacts: dict[str, Artifact]
+    counts: dict[str, int]
+    facts: dict[str, Any]
+    recipe: str  # resolved, as JSON
+    seconds: float
+    started: str
+    finished: str
+    host: str
+    commit: str | None
+    packages: dict[str, str]
+
+    @property
+    def rows(self) -> dict[str, int]:
+        return {name: dataset.rows for name, dataset in self.datasets.items()}
+
+    @property
+    def fingerprint(self) -> str:
+        """Of what the stage wrote, not of when, where or in which layout."""
+        return content_id(
+            {name: dataset.columns for name, dataset in self.datasets.items()},
+            {name: artifact.fingerprint for name, artifact in self.artifacts.items()},
+        )
+
+
+class Change(_Record):
+    """A key of an identity that differs; a missing side is None."""
+
+    key: str
+    old: Any
+    new: Any
+
+
+def fingerprint(identity: Identity) -> str:
+    """A 128-bit hex digest of an identity."""
+    return content_id(identity.model_dump(mode="json"))
+
+
+def explain(old: Identity, new: Identity) -> list[Change]:
+    """The keys that differ, dotted, in the order of the new identity."""
+    before, after = dict(_flat(old.model_dump(mode="json"))), dict(_flat(new.model_dump(mode="json")))
+    keys = [*after, *(key for key in before if key not in after)]
+    return [
+        Change(key=key, old=before.get(key), new=after.get(key)) for key in keys if before.get(key) != after.get(key)
+    ]
+
+
+def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    else:
+        yield prefix, value
+
+
+def read_manifest(folder: Path) -> Manifest | None:
+    """The manifest of a stage's folder, or None where there is none. Raises ValueError for a damaged one."""
+    text = _text(folder / MANIFEST_FILE)
+    return None if text is None else _parse(Manifest, text, folder / MANIFEST_FILE)
+
+
+def read_intent(folder: Path) -> Intent | None:
+    """The intent of a stage's folder, or None where there is none. Raises ValueError for a damaged one."""
+    text = _text(folder / INTENT_FILE)
+    return None if text is None else _parse(Intent, text, folder / INTENT_FILE)
+
+
+def _text(path: Path) -> str | None:
+    try:
+        return path.read_text(encoding="utf-8")
+    except FileNotFoundError:
+        return None
+
+
+def _parse(kind: type[Parsed], text: str, path: Path) -> Parsed:
+    try:
+        return kind.model_validate_json(text)
+    except ValueError as error:
+        raise ValueError(
+            f"{path} cannot be read as a {kind.__name__.lower()} ({error.__class__.__name__}); expected the file that "
+            f"seqdistill wrote. Delete it to rebuild the stage: completions in the store are kept."
+        ) from error
+
+
+def write_durably(path: Path, text: str) -> None:
+    """Write by temporary file, fsync, rename and directory fsync: after a crash the file is the old one or the new."""
+    partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    with open(partial, "w", encoding="utf-8") as file:
+        file.write(text)
+        file.flush()
+        os.fsync(file.fileno())
+    os.replace(partial, path)
+    sync_folder(path.parent)
+
+
+def sync_folder(folder: Path) -> None:
+    """fsync a directory, so that renames in it survive a power cut."""
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_record(path: Path, record: _Record) -> None:
+    """Write an intent or a manifest durably, as indented JSON."""
+    write_durably(path, json.dumps(record.model_dump(mode="json"), indent=1, ensure_ascii=False) + "\n")

@@ -1,0 +1,26 @@
+"""The order of the stages, and which of them a stage needs. It runs nothing."""
+
+from importlib import import_module
+from typing import cast
+
+from pipeline.stage import Stage
+
+ORDER = ("seed", "generate", "verify", "filter", "dedupe", "decontaminate", "mix", "sft", "eval", "report")
+
+
+def stage(name: str) -> Stage:
+    """The stage of that name. Raises KeyError for another one."""
+    if name not in ORDER:
+        raise KeyError(name)
+    return cast(Stage, import_module(f"stages.{name}").STAGE)
+
+
+def stages() -> list[Stage]:
+    """All stages in order."""
+    return [stage(name) for name in ORDER]
+
+
+def upstream(name: str) -> list[str]:
+    """The stages whose output a stage reads, in order, itself not among them."""
+    reads = {read.stage for read in stage(name).reads.values()}
+    return [other for other in ORDER if other in reads]

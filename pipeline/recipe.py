@@ -1,0 +1,187 @@
+"""A recipe: YAML values checked against the stages' own configs, with `--set` on top and did-you-mean for wrong keys.
+
+It computes nothing and reads no data: values in, frozen sections out.
+"""
+
+import difflib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ConfigDict, ValidationError, create_model
+
+from pipeline import plan
+from pipeline.roles import Role, Student, Teacher
+from pipeline.section import Section
+
+
+class RecipeError(Exception):
+    """A recipe cannot be used; the message says what was found, what was expected, and the fix."""
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A checked recipe: the run's name, the two roles, and a config for each stage."""
+
+    name: str
+    description: str
+    teacher: Teacher
+    student: Student
+    sections: Mapping[str, Section]
+
+    def role(self, name: str) -> Role:
+        return {"teacher": self.teacher, "student": self.student}[name]
+
+    @property
+    def roles(self) -> dict[str, Role]:
+        return {"teacher": self.teacher, "student": self.student}
+
+    def resolved(self) -> dict[str, Any]:
+        """Every value, defaults included, as JSON."""
+        return {
+            "name": self.name,
+            "description": self.description,
+            **{name: role.model_dump(mode="json") for name, role in self.roles.items()},
+            **{name: section.model_dump(mode="json") for name, section in self.sections.items()},
+        }
+
+
+@cache
+def model() -> type[BaseModel]:
+    """The pydantic model of a whole recipe, made from the stages' configs."""
+    fields: dict[str, Any] = {"name": (str | None, None), "description": (str, "")}
+    fields |= {"teacher": (Teacher, ...), "student": (Student, ...)}
+    for stage in plan.stages():
+        required = any(field.is_required() for field in stage.config.model_fields.values())
+        fields[stage.name] = (stage.config, ... if required else stage.config())
+    return create_model("RecipeModel", __config__=ConfigDict(extra="forbid", frozen=True), **fields)
+
+
+def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
+    """Read and check a recipe file, with `a.b=c` settings applied on top. Raises RecipeError."""
+    try:
+        text = path.read_text(encoding="utf-8")
+    except FileNotFoundError as error:
+        shipped = sorted(str(file) for file in (Path(__file__).parent / "recipes").glob("*.yaml"))
+        raise RecipeError(f"No recipe at {path}. Shipped recipes: {', '.join(shipped) or 'none'}.") from error
+    except (OSError, UnicodeDecodeError) as error:
+        raise RecipeError(f"{path} cannot be read as UTF-8 text: {error}.") from error
+    values = _values(text, str(path))
+    for setting in settings:
+        _apply(values, setting)
+    return check(values, path.stem, str(path))
+
+
+def check(values: dict[str, Any], name: str, where: str) -> Recipe:
+    """A recipe from plain values; `name` is the run's where the recipe gives none. Raises RecipeError."""
+    try:
+        checked = model().model_validate(values)
+    except ValidationError as error:
+        lines = [_complaint(item, values) for item in error.errors()]
+        raise RecipeError(f"{where} is not a valid recipe:\n" + "\n".join(f"  {line}" for line in lines)) from error
+    sections = {stage: getattr(checked, stage) for stage in plan.ORDER}
+    run = getattr(checked, "name", None) or name
+    if not run.replace("-", "").replace("_", "").replace(".", "").isalnum() or run.startswith("."):
+        raise RecipeError(f"{where}: name is {run!r}; expected letters, digits, '-', '_' and '.', since it names a folder.")
+    description, teacher, student = (getattr(checked, key) for key in ("description", "teacher", "student"))
+    return Recipe(name=run, description=description, teacher=teacher, student=student, sections=sections)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML without anchors, and with doubled keys refused."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        if self.check_event(yaml.AliasEvent):
+            mark = self.peek_event().start_mark
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed; write the value out", problem_mark=mark)
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
+        seen = set()
+        for key_node, _ in node.value:
+            key = self.construct_object(key_node, deep=deep)
+            if key in seen:
+                raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
+            seen.add(key)
+        return dict(super().construct_mapping(node, deep=deep))
+
+
+def _values(text: str, where: str) -> dict[str, Any]:
+    try:
+        values = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{where} is not YAML that a recipe can use: {error}") from error
+    if not isinstance(values, dict):
+        raise RecipeError(f"{where} holds {type(values).__name__}; expected sections such as teacher:, student:, seed:.")
+    return values
+
+
+def _apply(values: dict[str, Any], setting: str) -> None:
+    key, found, text = setting.partition("=")
+    if not found or not key.strip():
+        raise RecipeError(f"--set {setting}: expected a.b=value, for example --set generate.samples=4.")
+    try:
+        value = yaml.load(text, Loader=_Loader)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"--set {setting}: the value is not YAML: {error}") from error
+    *path, last = key.strip().split(".")
+    place: Any = values
+    for part in path:
+        place = _step(place, part, setting, create=True)
+    if isinstance(place, list):
+        place[_index(place, last, setting)] = value
+    else:
+        place[last] = value
+
+
+def _step(place: Any, part: str, setting: str, create: bool) -> Any:
+    if isinstance(place, list):
+        return place[_index(place, part, setting)]
+    child = place.setdefault(part, {}) if create else place[part]
+    if not isinstance(child, dict | list):
+        raise RecipeError(f"--set {setting}: {part} holds {child!r}, which has no keys inside.")
+    return child
+
+
+def _index(place: list[Any], part: str, setting: str) -> int:
+    if not part.isdigit() or int(part) >= len(place):
+        raise RecipeError(f"--set {setting}: {part} is no place in a list of {len(place)}; expected 0 to {len(place) - 1}.")
+    return int(part)
+
+
+def _complaint(item: Any, values: Any) -> str:
+    place = [part for part in item["loc"]]
+    dotted = ".".join(str(part) for part in place)
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(place[:-1])
+        near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.4)
+        hint = f" Did you mean {near[0]}?" if near else f" Known keys: {', '.join(sorted(known))}." if known else ""
+        return f"{dotted}: unknown key.{hint}"
+    if item["type"] == "missing":
+        return f"{dotted}: missing; a value is needed."
+    return f"{dotted}: {item['msg']} (found {item.get('input')!r})"
+
+
+def _known_keys(place: Sequence[Any]) -> list[str]:
+    """The keys of the section at a place; tags of unions and list positions on the way are passed over."""
+    kinds: list[Any] = [model()]
+    for part in place:
+        inner = [_inside(kind.model_fields[part].annotation) for kind in kinds if part in kind.model_fields]
+        kinds = [kind for group in inner for kind in group] if inner else _tagged(kinds, part)
+    return [key for kind in kinds for key in kind.model_fields]
+
+
+def _tagged(kinds: list[Any], part: Any) -> list[Any]:
+    """Where a place's part is the tag of a union, the union's members that carry it."""
+    members = [kind for kind in kinds if "kind" in kind.model_fields and kind.model_fields["kind"].default == part]
+    return members or kinds
+
+
+def _inside(annotation: Any) -> list[Any]:
+    """The section types within a field's annotation, however they are nested."""
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return [annotation]
+    return [kind for part in getattr(annotation, "__args__", ()) for kind in _inside(part)]

@@ -1,0 +1,141 @@
+"""The row schemas (pyarrow) of every dataset of a run; it reads and writes nothing.
+
+Every dataset has a string column `id`, unique in it, and ids are content: a problem's id hashes its text, a trace's
+id hashes what could change the teacher's words. Verdicts and scores carry the id of the trace they judge.
+"""
+
+import hashlib
+import json
+from typing import Any
+
+import pyarrow as pa
+
+STRINGS = pa.list_(pa.string())
+MESSAGES = pa.list_(pa.struct([("role", pa.string()), ("content", pa.string())]))
+# A span of a trace format: raw[start:end] where text is null, inserted text where start and end are null.
+SPANS = pa.list_(pa.struct([("start", pa.int32()), ("end", pa.int32()), ("text", pa.string())]))
+
+PROBLEM = pa.schema(
+    [
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("answer", pa.string()),
+        ("domain", pa.string()),
+        ("task", pa.string()),
+        ("verifier", pa.string()),
+        ("verifier_data", pa.string()),  # JSON: the scorer's entry, choices, code cases; "{}" where there is none
+        ("source", pa.string()),
+        ("license", pa.string()),
+        ("split", pa.string()),  # "train", or the name of a held-out block: "dev", "eval", ...
+    ]
+)
+
+# A row that could not become a problem. Its id hashes where it stood and what it said; text may be null.
+REJECT = pa.schema(
+    [
+        ("id", pa.string()),
+        ("text", pa.string()),
+        ("answer", pa.string()),
+        ("task", pa.string()),
+        ("source", pa.string()),
+        ("split", pa.string()),
+        ("reason", pa.string()),
+        ("detail", pa.string()),
+    ]
+)
+
+TRACE = pa.schema(
+    [
+        ("id", pa.string()),
+        ("problem_id", pa.string()),
+        ("sample", pa.int32()),
+        ("teacher", pa.string()),  # the model's name in the recipe
+        ("weights", pa.string()),  # digest of the weights, or hub commit
+        ("prompt", pa.string()),  # as rendered
+        ("raw", pa.string()),  # the completion's text, exactly as it came
+        ("token_ids", pa.list_(pa.int32())),  # the completion's token ids; null where a server returns none
+        ("finish", pa.string()),  # stop | length | error
+        ("cause", pa.string()),  # of an error; null otherwise
+        ("prompt_tokens", pa.int32()),
+        ("completion_tokens", pa.int32()),
+        ("sampling", pa.string()),  # JSON of every resolved sampling value
+        ("engine_seed", pa.int64()),
+        ("parent_trace_id", pa.string()),
+    ]
+)
+
+VERDICT = pa.schema(
+    [
+        ("id", pa.string()),
+        ("outcome", pa.string()),  # pass | fail | undecided
+        ("reasons", STRINGS),
+        ("score", pa.float64()),
+        ("detail", pa.string()),  # JSON
+    ]
+)
+
+# One row a problem: how its traces were judged. id is the problem's.
+PASS_RATE = pa.schema(
+    [
+        ("id", pa.string()),
+        ("right", pa.int32()),
+        ("wrong", pa.int32()),
+        ("undecided", pa.int32()),
+        ("pass_rate", pa.float64()),  # right / (right + wrong); null where both are 0
+    ]
+)
+
+EXAMPLE = pa.schema(
+    [
+        ("id", pa.string()),  # the trace's
+        ("problem_id", pa.string()),
+        ("prompt", MESSAGES),
+        ("completion", MESSAGES),
+        ("spans", SPANS),
+        ("split", pa.string()),  # train | validation
+        ("domain", pa.string()),
+        ("task", pa.string()),
+        ("answer", pa.string()),
+        ("teacher", pa.string()),
+        ("weights", pa.string()),
+        ("sampling", pa.string()),
+        ("source", pa.string()),
+        ("license", pa.string()),
+    ]
+)
+
+# What became of each trace. reason is the first of reasons in the funnel's order; null where it was kept.
+FATE = pa.schema(
+    [
+        ("id", pa.string()),
+        ("problem_id", pa.string()),
+        ("task", pa.string()),
+        ("kept", pa.bool_()),
+        ("stage", pa.string()),
+        ("reason", pa.string()),
+        ("reasons", STRINGS),
+    ]
+)
+
+SCORE = pa.schema(
+    [
+        ("id", pa.string()),  # hash of model and trace id
+        ("model", pa.string()),  # teacher | base | student
+        ("prompt_name", pa.string()),
+        ("problem_id", pa.string()),
+        ("split", pa.string()),
+        ("task", pa.string()),
+        ("sample", pa.int32()),
+        ("outcome", pa.string()),
+        ("reasons", STRINGS),
+        ("finish", pa.string()),
+        ("completion_tokens", pa.int32()),
+        ("raw", pa.string()),
+    ]
+)
+
+
+def content_id(*parts: Any) -> str:
+    """A 128-bit id in hex of JSON-able parts. The same parts give the same id on any machine, in any order of rows."""
+    text = json.dumps(parts, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()

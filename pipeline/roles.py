@@ -1,0 +1,65 @@
+"""The models of a run as the recipe declares them: the teacher, the student, and how either is sampled.
+
+It loads nothing: `models.py` finds weights, `engines/` runs them.
+"""
+
+from typing import Literal
+
+from pydantic import Field
+
+from pipeline.section import Section
+
+EngineName = Literal["vllm", "openai", "replay", "hf"]
+
+
+class EngineExec(Section):
+    """Where and how fast an engine runs; never what it answers. Unset values are chosen from the machine."""
+
+    max_num_seqs: int | None = Field(None, ge=1)  # sequences in flight
+    gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
+    tensor_parallel_size: int = Field(1, ge=1)
+    kv_cache_gib: int | None = Field(None, ge=1)  # CPU build only
+    base_urls: tuple[str, ...] = ()  # of OpenAI-compatible servers, ending in /v1
+    api_key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key; the key never stands here
+    concurrency: int = Field(16, ge=1)  # requests in flight to servers
+    timeout_s: float = Field(600.0, gt=0)  # of one request to a server
+    delay_s: float = Field(0.0, ge=0)  # replay only: pause before each answer
+
+
+class Sampling(Section):
+    """Every value that shapes the next token. All of them are sent explicitly and enter a trace's id."""
+
+    temperature: float = Field(0.6, ge=0)
+    top_p: float = Field(0.95, gt=0, le=1)
+    top_k: int = Field(0, ge=0)  # 0: no limit
+    min_p: float = Field(0.0, ge=0, le=1)
+    repetition_penalty: float = Field(1.0, gt=0)
+    presence_penalty: float = 0.0
+    frequency_penalty: float = 0.0
+    min_tokens: int = Field(0, ge=0)
+    stop: tuple[str, ...] = ()  # strings that end a completion; not part of its text
+
+
+class Role(Section):
+    """A model and all about it that could change its words."""
+
+    model: str  # a name in data/models.yaml, a hub id, or a path; replay: a JSONL file of canned answers
+    engine: EngineName = "vllm"
+    prompt: str = "question"  # a template in prompts/, without its ending
+    task_prompts: dict[str, str] = {}  # task -> a template for its problems, in place of `prompt`
+    system: str | None = None  # a template in prompts/ for the system message; null: what the chat template does alone
+    chat_template: str | None = None  # a template in prompts/chat/; null: the model's own
+    dtype: Literal["auto", "bfloat16", "float16", "float32"] = "bfloat16"
+    quantization: str | None = None  # as vLLM names it
+    max_model_len: int = Field(2048, ge=16)  # tokens of prompt and completion together
+    exec: EngineExec = EngineExec()
+
+
+class Teacher(Role):
+    """The model whose reasoning is distilled."""
+
+    thinking: bool = False  # it writes <think> tags by itself
+
+
+class Student(Role):
+    """The model that is trained."""

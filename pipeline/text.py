@@ -1,0 +1,129 @@
+"""Pure text: normal forms, words and the final answer of a completion. It knows nothing of think tags or verifiers."""
+
+import re
+import unicodedata
+
+_SPACE = re.compile(r"\s+")
+_WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|[^\w\s]|_")
+
+# NFKC turns 10² into 102, H₂ into H2 and 2½ into 21/2: the sign that a reader sees is put in before.
+_RAISED = re.compile("[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+")
+_LOWERED = re.compile("[\u2080-\u2089]+")
+_VULGAR = re.compile("(?=[\u00bc-\u00be\u2150-\u215e])")
+
+_BRACES = re.compile(r"(?P<box>\\+boxed\s*\{)|(?P<open>\{)|(?P<close>\})|\\.", re.DOTALL)
+_TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
+# After the sign may come emphasis, and a display formula that begins on the next line.
+_AFTER = r"(?:[\s*`]*(?:\$\$|\\\[)\s*\n)?[\s*`]*"
+_SIGN = rf"[*_`]*\s*(?:\b(?:is|are)\b(?!\s+(?:not|in|based|found|obtained|computed|calculated)\b)[*\s]*:?|:|=){_AFTER}"
+_ANSWER = re.compile(rf"\banswers?\b(?:\s+to\s[^\n.:]{{0,80}}?)?{_SIGN}", re.IGNORECASE)
+_RESULT = re.compile(rf"\bresult\b{_SIGN}", re.IGNORECASE)
+# A full stop that ends a sentence, not one of a number or of a short title (Dr. Smith).
+_SENTENCE = re.compile(r"(?:(?<=[\d$)}\]*%])|(?<=[^\W\d_]{4}))[.!?]\**\s+(?=[A-Z])")
+_DOLLAR = re.compile(r"(?<!\\)\$")
+
+
+def squeeze(text: str) -> str:
+    """Unicode NFC, runs of white space as one space, ends trimmed. Case, numbers and signs stay."""
+    return _SPACE.sub(" ", unicodedata.normalize("NFC", text)).strip()
+
+
+def fold(text: str) -> str:
+    """`squeeze` with compatibility forms (NFKC) and case folded: equal for texts a reader would call the same. Raised
+    and lowered digits stay apart from the others (10² is 10^2).
+    """
+    return _SPACE.sub(" ", _compatible(text).casefold()).strip()
+
+
+def words(text: str) -> list[str]:
+    """Case-folded words, whole numbers and single signs, in order. Numbers are kept: 12 and 21 are different words."""
+    return _WORD.findall(_compatible(text).casefold())
+
+
+def boxed(text: str) -> tuple[int, int] | None:
+    r"""Where the content of the last complete, not empty \boxed{...} stands: (start, end) in characters; None without
+    one. Of nested boxes it is the inner one.
+    """
+    found: tuple[int, int] | None = None
+    open_boxes: list[int | None] = []  # where a box's content starts; None for other braces
+    for token in _BRACES.finditer(text):
+        if token["box"]:
+            open_boxes.append(token.end())
+        elif token["open"]:
+            open_boxes.append(None)
+        elif token["close"] and open_boxes:
+            start = open_boxes.pop()
+            later = start is not None and (found is None or start > found[0])
+            if start is not None and later and text[start : token.start()].strip():
+                found = (start, token.start())
+    return found
+
+
+def answer_span(text: str) -> tuple[int, int] | None:
+    r"""Where the final answer of a completion stands, as (start, end) in characters: the last \boxed{...}, else the
+    last <answer>...</answer>, else what follows the last "answer is" or "answer:" to the end of its sentence or line,
+    else the same of "result". None where there is none of these, or nothing in it.
+    """
+    span = boxed(text)
+    if span is not None:
+        return _trimmed(text, *span)
+    for match in reversed(list(_TAGGED.finditer(text))):
+        span = _trimmed(text, *match.span(1))
+        if span is not None:
+            return span
+    for sign in (_ANSWER, _RESULT):
+        for match in reversed(list(sign.finditer(text))):
+            span = _trimmed(text, *_sentence(text, match.end()))
+            if span is not None:
+                return span
+    return None
+
+
+def final_answer(text: str) -> str | None:
+    """The final answer of a completion as written (see `answer_span`), or None."""
+    span = answer_span(text)
+    return None if span is None else text[span[0] : span[1]]
+
+
+def _compatible(text: str) -> str:
+    if text.isascii():
+        return text
+    text = _RAISED.sub(lambda match: "^" + match[0], _LOWERED.sub(lambda match: "_" + match[0], text))
+    return unicodedata.normalize("NFKC", _VULGAR.sub(" ", text))
+
+
+def _sentence(text: str, start: int) -> tuple[int, int]:
+    """From `start` to the end of the sentence or of the line, whichever comes first."""
+    newline = text.find("\n", start)
+    end = len(text) if newline < 0 else newline
+    stop = _SENTENCE.search(text, start, end)
+    return (start, end) if stop is None else (start, stop.start() + 1)
+
+
+def _trimmed(text: str, start: int, end: int) -> tuple[int, int] | None:
+    r"""A span without white space, emphasis, maths delimiters and a final full stop around it; None where nothing is
+    left. Delimiters of two formulas ($5$ and $6$) stay.
+    """
+    while start < end:
+        part = text[start:end]
+        head, tail = 0, 0
+        full_stop = part[-1] == "." and len(part) > 1 and not part.endswith("\\right.")
+        if part[0].isspace() or part[0] in "*`":
+            head = 1
+        elif part[-1].isspace() or part[-1] in "*`" or full_stop:
+            tail = 1
+        elif part.endswith("\\boxed{}"):
+            tail = len("\\boxed{}")
+        elif "$" in (part[0], part[-1]):
+            inner = part.strip("$")
+            whole = _DOLLAR.search(inner) is None and not inner.endswith("\\")
+            head, tail = (len(part) - len(part.lstrip("$")), len(part) - len(part.rstrip("$"))) if whole else (0, 0)
+        else:
+            for opening, closing in (("\\(", "\\)"), ("\\[", "\\]")):
+                if part.endswith(closing) and part.count(opening) <= 1:
+                    head = len(opening) if part.startswith(opening) else 0
+                    tail = len(closing) if head or opening not in part else 0
+        if not head and not tail:
+            return start, end
+        start, end = start + head, end - tail
+    return None

@@ -1,0 +1,116 @@
+"""The one place that knows the think tags: it splits a completion, and lays out the traces a student is trained on.
+
+A laid-out trace is a list of spans over the raw completion, copied or inserted, so that every character the student
+learns maps back to the teacher's. It renders no chat (`templates.py`).
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, TypedDict
+
+from pipeline.text import answer_span
+
+OPEN = "<think>"
+CLOSE = "</think>"
+
+TraceFormat = Literal["think", "plain"]
+
+
+class Span(TypedDict):
+    """raw[start:end] where text is None; the inserted text otherwise, with start and end None."""
+
+    start: int | None
+    end: int | None
+    text: str | None
+
+
+@dataclass(frozen=True)
+class Split:
+    """A completion in two: reasoning and answer as (start, end) in characters, and what is wrong with its tags."""
+
+    reasoning: tuple[int, int]
+    answer: tuple[int, int]
+    faults: tuple[str, ...]  # think_missing | think_doubled | think_unclosed | think_empty
+
+
+def copied(start: int, end: int) -> Span:
+    return Span(start=start, end=end, text=None)
+
+
+def inserted(text: str) -> Span:
+    return Span(start=None, end=None, text=text)
+
+
+def split(raw: str, thinking: bool) -> Split:
+    """Reasoning and answer of a raw completion.
+
+    A teacher that thinks natively (`thinking`) writes tags, or its prompt already opened one; the reasoning is what
+    stands before the closing tag. Any other teacher writes no tags: its reasoning is all before the line of its final
+    answer, and the answer is the rest; without a final answer all of it is reasoning. Tags that a teacher without
+    thinking writes all the same are a fault.
+    """
+    opens, closes = raw.count(OPEN), raw.count(CLOSE)
+    if not thinking:
+        doubled: tuple[str, ...] = ("think_doubled",) if opens or closes else ()
+        found = answer_span(raw)
+        if found is None:
+            return Split((0, len(raw)), (len(raw), len(raw)), doubled)
+        line = raw.rfind("\n", 0, found[0]) + 1
+        return Split((0, line), (line, len(raw)), doubled)
+    if closes == 0:
+        start = raw.find(OPEN) + len(OPEN) if opens else 0
+        fault = "think_unclosed" if opens else "think_missing"
+        return Split((start, len(raw)), (len(raw), len(raw)), (fault,))
+    close = raw.find(CLOSE)
+    start = raw.find(OPEN) + len(OPEN) if OPEN in raw[:close] else 0
+    faults = tuple(
+        name
+        for name, broken in (
+            ("think_doubled", opens > 1 or closes > 1),
+            ("think_empty", not raw[start:close].strip()),
+        )
+        if broken
+    )
+    return Split((start, close), (close + len(CLOSE), len(raw)), faults)
+
+
+def lay_out(raw: str, thinking: bool, trace_format: TraceFormat) -> list[Span]:
+    r"""The spans of a training completion.
+
+    `plain` copies the raw text. `think` copies the reasoning between think tags and the answer after them; where a
+    teacher without thinking wrote its answer within its only line, the line is the reasoning and `\boxed{answer}` (or
+    the answer as it stands) is copied again after it.
+    """
+    first, last = _trimmed(raw, (0, len(raw)))
+    if trace_format == "plain":
+        return [copied(first, last)]
+    parts = split(raw, thinking)
+    reasoning, answer = _trimmed(raw, parts.reasoning), _trimmed(raw, parts.answer)
+    if reasoning[0] == reasoning[1] and not thinking:
+        reasoning, answer = (first, last), _marked_answer(raw)
+    spans = [inserted(f"{OPEN}\n"), copied(*reasoning), inserted(f"\n{CLOSE}\n\n"), copied(*answer)]
+    return [span for span in spans if span["text"] is not None or span["start"] != span["end"]]
+
+
+def _marked_answer(raw: str) -> tuple[int, int]:
+    found = answer_span(raw)
+    if found is None:
+        return (len(raw), len(raw))
+    opening = raw.rfind("\\boxed{", 0, found[0] + 1)
+    closing = raw.find("}", found[1])
+    marked = opening >= 0 and closing >= 0 and not raw[opening + len("\\boxed{") : found[0]].strip(" \t*$`")
+    return (opening, closing + 1) if marked else found
+
+
+def _trimmed(raw: str, span: tuple[int, int]) -> tuple[int, int]:
+    start, end = span
+    while start < end and raw[start].isspace():
+        start += 1
+    while end > start and raw[end - 1].isspace():
+        end -= 1
+    return (start, end)
+
+
+def assemble(raw: str, spans: Sequence[Span | dict[str, Any]]) -> str:
+    """The text that spans make of a raw completion."""
+    return "".join(raw[span["start"] : span["end"]] if span["text"] is None else span["text"] for span in spans)
