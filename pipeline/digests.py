@@ -1,0 +1,44 @@
+"""sha256 of large files, remembered by path, size and time of change, since weights are asked about often.
+
+It does not decide what a digest identifies (`models.py`).
+"""
+
+import hashlib
+import json
+import time
+from pathlib import Path
+
+from pipeline.manifest import write_durably
+
+COARSE_NS = 2_000_000_000  # some file systems count time in steps of two seconds
+
+
+def sha256(path: Path) -> str:
+    """The hex digest of a file, read in blocks."""
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class Digests:
+    """Digests remembered in a JSON file. Losing the file, or an entry to another process, only costs time."""
+
+    def __init__(self, file: Path) -> None:
+        self._file = file
+        try:
+            self._known = json.loads(file.read_text(encoding="utf-8"))
+        except (FileNotFoundError, ValueError):
+            self._known = {}
+
+    def of(self, path: Path) -> str:
+        """The hex digest of a file. One that changed just now is not remembered: it may change again unnoticed."""
+        status = path.stat()
+        key, stamp = str(path.resolve()), [status.st_size, status.st_mtime_ns]
+        known = self._known.get(key)
+        if known and known[:2] == stamp:
+            return str(known[2])
+        digest = sha256(path)
+        if time.time_ns() - status.st_mtime_ns > COARSE_NS:
+            self._known[key] = [*stamp, digest]
+            self._file.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(self._file, json.dumps(self._known, indent=1) + "\n")
+        return digest

