@@ -1,0 +1,59 @@
+"""The shelf of verifiers: the table of those that ship, and what one of them says of an answer.
+
+It imports none of them (`load` does, by name) and starts no process (`pool.py` does).
+"""
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from importlib import import_module
+from typing import Any, Literal
+
+# name -> the module whose `judge` is the verifier
+VERIFIERS = {
+    "math": "pipeline.verifiers.math",
+    "exact": "pipeline.verifiers.exact",
+    "choice": "pipeline.verifiers.choice",
+    "reasoning_gym": "pipeline.verifiers.reasoning_gym",
+}
+
+
+@dataclass(frozen=True)
+class Judgement:
+    """What a verifier says: `reason` is a slug and stands where the answer is not right; `score` is 0 to 1, or None
+    where there is none; `detail` holds JSON values.
+    """
+
+    outcome: Literal["right", "wrong", "undecided"]
+    reason: str | None = None
+    score: float | None = None
+    detail: dict[str, Any] = field(default_factory=dict)
+
+
+Verifier = Callable[[str, str, dict[str, Any]], Judgement]
+"""A verifier takes the final answer as the model wrote it, the reference answer, and the problem's `verifier_data`."""
+
+
+def right(score: float = 1.0, **detail: Any) -> Judgement:
+    return Judgement("right", None, score, detail)
+
+
+def wrong(score: float = 0.0, **detail: Any) -> Judgement:
+    return Judgement("wrong", "wrong_answer", score, detail)
+
+
+def undecided(reason: str, **detail: Any) -> Judgement:
+    """Neither right nor wrong: gold_unparseable, answer_unparseable, or a failure of the verifier itself."""
+    return Judgement("undecided", reason, None, detail)
+
+
+def load(name: str) -> Verifier:
+    """The verifier of a name in VERIFIERS, ready to judge: a module that has a `prepare` imports its libraries there,
+    so that no item's limits pay for it. Raises ValueError for any other name, ImportError where a library is missing.
+    """
+    if name not in VERIFIERS:
+        raise ValueError(f"there is no verifier named {name!r}: use one of {', '.join(sorted(VERIFIERS))}")
+    module = import_module(VERIFIERS[name])
+    if hasattr(module, "prepare"):
+        module.prepare()
+    verifier: Verifier = module.judge
+    return verifier
