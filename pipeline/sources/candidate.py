@@ -1,0 +1,61 @@
+"""What a source yields: a candidate for a problem, or the reason why a row cannot be one.
+
+It judges no candidate against another (`stages/seed.py` does).
+"""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from pipeline.records import content_id
+from pipeline.text import squeeze
+
+TRAIN = "train"
+
+
+class SourceError(ValueError):
+    """A source cannot be read, and the user can mend it: the message says what was found, expected, and the fix."""
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A row of a source as found. `fault` is the slug of a reason against it; then its other fields may be empty."""
+
+    text: str
+    answer: str
+    domain: str
+    task: str
+    verifier: str
+    verifier_data: str  # canonical JSON
+    source: str
+    license: str
+    split: str
+    place: str  # where in the source it stood: "line 7", "item 12"
+    metadata: Mapping[str, Any] = field(default_factory=dict)  # what a generator says of its item
+    fault: str | None = None
+    detail: str = ""
+
+    @property
+    def id(self) -> str:
+        """The problem's id. It hashes the squeezed text, so that re-wrapping a file gives the same problems."""
+        return content_id("problem", squeeze(self.text))
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces. What JSON lacks becomes what is nearest: a list, a plain number, a text."""
+    return json.dumps(_plain(value), sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    if isinstance(value, set | frozenset):
+        return sorted((_plain(item) for item in value), key=repr)
+    if value is None or type(value) in (str, int, float, bool):
+        return value
+    if hasattr(value, "tolist"):  # numpy's scalars and arrays
+        return _plain(value.tolist())
+    return str(value)

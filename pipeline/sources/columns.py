@@ -1,0 +1,169 @@
+"""From the columns of a row to a candidate: which column holds what, what stands where none does, and what is unusable.
+
+It opens no file and downloads nothing (`file.py` and `hub.py` do).
+"""
+
+import difflib
+import json
+from collections.abc import Collection, Mapping
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator
+
+from pipeline.section import Section
+from pipeline.sources.candidate import TRAIN, Candidate, SourceError, canonical_json
+from pipeline.verifiers import VERIFIERS
+
+# How a split may be called: "train", or the name of a held-out block.
+SplitName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+
+class Columns(Section):
+    """Which column of the source holds which field of a problem."""
+
+    text: str = "text"  # the problem as the teacher reads it
+    answer: str = "answer"  # the reference answer
+    domain: str | None = None  # null, here and below: `defaults` says it for every row
+    task: str | None = None
+    verifier: str | None = None
+    verifier_data: str | None = None  # JSON text, or an object; null: {}
+    license: str | None = None
+
+
+class Defaults(Section):
+    """What a problem gets where no column is named, or where the row has none."""
+
+    domain: str = "general"
+    task: str | None = None  # null: the source's name
+    verifier: str = "math"  # a name in pipeline/verifiers
+    license: str = "unknown"  # an SPDX identifier
+
+    @field_validator("verifier")
+    @classmethod
+    def _is_a_verifier(cls, name: str) -> str:
+        if name not in VERIFIERS:
+            raise ValueError(f"there is no verifier named {name!r}; use one of {', '.join(sorted(VERIFIERS))}")
+        return name
+
+
+class RowSource(Section):
+    """What every source of rows is told, whatever holds the rows."""
+
+    columns: Columns = Columns()
+    defaults: Defaults = Defaults()
+    split: SplitName = TRAIN  # "train", or the name of a held-out block that the rows belong to
+
+
+def nearest(word: str, known: Collection[str]) -> str:
+    """A hint at the closest known word: " (did you mean 'x'?)", or nothing."""
+    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
+    return f" (did you mean {close[0]!r}?)" if close else ""
+
+
+def check_columns(columns: Columns, found: Collection[str], where: str) -> None:
+    """Raise SourceError where a named column is not among those found."""
+    for field, column in columns.model_dump().items():
+        if column is not None and column not in found:
+            raise SourceError(
+                f"{where}: there is no column {column!r} to take {field!r} from{nearest(column, found)}. Columns "
+                f"found: {', '.join(sorted(map(repr, found)))}. Name the right one under columns.{field}"
+                + (", or leave it out." if field not in ("text", "answer") else ".")
+            )
+
+
+def candidate(row: Mapping[str, Any], source: RowSource, name: str, file: str, place: str) -> Candidate:
+    """A row as a candidate; a missing value is a fault. `name` is what the rows' source is called in the data.
+
+    Raises SourceError where a value has the wrong type, `verifier` is unknown, or `verifier_data` is no JSON object.
+    """
+    columns, defaults = source.columns, source.defaults
+    where = f"{file}, {place}"
+
+    def of(column: str | None, default: str) -> str:
+        value = None if column is None else _text(row.get(column), column, where)
+        return default if value is None or not value.strip() else value
+
+    verifier = of(columns.verifier, defaults.verifier)
+    if verifier not in VERIFIERS:
+        raise SourceError(
+            f"{where}: there is no verifier named {verifier!r}{nearest(verifier, VERIFIERS)}; use one of "
+            f"{', '.join(sorted(VERIFIERS))}"
+        )
+    made = {
+        "text": of(columns.text, ""),
+        "answer": of(columns.answer, ""),
+        "domain": of(columns.domain, defaults.domain),
+        "task": of(columns.task, defaults.task or name),
+        "license": of(columns.license, defaults.license),
+        "verifier_data": _verifier_data(row.get(columns.verifier_data or ""), where),
+    }
+    fault = None if made["text"] and made["answer"] else "answer_missing" if made["text"] else "text_empty"
+    if any(not _is_utf8(value) for value in made.values()):
+        # Half of a surrogate pair, which JSON can spell and UTF-8 cannot.
+        fault = "not_utf8"
+        made = {key: value.encode("utf-8", "replace").decode("utf-8") for key, value in made.items()}
+    return Candidate(
+        text=made["text"],
+        answer=made["answer"],
+        domain=made["domain"],
+        task=made["task"],
+        verifier=verifier,
+        verifier_data=made["verifier_data"],
+        source=name,
+        license=made["license"],
+        split=source.split,
+        place=place,
+        fault=fault,
+    )
+
+
+def undecodable(raw: bytes, source: RowSource, name: str, place: str) -> Candidate:
+    """The candidate of a row whose bytes are not UTF-8: its text as far as it can be read."""
+    try:
+        raw.decode("utf-8")
+        detail = "bytes are not UTF-8"
+    except UnicodeDecodeError as error:
+        detail = f"byte {error.start + 1} of the row is {raw[error.start]:#04x}"
+    return Candidate(
+        text=raw.decode("utf-8", "replace"),
+        answer="",
+        domain=source.defaults.domain,
+        task=source.defaults.task or name,
+        verifier=source.defaults.verifier,
+        verifier_data="{}",
+        source=name,
+        license=source.defaults.license,
+        split=source.split,
+        place=place,
+        fault="not_utf8",
+        detail=detail,
+    )
+
+
+def _text(value: Any, column: str, where: str) -> str | None:
+    if value is None or isinstance(value, str):
+        return value
+    if isinstance(value, bool | int | float):
+        return str(value)
+    raise SourceError(f"{where}: column {column!r} holds a {type(value).__name__}; expected text or a number")
+
+
+def _verifier_data(value: Any, where: str) -> str:
+    if isinstance(value, str) and value.strip():
+        try:
+            value = json.loads(value)
+        except ValueError as error:
+            raise SourceError(f"{where}: verifier_data is not JSON ({error}): {value[:80]!r}") from error
+    elif value is None or isinstance(value, str):
+        value = {}
+    if not isinstance(value, Mapping):
+        raise SourceError(f"{where}: verifier_data is a {type(value).__name__}; expected a JSON object")
+    return canonical_json(value)
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError:
+        return False
+    return True

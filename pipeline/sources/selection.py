@@ -1,0 +1,194 @@
+"""Which candidates become problems: held-out ones first, then training ones that match none of them nor each other.
+
+It opens no source and writes nothing; every refused candidate stays with its reason.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from itertools import islice
+from typing import Any
+
+from pipeline.canonical import canonical_keys
+from pipeline.records import content_id
+from pipeline.similarity.minhash import near_duplicates
+from pipeline.similarity.ngrams import Overlap, Reference
+from pipeline.sources.candidate import TRAIN, Candidate, SourceError
+from pipeline.text import fold
+
+TRAIN_DRAWS = 3  # times the training problems asked of a generator: no more items are drawn for them
+HELD_OUT_DRAWS = 10  # likewise for a held-out block, which must come out whole
+
+# A candidate with its origin: the position of its source in the recipe.
+Found = tuple[int, Candidate]
+
+
+class Selection:
+    """What was decided so far. Everything is held out before anything is trained on."""
+
+    def __init__(self, overlap_words: int, template_share: float, near_duplicate_jaccard: float) -> None:
+        """`overlap_words` and `template_share` are Overlap's, `near_duplicate_jaccard` is the threshold of MinHash."""
+        self.accepted: dict[str, Found] = {}  # by problem id
+        self.rejected: list[dict[str, Any]] = []  # REJECT rows
+        self._held_out: dict[str, Candidate] = {}  # canonical key -> the held-out problem that goes by it
+        self._disputed: set[str] = set()  # ids of training texts with two answers
+        self._overlap_words, self._template_share = overlap_words, template_share
+        self._jaccard = near_duplicate_jaccard
+        self._overlap: Overlap | None = None  # built when the first training candidate is looked at
+
+    def reject(self, origin: int, candidate: Candidate, reason: str, detail: str = "") -> None:
+        """Keep a candidate with the reason against it."""
+        row = {
+            "id": content_id("reject", origin, candidate.split, candidate.place, candidate.text, reason),
+            "text": candidate.text,
+            "answer": candidate.answer,
+            "task": candidate.task,
+            "source": candidate.source,
+            "split": candidate.split,
+            "reason": reason,
+            "detail": "; ".join(filter(None, [candidate.place, detail])),
+        }
+        self.rejected.append(row)
+
+    def hold_out_rows(self, rows: Iterable[Found]) -> None:
+        """Hold out rows of files and hub sets, block by block in the order of names."""
+        ordered = sorted(rows, key=lambda found: found[1].split)
+        disputed = _disputed(ordered)
+        for origin, row in ordered:
+            twin = self._twin(row)
+            if row.id in disputed:
+                self.reject(origin, row, "conflicting_answer")
+            elif row.id in self.accepted and self.accepted[row.id][1].split == row.split:
+                self.reject(origin, row, "duplicate")
+            elif twin is not None and twin.split != row.split:
+                self.reject(origin, row, "held_out_match", _named(twin))
+            else:
+                self._hold_out(origin, row)
+
+    def hold_out_draws(self, origin: int, drawn: Iterator[Candidate], block: str, wanted: int) -> None:
+        """Draw a generator's problems for a block until `wanted` are different from all that are held out.
+
+        Different means that no canonical key is shared, so that the block's questions are independent of each other.
+        Raises SourceError where the draws allowed do not bring as many.
+        """
+        kept = 0
+        for item in islice(drawn, HELD_OUT_DRAWS * wanted):
+            row = replace(item, split=block)
+            twin = self._twin(row)
+            if row.fault is not None:
+                self.reject(origin, row, row.fault, row.detail)
+            elif twin is not None:
+                self.reject(origin, row, "held_out_match", _named(twin))
+            else:
+                self._hold_out(origin, row)
+                kept += 1
+            if kept == wanted:
+                return
+        raise SourceError(
+            f"held_out.{block}: {HELD_OUT_DRAWS * wanted} items of sources.{origin} gave {kept} problems that differ "
+            f"from each other and from other blocks; {wanted} are asked. Widen the task's config, or lower "
+            "count_per_task"
+        )
+
+    def train_on_rows(self, rows: Iterable[Found]) -> None:
+        """Take the training rows of files and hub sets that stand against what is held out and against each other.
+
+        Of near-duplicates the one with the smallest id stays, so that the order of rows decides nothing. Their answers
+        are the same: where a word is the question (the capital of France, of Spain), another answer is another problem.
+        """
+        rows = list(rows)
+        self._disputed |= _disputed(rows)
+        left: dict[str, Found] = {}
+        for origin, row in rows:
+            reason, detail = self._against(row)
+            if reason is not None:
+                self.reject(origin, row, reason, detail)
+            elif row.id in self._disputed:
+                self.reject(origin, row, "conflicting_answer")
+            elif row.id in left:
+                self.reject(origin, row, "duplicate")
+            else:
+                left[row.id] = (origin, row)
+        ids = sorted(left)
+        near: dict[str, list[tuple[str, float]]] = {}
+        for first, second, jaccard in near_duplicates([left[row_id][1].text for row_id in ids], self._jaccard):
+            one, other = (fold(left[ids[place]][1].answer) for place in (first, second))
+            if one == other:
+                near.setdefault(ids[second], []).append((ids[first], jaccard))
+        for row_id in ids:
+            kept = [(other, jaccard) for other, jaccard in near.get(row_id, []) if other in self.accepted]
+            if kept:
+                self.reject(*left[row_id], "near_duplicate", f"Jaccard {kept[0][1]:.2f} with problem {kept[0][0]}")
+            else:
+                self.accepted[row_id] = left[row_id]
+
+    def train_on_draws(self, origin: int, drawn: Iterator[Candidate], wanted: int) -> int:
+        """Take a generator's problems in the order of seeds until `wanted` stand or the draws allowed are spent.
+
+        A larger `wanted` keeps every earlier problem. Returns how many items were drawn.
+        """
+        kept = draws = 0
+        while kept < wanted and draws < TRAIN_DRAWS * wanted:
+            row = next(drawn)
+            draws += 1
+            reason, detail = self._against(row)
+            if reason is not None:
+                self.reject(origin, row, reason, detail)
+            elif self._dispute(row):
+                self.reject(origin, row, "conflicting_answer")
+            elif row.id in self.accepted:
+                self.reject(origin, row, "duplicate")
+            else:
+                self.accepted[row.id] = (origin, row)
+                kept += 1
+        return draws
+
+    def _hold_out(self, origin: int, candidate: Candidate) -> None:
+        assert self._overlap is None, "hold out before training"
+        self.accepted[candidate.id] = (origin, candidate)
+        for key in _keys(candidate):
+            self._held_out.setdefault(key, candidate)
+
+    def _twin(self, candidate: Candidate) -> Candidate | None:
+        """The held-out problem that is the same exercise, if there is one."""
+        return next((self._held_out[key] for key in sorted(_keys(candidate)) if key in self._held_out), None)
+
+    def _against(self, row: Candidate) -> tuple[str | None, str]:
+        """The reason against a training candidate that lies in itself or in what is held out, and its detail."""
+        if row.fault is not None:
+            return row.fault, row.detail
+        twin = self._twin(row)
+        if twin is not None:
+            return "held_out_match", _named(twin)
+        if self._overlap is None:
+            held_out = (other for _, other in self.accepted.values() if other.split != TRAIN)
+            references = [Reference(other.split, other.id, other.text, other.task) for other in held_out]
+            self._overlap = Overlap(references, self._overlap_words, self._template_share)
+        hits = self._overlap.find(row.text, row.task)
+        if hits:
+            hit = hits[0]
+            return "near_held_out", f"{hit.set_name} problem {hit.item_id}, {hit.kind} {hit.score:.2f}: {hit.span}"
+        return None, ""
+
+    def _dispute(self, candidate: Candidate) -> bool:
+        """Whether the text has two answers by now. A problem made of it before is taken back."""
+        known = self.accepted.get(candidate.id)
+        if known is not None and fold(known[1].answer) != fold(candidate.answer):
+            self._disputed.add(candidate.id)
+            self.reject(*self.accepted.pop(candidate.id), "conflicting_answer")
+        return candidate.id in self._disputed
+
+
+def _keys(candidate: Candidate) -> frozenset[str]:
+    return canonical_keys(candidate.task, candidate.text, candidate.metadata)
+
+
+def _named(twin: Candidate) -> str:
+    return f"{twin.split} problem {twin.id}: {twin.text[:120]}"
+
+
+def _disputed(rows: Iterable[Found]) -> set[str]:
+    """The ids of texts that are given with two different answers (white space, width and case apart)."""
+    answers: dict[str, set[str]] = {}
+    for _, row in rows:
+        answers.setdefault(row.id, set()).add(fold(row.answer))
+    return {row_id for row_id, found in answers.items() if len(found) > 1}
