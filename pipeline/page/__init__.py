@@ -1,0 +1,1 @@
+"""What people read of a run: the report's page, its plots, the funnel, and the card of a published dataset."""

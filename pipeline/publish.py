@@ -1,0 +1,252 @@
+"""A fresh mix as a folder to share: Parquet, a card, manifests and checksums; and pushing that folder to a hub.
+
+It does not decide whether the mix is fresh (the command line asks the run), and checks folders through `check.py`.
+"""
+
+import json
+import os
+import shutil
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from pipeline import plan
+from pipeline.check import CHECKSUMS, check, checksums
+from pipeline.manifest import File, Manifest, read_manifest, write_durably
+from pipeline.page.card import card
+from pipeline.page.scrub import scrub_text, shareable
+from pipeline.records import EXAMPLE
+from pipeline.shards import file_entry, read_shard, write_shard
+
+SPLITS = ("train", "validation")
+SHARD_BYTES = 256 << 20  # in memory, before compression
+# Columns that name files or models as the recipe did, perhaps by a local path.
+_NAMING_COLUMNS = ("source", "teacher")
+
+__all__ = ["PublishError", "Published", "check", "publish", "push"]
+
+
+class PublishError(ValueError):
+    """A dataset cannot be shared as it is; the message says what was found, what was expected, and the fix."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """A published folder: its files, and its examples per split."""
+
+    folder: Path
+    files: tuple[File, ...]
+    rows: dict[str, int]
+
+    @property
+    def bytes(self) -> int:
+        return sum(file.bytes for file in self.files)
+
+
+def publish(run_folder: Path, dest: Path, languages: Sequence[str] = ()) -> Published:
+    """Copy the mix of a run out as a dataset folder at `dest`, whole or not at all.
+
+    `languages` (as the hub writes them: "en") go into the card; the rows do not say. An earlier published folder at
+    `dest` that is still intact is replaced; anything else there is refused. Raises PublishError.
+    """
+    manifests = _lineage(run_folder)
+    mix = manifests["mix"]
+    damage = check(run_folder / "mix")
+    if damage:
+        raise PublishError(
+            f"The mix is damaged: {damage[0]}. Restore the file, or delete {run_folder / 'mix'} to rebuild it."
+        )
+    _claim(dest)
+    dest.parent.mkdir(parents=True, exist_ok=True)
+    building = dest.parent / f".{dest.name}.{os.getpid()}.tmp"
+    try:
+        rows = _build(building, run_folder, manifests, languages)
+        files = checksums(building)
+        if dest.exists():
+            shutil.rmtree(dest)
+        os.replace(building, dest)
+    finally:
+        shutil.rmtree(building, ignore_errors=True)
+    if sum(rows.values()) != mix.datasets["examples"].rows:
+        raise AssertionError(f"{sum(rows.values())} rows published of {mix.datasets['examples'].rows}")
+    return Published(dest, tuple(files), rows)
+
+
+def _lineage(run_folder: Path) -> dict[str, Manifest]:
+    """The manifests of the mix and of every stage before it that has one."""
+    names = plan.ORDER[: plan.ORDER.index("mix") + 1]
+    try:
+        found = {name: read_manifest(run_folder / name) for name in names}
+    except ValueError as error:
+        raise PublishError(str(error)) from error
+    manifests = {name: manifest for name, manifest in found.items() if manifest is not None}
+    if "mix" not in manifests:
+        raise PublishError(
+            f"{run_folder / 'mix'} holds no finished mix. Run the recipe up to it: seqdistill run RECIPE --to mix."
+        )
+    missing = [name for name in names if name not in manifests]
+    if missing:
+        raise PublishError(
+            f"The mix in {run_folder} is there, but what it was made from is not: no manifest of {', '.join(missing)}. "
+            f"A shared dataset says how it was made; run the recipe up to mix again."
+        )
+    if not manifests["mix"].datasets["examples"].rows:
+        raise PublishError(f"The mix in {run_folder} holds no examples; there is nothing to share.")
+    return manifests
+
+
+def _claim(dest: Path) -> None:
+    """Raise PublishError where something stands at `dest` that is not an intact published folder."""
+    if not dest.exists() or (dest.is_dir() and not any(dest.iterdir())):
+        return
+    if not (dest / CHECKSUMS).is_file():
+        raise PublishError(
+            f"{dest} exists and is no dataset that seqdistill published. Name a new folder, or delete it."
+        )
+    changed = check(dest)
+    if changed:
+        raise PublishError(f"{dest} was changed since it was published: {changed[0]}. Name a new folder, or delete it.")
+
+
+def _build(folder: Path, run_folder: Path, manifests: dict[str, Manifest], languages: Sequence[str]) -> dict[str, int]:
+    """Write everything but the checksums; returns the examples per split."""
+    mix = manifests["mix"]
+    rows: dict[str, int] = {}
+    for split in SPLITS:
+        written = _write_split(folder, run_folder / "mix", mix, split)
+        if written:
+            rows[split] = written
+    shared = {name: shareable(manifest) for name, manifest in manifests.items()}
+    (folder / "manifests").mkdir()
+    for name, values in shared.items():
+        write_durably(folder / "manifests" / f"{name}.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
+    sources, domains = _sources(run_folder / "mix", mix)
+    write_durably(folder / "README.md", card(shared, rows, sources, domains, EXAMPLE, languages))
+    return rows
+
+
+def _write_split(folder: Path, mix_folder: Path, mix: Manifest, split: str) -> int:
+    """Write a split's rows, in the mix's order, as data/<split>-0000i-of-0000n.parquet; returns how many."""
+    paths, total = [], 0
+    for number, table in enumerate(_parts(mix_folder, mix, split)):
+        path = folder / "data" / f"{split}-{number:05d}.parquet"
+        write_shard(path, table, folder)
+        paths.append(path)
+        total += table.num_rows
+    for number, path in enumerate(paths):
+        path.rename(path.with_name(f"{split}-{number:05d}-of-{len(paths):05d}.parquet"))
+    return total
+
+
+def _parts(mix_folder: Path, mix: Manifest, split: str) -> Iterator[pa.Table]:
+    """A split's rows in tables of about SHARD_BYTES."""
+    buffer: list[pa.Table] = []
+    for shard in mix.datasets["examples"].shards:
+        table = read_shard(mix_folder, shard)
+        table = _without_paths(table.filter(pc.equal(table.column("split"), split)))
+        if table.num_rows:
+            buffer.append(table)
+        if sum(part.nbytes for part in buffer) >= SHARD_BYTES:
+            yield pa.concat_tables(buffer)
+            buffer = []
+    if buffer:
+        yield pa.concat_tables(buffer)
+
+
+def _without_paths(table: pa.Table) -> pa.Table:
+    for name in _NAMING_COLUMNS:
+        values = [None if value is None else scrub_text(value) for value in table.column(name).to_pylist()]
+        position = table.schema.get_field_index(name)
+        table = table.set_column(position, table.schema.field(name), pa.array(values, table.schema.field(name).type))
+    return table
+
+
+def _sources(mix_folder: Path, mix: Manifest) -> tuple[list[dict[str, Any]], list[str]]:
+    """Examples by source, licence and task, most first; and the domains."""
+    counts: Counter[tuple[str, str, str]] = Counter()
+    domains: set[str] = set()
+    for shard in mix.datasets["examples"].shards:
+        table = _without_paths(read_shard(mix_folder, shard, ["source", "license", "task", "domain", "teacher"]))
+        for row in table.to_pylist():
+            counts[(row["source"] or "not recorded", row["license"] or "unknown", row["task"] or "")] += 1
+            domains.add(row["domain"] or "")
+    found = [
+        {"source": source, "license": license_name, "task": task, "examples": count}
+        for (source, license_name, task), count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    ]
+    return found, sorted(domains - {""})
+
+
+def push(
+    folder: Path,
+    repo: str,
+    confirm: Callable[[str], bool],
+    private: bool = True,
+    token: str | None = None,
+) -> str | None:
+    """Upload a published folder to a Hugging Face dataset repository, after `confirm` said yes to what would be sent.
+
+    `token` None takes the one that `hf auth login` stored, or HF_TOKEN. Returns the commit's address, or None where
+    `confirm` said no (nothing was sent then). Raises PublishError for a folder that is not intact, a repository that
+    is public where a private one was asked for, and for what the hub refuses.
+    """
+    problems = check(folder) if (folder / CHECKSUMS).is_file() else [f"{folder} holds no {CHECKSUMS}; publish it first"]
+    if problems:
+        raise PublishError(f"{folder} is not what was published, so nothing was sent: {problems[0]}.")
+    paths = sorted(path for path in folder.rglob("*") if path.is_file())
+    files = [file_entry(path, folder) for path in paths]
+    if not confirm(_notice(files, repo, private)):
+        return None
+    from huggingface_hub import HfApi
+    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+
+    api = HfApi(token=token)
+    try:
+        api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
+        if private and not api.repo_info(repo, repo_type="dataset").private:
+            raise PublishError(
+                f"{repo} exists and is public, and a private repository was asked for; nothing was sent. Name another, "
+                f"make it private on the hub, or push with --public."
+            )
+        commit = api.upload_folder(
+            repo_id=repo,
+            folder_path=folder,
+            repo_type="dataset",
+            commit_message="Publish with seqdistill",
+            allow_patterns=[file.path for file in files],
+            delete_patterns=["data/*", "manifests/*"],
+        )
+    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+        raise PublishError(
+            f"The hub did not take {repo}: {error}. Check the name (user/dataset), the token (hf auth login, or "
+            f"HF_TOKEN) and the connection; the folder {folder} is unchanged."
+        ) from error
+    return str(commit.commit_url)
+
+
+def _notice(files: Sequence[File], repo: str, private: bool) -> str:
+    """What a person is asked to agree to."""
+    lines = [f"  {_size(file.bytes):>10}  {file.path}" for file in files]
+    total = _size(sum(file.bytes for file in files))
+    seen = "private: only its owners see it" if private else "PUBLIC: everyone can download it"
+    return "\n".join(
+        [
+            f"To send to the dataset repository {repo} ({seen}), {len(files)} files, {total}:",
+            *lines,
+            "Older files under data/ and manifests/ there are replaced.",
+        ]
+    )
+
+
+def _size(count: int) -> str:
+    value = float(count)
+    for unit in ("B", "KiB", "MiB"):
+        if value < 1024:
+            return f"{value:.0f} {unit}" if unit == "B" else f"{value:.1f} {unit}"
+        value /= 1024
+    return f"{value:.1f} GiB"

@@ -1,0 +1,75 @@
+"""Training examples as token ids, made by the same function that makes the prompts of an evaluation.
+
+It cuts nothing: what does not fit the length limit is set apart with a reason.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from pipeline.templates import EndTokenInside, example_ids
+
+IGNORED = -100  # the label of a token that is not learnt; torch's and transformers' convention
+
+
+@dataclass(frozen=True)
+class Encoded:
+    """An example in tokens. `completion` ends with the end token; `text` is the completion as the trace has it."""
+
+    id: str
+    messages: tuple[Mapping[str, str], ...]
+    text: str
+    prompt: list[int]
+    completion: list[int]
+
+    @property
+    def length(self) -> int:
+        return len(self.prompt) + len(self.completion)
+
+    @property
+    def input_ids(self) -> list[int]:
+        return self.prompt + self.completion
+
+    @property
+    def labels(self) -> list[int]:
+        """The completion with its end token is learnt, the prompt is not. One label per input id, not shifted."""
+        return [IGNORED] * len(self.prompt) + self.completion
+
+
+@dataclass(frozen=True)
+class LeftOut:
+    """An example that cannot be trained on: too_long | end_token_inside | no_single_reply."""
+
+    id: str
+    reason: str
+    tokens: int
+
+
+def encode(
+    tokenizer: Any, rows: Iterable[Mapping[str, Any]], max_length: int
+) -> tuple[list[Encoded], list[Encoded], list[LeftOut]]:
+    """Examples that fit max_length tokens, those that are longer, and an entry for every row left out.
+
+    rows have `id`, and `prompt` and `completion` as lists of {role, content}; a completion is one assistant message.
+    """
+    fitting: list[Encoded] = []
+    longer: list[Encoded] = []
+    left_out: list[LeftOut] = []
+    for row in rows:
+        reply: Sequence[Mapping[str, str]] = row["completion"]
+        if len(reply) != 1 or reply[0]["role"] != "assistant":
+            left_out.append(LeftOut(row["id"], "no_single_reply", 0))
+            continue
+        text = reply[0]["content"]
+        try:
+            prompt, completion = example_ids(tokenizer, row["prompt"], text)
+        except EndTokenInside:
+            left_out.append(LeftOut(row["id"], "end_token_inside", 0))
+            continue
+        example = Encoded(row["id"], tuple(row["prompt"]), text, prompt, completion)
+        if example.length > max_length:
+            longer.append(example)
+            left_out.append(LeftOut(example.id, "too_long", example.length))
+        else:
+            fitting.append(example)
+    return fitting, longer, left_out
