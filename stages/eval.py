@@ -1,0 +1,320 @@
+"""eval: teacher, untouched and distilled student answer the same held-out questions, judged by the same verifiers.
+
+It trains nothing and judges nothing itself: what counts as right, and the intervals, are in `pipeline/scoring.py`.
+Completions go through the store, so that a killed eval goes on, and the teacher's and the untouched student's answers
+serve every later student.
+"""
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import Field
+
+from pipeline import engines, sampling, scoring
+from pipeline.records import SCORE, content_id
+from pipeline.roles import Role, Sampling
+from pipeline.sampling import Figures, Order
+from pipeline.section import Section
+from pipeline.shards import as_table
+from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
+from pipeline.store import Store, writing
+from pipeline.text import fold
+from pipeline.verifiers.judging import Answered, verdicts
+from pipeline.verifiers.pool import processors
+
+ROWS = 1024  # answers held in memory while they are judged
+NOTICEABLE_SHARE = 0.02  # of undecided answers; from here on a person is told
+AS_TEACHER = "as_teacher"  # a base prompt: the untouched student is asked just as the teacher is
+Row = Mapping[str, Any]
+
+
+class EvalExec(Section):
+    """How fast it runs."""
+
+    workers: int | None = Field(None, ge=1)  # processes that judge; null: one for each processor
+
+
+class Config(Section):
+    """What is asked, how often, and what bounds an answer."""
+
+    split: str = "eval"  # the held-out block of problems
+    samples: int = Field(1, ge=1)  # answers to each question by each model
+    sampling: Sampling = Sampling()  # the same for all models
+    max_tokens: int = Field(1024, ge=1)  # of one answer; raising it asks only for the cut-off ones again
+    # More templates for the untouched student, beside the student's own; "as_teacher" stands for the teacher's prompts
+    # with their worked examples. The best of them counts.
+    base_prompts: tuple[str, ...] = ()
+    # For the student before and after; null: the engine that its role names.
+    student_engine: Literal["vllm", "hf"] | None = None
+    error_share_limit: float = Field(0.05, ge=0, le=1)  # more failed completions of a model than this fail the stage
+    timeout_s: float = Field(10.0, gt=0)  # wall-clock time of judging one answer
+    memory_mib: int = Field(1024, ge=64)  # memory that judging one answer may add to its process
+    exec: EvalExec = EvalExec()
+
+
+@dataclass(frozen=True)
+class Subject:
+    """One model with one prompt, to be examined."""
+
+    model: Literal["teacher", "base", "student"]
+    prompt_name: str
+    role: Role
+    weights: str
+    thinking: bool  # its answer stands after its reasoning's closing tag
+    files: Callable[[], Path | None]  # what its engine reads
+
+    @property
+    def label(self) -> str:
+        return f"{self.model} with prompt {self.prompt_name}"
+
+
+def subjects(config: Config, inputs: Inputs) -> list[Subject]:
+    """Who is examined: the teacher, the untouched student with each of its prompts, the distilled student."""
+    teacher = inputs.teacher
+    student = inputs.student
+    if config.student_engine is not None:
+        student = student.model_copy(update={"engine": config.student_engine})
+    if student.engine not in sampling.TEMPLATED:
+        raise StageError(
+            f"the student's engine is {student.engine}; a checkpoint on the disk runs on "
+            f"{' or '.join(sampling.TEMPLATED)}. Set eval.student_engine to one of them."
+        )
+    base = inputs.weights("student")
+    distilled = inputs.manifest("checkpoint").artifacts["checkpoint"].fingerprint
+    thinks = inputs.manifest("mix").identity.config["trace_format"] == "think"
+    return [
+        Subject(
+            "teacher",
+            teacher.prompt,
+            teacher,
+            inputs.weights("teacher"),
+            teacher.thinking,
+            lambda: engine_files(inputs, "teacher"),
+        ),
+        *(
+            Subject("base", name, role, base, False, lambda: inputs.model("student"))
+            for name, role in base_roles(config, student, teacher).items()
+        ),
+        Subject("student", student.prompt, student, distilled, thinks, lambda: inputs.folder("checkpoint")),
+    ]
+
+
+def base_roles(config: Config, student: Role, teacher: Role) -> dict[str, Role]:
+    """The untouched student with each of its prompts: its own first, then the further ones, each once."""
+    roles = {student.prompt: student}
+    for name in config.base_prompts:
+        if name == AS_TEACHER:
+            asked = {"prompt": teacher.prompt, "task_prompts": teacher.task_prompts, "system": teacher.system}
+        else:
+            asked = {"prompt": name, "task_prompts": {}}
+        roles.setdefault(name, student.model_copy(update=asked))
+    return roles
+
+
+def engine_files(inputs: Inputs, role: str) -> Path | None:
+    """What the teacher's engine reads: a model folder, a file of canned answers, or nothing for a server."""
+    return None if inputs.teacher.engine == "openai" else inputs.model(role)
+
+
+def questions(config: Config, inputs: Inputs) -> dict[str, Row]:
+    """The held-out problems by id. Raises StageError where the block has none."""
+    rows = inputs.table("problems").to_pylist()
+    found = {row["id"]: row for row in rows if row["split"] == config.split}
+    if not found:
+        known = ", ".join(sorted({row["split"] for row in rows}))
+        raise StageError(
+            f"No problem is in the block {config.split!r}. Blocks that seed wrote: {known}. Set eval.split."
+        )
+    return found
+
+
+def order_of(config: Config, inputs: Inputs, subject: Subject) -> Order:
+    """What is asked of one subject. Its tokenizer comes from its own folder: a checkpoint is asked in its template."""
+    texts = {name: inputs.prompt(name) for name in sampling.prompt_names(subject.role)}
+    return Order(
+        role=subject.role,
+        weights=subject.weights,
+        texts=texts,
+        tokenizer=sampling.open_tokenizer(subject.role, lambda: _folder(subject), texts),
+        sampling=config.sampling,
+        samples=config.samples,
+        max_tokens=config.max_tokens,
+    )
+
+
+def _folder(subject: Subject) -> Path:
+    folder = subject.files()
+    assert folder is not None, "engines that are given token ids run from a folder"
+    return folder
+
+
+def score(subject: Subject, completion: Row, question: Row, verdict: Row) -> dict[str, Any]:
+    """A SCORE row."""
+    return {
+        "id": verdict["id"],
+        "model": subject.model,
+        "prompt_name": subject.prompt_name,
+        "problem_id": question["id"],
+        "split": question["split"],
+        "task": question["task"],
+        "sample": completion["sample"],
+        "outcome": verdict["outcome"],
+        "reasons": verdict["reasons"],
+        "finish": completion["finish"],
+        "completion_tokens": completion["completion_tokens"],
+        "raw": completion["raw"],
+    }
+
+
+def vote(verdict: Row) -> str | None:
+    """The final answer as cons@k counts it: by its text, case and white space aside."""
+    answer = json.loads(verdict["detail"])["answer"]
+    return None if answer is None else fold(answer)
+
+
+def judged(
+    config: Config, subject: Subject, completions: Iterator[Row], known: Mapping[str, Row]
+) -> Iterator[tuple[dict[str, Any], scoring.Answer]]:
+    """SCORE rows of a subject's completions, in any order, each with what the figures need of it."""
+    waiting: dict[str, Row] = {}
+
+    def answers() -> Iterator[Answered]:
+        for row in completions:
+            question = known[row["problem_id"]]
+            key = content_id("score", subject.model, subject.prompt_name, question["id"], row["id"])
+            waiting[key] = row
+            yield Answered(
+                id=key,
+                raw=row["raw"] or "",
+                finish=row["finish"],
+                thinking=subject.thinking,
+                answer=question["answer"],
+                verifier=question["verifier"],
+                verifier_data=question["verifier_data"] or "{}",
+            )
+
+    workers = config.exec.workers or processors()
+    for verdict in verdicts(answers(), workers, config.timeout_s, config.memory_mib):
+        row = waiting.pop(verdict["id"])
+        scored = score(subject, row, known[row["problem_id"]], verdict)
+        columns = ("problem_id", "task", "outcome", "finish", "completion_tokens")
+        values = {key: scored[key] for key in columns}
+        yield scored, scoring.Answer(**values, reasons=tuple(scored["reasons"]), vote=vote(verdict))
+
+
+def completions(order: Order, store: Store, known: Mapping[str, Row]) -> Iterator[Row]:
+    """What the store holds for an order, a few at a time."""
+    rest = sampling.asks(order, known.values())
+    while some := list(islice(rest, ROWS)):
+        yield from sampling.stored(order, store, some)
+
+
+def examine(
+    config: Config, inputs: Inputs, output: Output, subject: Subject, known: Mapping[str, Row]
+) -> tuple[list[scoring.Answer], Figures]:
+    """Ask a subject what the store lacks, judge all of its answers and write their scores."""
+    order = order_of(config, inputs, subject)
+    with writing(inputs.store, order.weights) as store:
+        figures = sampling.complete(
+            order,
+            known.values,
+            store,
+            lambda seed: engines.start(subject.role, subject.files(), seed, output.work / f"{subject.model}.log"),
+            lambda done, total, note: output.progress(Progress(done, total, "answers", f"{subject.label}: {note}")),
+            config.error_share_limit,
+        )
+        rows, answers = [], []
+        total = len(known) * config.samples
+        for scored, answer in judged(config, subject, completions(order, store, known), known):
+            rows.append(scored)
+            answers.append(answer)
+            output.progress(Progress(len(answers), total, "answers", f"{subject.label}: judging"))
+            if len(rows) == ROWS:
+                output.write("scores", as_table(rows, SCORE))
+                rows = []
+    output.write("scores", as_table(rows, SCORE))
+    return answers, figures
+
+
+def summary(
+    config: Config, examined: Sequence[tuple[Subject, list[scoring.Answer], Figures]], asked: int
+) -> dict[str, Any]:
+    """The facts: figures of every model and prompt, the better prompt of the untouched student, and the comparisons."""
+    answers = {(subject.model, subject.prompt_name): found for subject, found, _ in examined}
+    bases: dict[str, dict[str, Any]] = {}
+    models: dict[str, dict[str, Any]] = {}
+    for subject, found, figures in examined:
+        row = {
+            "prompt": subject.prompt_name,
+            "weights": subject.weights,
+            "engine": subject.role.engine,
+            **scoring.figures(found, config.samples),
+            "generation": figures.facts(),
+        }
+        if subject.model == "base":
+            bases[subject.prompt_name] = row
+        else:
+            models[subject.model] = row
+    chosen = scoring.better(bases)
+    models["base"] = bases[chosen]
+    compared = scoring.compare(*(answers[(name, models[name]["prompt"])] for name in ("teacher", "base", "student")))
+    return {
+        "questions": asked,
+        "samples": config.samples,
+        "split": config.split,
+        "models": models,
+        "base_prompt": chosen,
+        "base_prompts": bases,
+        **compared,
+    }
+
+
+def prompts(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
+    """The templates of all three models' prompts."""
+    teacher, student = roles["teacher"], roles["student"]
+    asked = [teacher, student, *base_roles(config, student, teacher).values()]
+    return tuple(dict.fromkeys(name for role in asked for name in sampling.prompt_names(role)))
+
+
+def run(config: Config, inputs: Inputs, output: Output) -> None:
+    """Examine every subject in turn, then compare them."""
+    known = questions(config, inputs)
+    examined = []
+    for subject in subjects(config, inputs):
+        answers, figures = examine(config, inputs, output, subject, known)
+        examined.append((subject, answers, figures))
+        found = scoring.figures(answers, config.samples)
+        if found["pass_at_1"] is None:
+            raise StageError(
+                f"No answer of the {subject.label} could be judged; see eval's scores, and the verifiers' limits."
+            )
+        output.say(f"{subject.label}: pass@1 {found['pass_at_1']:.3f}, cut off {found['truncated_share'] or 0:.1%}")
+        if (found["undecided_share"] or 0) > NOTICEABLE_SHARE:
+            output.say(
+                f"{subject.label}: {found['undecided_share']:.1%} of answers could not be judged and do not count."
+            )
+        output.counts.update(f"{subject.model}_{answer.outcome}" for answer in answers)
+    output.facts.update(summary(config, examined, len(known)))
+
+
+_WORDS = ("engine", "prompt", "task_prompts", "system", "chat_template", "dtype", "quantization", "max_model_len")
+
+STAGE = Stage(
+    name="eval",
+    version=1,
+    config=Config,
+    run=run,
+    reads={
+        "problems": Reads("seed", "problems", ("id", "text", "answer", "task", "verifier", "verifier_data", "split")),
+        "mix": Reads("mix"),
+        "checkpoint": Reads("sft", artifact="checkpoint"),
+    },
+    writes={"scores": SCORE},
+    roles={"teacher": (*_WORDS, "thinking"), "student": _WORDS},
+    weights=("teacher", "student"),
+    prompts=prompts,
+)

@@ -1,0 +1,266 @@
+"""report: one self-contained page of what the run did and what came out, and the same facts as JSON beside it.
+
+It measures and judges nothing: figures come from the manifests, samples from the tables. Layout is in `pipeline/page`.
+"""
+
+import heapq
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from pydantic import Field
+
+from pipeline import __version__
+from pipeline.manifest import Manifest, write_durably
+from pipeline.page import html
+from pipeline.section import Section
+from pipeline.stage import Inputs, Output, Reads, Stage
+
+# A manifest-bearing input for each stage before this one, in the order of the run.
+STAGES = {
+    "seed": "problems",
+    "generate": "traces",
+    "verify": "verify",
+    "filter": "filter",
+    "dedupe": "dedupe",
+    "decontaminate": "decontaminate",
+    "mix": "fates",
+    "sft": "sft",
+    "eval": "scores",
+}
+JUDGES = ("verify", "filter", "dedupe", "decontaminate")
+
+
+class Config(Section):
+    """How many samples the page shows. The figures are the same for any value."""
+
+    kept_traces: int = Field(4, ge=0)  # sample traces that were kept
+    traces_per_reason: int = Field(2, ge=0)  # sample traces for each reason that dropped some
+    answers: int = Field(4, ge=0)  # held-out questions that the student answered rightly, and as many it did not
+    text_limit: int = Field(20_000, ge=100)  # characters of one shown text; the rest is cut, and the cut is shown
+
+
+def build(manifests: Mapping[str, Manifest], lengths: Mapping[str, list[int]]) -> dict[str, Any]:
+    """What report.json holds, from the stages' manifests and the lengths of the traces."""
+    scores, mix, sft = manifests["eval"].facts, manifests["mix"].facts, manifests["sft"].facts
+    last = manifests["eval"]
+    return {
+        "run": last.run,
+        "description": json.loads(last.recipe).get("description", ""),
+        "version": __version__,
+        "commit": last.commit,
+        "packages": last.packages,
+        "weights": {name: row["weights"] for name, row in sorted(scores["models"].items())},
+        **{key: scores[key] for key in ("questions", "samples", "split", "models", "base_prompt", "base_prompts")},
+        **{key: scores[key] for key in ("paired", "gap_recovered")},
+        "funnel": mix["funnel"],
+        "funnel_by_task": mix.get("funnel_by_task", {}),
+        "traces": sum(row["traces"] for row in mix["funnel"]),
+        "lengths": {name: spread(values) for name, values in lengths.items()},
+        "curve": {"train": points(sft.get("loss", ())), "validation": points(sft.get("eval_loss", ()))},
+        "seconds": {name: manifest.seconds for name, manifest in manifests.items()},
+        "rows": {name: manifest.rows for name, manifest in manifests.items()},
+        "peak_memory_mib": {name: manifest.facts.get("peak_memory_mib") for name, manifest in manifests.items()},
+    }
+
+
+def points(pairs: Iterable[Any]) -> list[list[float]]:
+    """A curve as [step, value] pairs."""
+    return [[float(step), float(value)] for step, value in pairs]
+
+
+def spread(values: list[int]) -> dict[str, float | None]:
+    """How many lengths there are, their mean, median, 95th percentile and largest."""
+    if not values:
+        return {"traces": 0, "mean": None, "median": None, "p95": None, "longest": None}
+    ordered = sorted(values)
+    at = {share: ordered[min(int(share * len(ordered)), len(ordered) - 1)] for share in (0.5, 0.95)}
+    mean = sum(ordered) / len(ordered)
+    return {"traces": len(ordered), "mean": mean, "median": at[0.5], "p95": at[0.95], "longest": ordered[-1]}
+
+
+def token_lengths(batches: Iterable[pa.Table], kept: set[str]) -> dict[str, list[int]]:
+    """Completion tokens of the traces that were kept, dropped, and cut off by a limit (dropped or not)."""
+    found: dict[str, list[int]] = {"kept": [], "dropped": [], "cut off": []}
+    for table in batches:
+        columns = (table.column(name).to_pylist() for name in ("id", "finish", "completion_tokens"))
+        for trace_id, finish, tokens in zip(*columns, strict=True):
+            group = "cut off" if finish == "length" else "kept" if trace_id in kept else "dropped"
+            found[group].append(tokens)
+    return found
+
+
+def choose(config: Config, fates: Iterable[Mapping[str, Any]]) -> dict[tuple[str, str], list[str]]:
+    """Ids of the traces to show, by (stage, reason); ("mix", "kept") holds kept ones. The smallest ids of each group,
+    which are hashes, so that the choice is fair and no order of rows changes it.
+    """
+    groups: dict[tuple[str, str], list[str]] = {}
+    for fate in fates:
+        key = ("mix", "kept") if fate["kept"] else (fate["stage"], fate["reason"])
+        groups.setdefault(key, []).append(fate["id"])
+    return {
+        key: heapq.nsmallest(config.kept_traces if key == ("mix", "kept") else config.traces_per_reason, ids)
+        for key, ids in groups.items()
+    }
+
+
+def picked(batches: Iterable[pa.Table], ids: set[str]) -> dict[str, dict[str, Any]]:
+    """The rows with these ids, by id."""
+    wanted = pa.array(sorted(ids), pa.string())
+    found: dict[str, dict[str, Any]] = {}
+    for table in batches:
+        rows = table.filter(pc.is_in(table.column("id"), value_set=wanted)).to_pylist()
+        found |= {row["id"]: row for row in rows}
+    return found
+
+
+def sample_traces(config: Config, inputs: Inputs, funnel: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Groups of sample traces, the kept ones first, then in the funnel's order."""
+    chosen = choose(config, inputs.table("fates").to_pylist())
+    ids = {trace_id for group in chosen.values() for trace_id in group}
+    traces = picked(inputs.batches("traces"), ids)
+    trained = picked(inputs.batches("examples"), ids)
+    verdicts = {judge: picked(inputs.batches(judge), ids) for judge in JUDGES}
+    problems = picked(inputs.batches("problems"), {trace["problem_id"] for trace in traces.values()})
+
+    def item(trace_id: str) -> dict[str, Any]:
+        trace = traces[trace_id]
+        problem = problems[trace["problem_id"]]
+        completion = trained[trace_id]["completion"][-1]["content"] if trace_id in trained else None
+        return {
+            "id": trace_id,
+            "problem": cut(problem["text"], config.text_limit),
+            "answer": cut(problem["answer"], config.text_limit),
+            "task": problem["task"],
+            "raw": cut(trace["raw"], config.text_limit),
+            "trained": cut(completion, config.text_limit),
+            "finish": trace["finish"],
+            "tokens": trace["completion_tokens"],
+            "verdicts": [
+                {"stage": judge, "outcome": rows[trace_id]["outcome"], "reasons": rows[trace_id]["reasons"]}
+                for judge, rows in verdicts.items()
+                if trace_id in rows
+            ],
+        }
+
+    order = [("mix", "kept"), *((row["stage"], row["reason"]) for row in funnel if row["reason"] != "kept")]
+    counts = {(row["stage"], row["reason"]): row["traces"] for row in funnel}
+    return [
+        {
+            "title": key[1],
+            "about": f"{counts.get(key, 0):,} traces" + ("" if key[1] == "kept" else f", by {key[0]}"),
+            "items": [item(trace_id) for trace_id in chosen[key] if trace_id in traces],
+        }
+        for key in order
+        if chosen.get(key)
+    ]
+
+
+def sample_answers(config: Config, inputs: Inputs, prompts: Mapping[str, str]) -> list[dict[str, Any]]:
+    """Questions that the student answered rightly and some it did not, with all models' first answers.
+
+    `prompts`: the prompt of each model that counts.
+    """
+    replies: dict[str, dict[str, dict[str, Any]]] = {}
+    for table in inputs.batches("scores"):
+        for row in table.to_pylist():
+            if row["sample"] == 0 and row["prompt_name"] == prompts[row["model"]]:
+                replies.setdefault(row["problem_id"], {})[row["model"]] = row
+    answered = [one for one in sorted(replies) if "student" in replies[one]]
+    right = [one for one in answered if replies[one]["student"]["outcome"] == "pass"]
+    wrong = [one for one in answered if replies[one]["student"]["outcome"] != "pass"]
+    chosen = {"right": right[: config.answers], "not right": wrong[: config.answers]}
+    problems = picked(inputs.batches("problems"), {one for group in chosen.values() for one in group})
+    counts = {"right": len(right), "not right": len(wrong)}
+    return [
+        {
+            "title": f"The distilled student is {name}",
+            "about": f"{counts[name]:,} questions, by the first answer to each",
+            "items": [
+                {
+                    "problem": cut(problems[problem_id]["text"], config.text_limit),
+                    "answer": cut(problems[problem_id]["answer"], config.text_limit),
+                    "task": problems[problem_id]["task"],
+                    "replies": list(shown(config, replies[problem_id])),
+                }
+                for problem_id in group
+            ],
+        }
+        for name, group in chosen.items()
+        if group
+    ]
+
+
+def shown(config: Config, replies: Mapping[str, Mapping[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The models' answers to one question, the student's first."""
+    for model in ("student", "base", "teacher"):
+        if model in replies:
+            row = replies[model]
+            yield {
+                "model": model,
+                "prompt": row["prompt_name"],
+                "outcome": row["outcome"],
+                "reasons": row["reasons"],
+                "tokens": row["completion_tokens"],
+                "raw": cut(row["raw"], config.text_limit),
+            }
+
+
+def cut(text: str | None, limit: int) -> str | None:
+    """A text of at most `limit` characters; where some are left out, it says how many."""
+    if text is None or len(text) <= limit:
+        return text
+    return f"{text[:limit]}\n[... {len(text) - limit:,} more characters]"
+
+
+def run(config: Config, inputs: Inputs, output: Output) -> None:
+    """Gather the facts and samples, and write index.html and report.json."""
+    manifests = {stage: inputs.manifest(name) for stage, name in STAGES.items()}
+    fates = inputs.table("fates")
+    kept = set(fates.filter(fates.column("kept")).column("id").to_pylist())
+    lengths = token_lengths(inputs.batches("traces"), kept)
+    report = build(manifests, lengths)
+    stages = [
+        {
+            "name": name,
+            "seconds": manifest.seconds,
+            "rows": manifest.rows,
+            "config": manifest.identity.config,
+            "counts": manifest.counts,
+            "facts": manifest.facts,
+        }
+        for name, manifest in manifests.items()
+    ]
+    traces = sample_traces(config, inputs, report["funnel"])
+    answers = sample_answers(config, inputs, {name: row["prompt"] for name, row in report["models"].items()})
+    page = html.render(report, traces, answers, lengths, stages)
+    folder = output.artifact("page")
+    write_durably(folder / "report.json", json.dumps(report, indent=1, ensure_ascii=False) + "\n")
+    write_durably(folder / "index.html", page)
+    output.facts["bytes"] = len(page.encode("utf-8"))
+
+
+_VERDICT = ("id", "outcome", "reasons")
+
+STAGE = Stage(
+    name="report",
+    version=1,
+    config=Config,
+    run=run,
+    reads={
+        "problems": Reads("seed", "problems", ("id", "text", "answer", "task")),
+        "traces": Reads("generate", "traces", ("id", "problem_id", "raw", "finish", "completion_tokens")),
+        **{judge: Reads(judge, "verdicts", _VERDICT) for judge in JUDGES},
+        "fates": Reads("mix", "fates", ("id", "kept", "stage", "reason")),
+        "examples": Reads("mix", "examples", ("id", "completion")),
+        "sft": Reads("sft"),
+        "scores": Reads(
+            "eval",
+            "scores",
+            ("id", "model", "prompt_name", "problem_id", "sample", "outcome", "reasons", "completion_tokens", "raw"),
+        ),
+    },
+    artifacts=("page",),
+)

@@ -1,0 +1,218 @@
+"""Seed: problems from generators, files and the Hub, held-out ones first, unusable rows kept with their reasons.
+
+It asks no model anything, and judges no answer but a generator's own gold one.
+"""
+
+from collections import Counter
+from collections.abc import Iterator
+from itertools import combinations, islice
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field, model_validator
+
+from pipeline.canonical import Space, canonical_key, draws_to_tell
+from pipeline.records import PROBLEM, REJECT
+from pipeline.section import Section
+from pipeline.shards import as_table, sha256
+from pipeline.sources import SOURCES, TRAIN, Candidate, FileSource, ReasoningGymSource, Source, SourceError
+from pipeline.sources.columns import SplitName
+from pipeline.sources.file import place_of
+from pipeline.sources.reasoning_gym import version
+from pipeline.sources.selection import Found, Selection
+from pipeline.stage import Inputs, Output, Progress, Stage, StageError
+
+SEED_GAP = 1_000_000_000  # between the first seeds of blocks; a block's draws stay below it
+SPACE_FACTOR = 10  # a task's canonical space holds at least so many times the problems asked of it
+SPACE_COVERED = 0.9  # the share of repeats among further draws at which a space is known well enough
+SPACE_DRAWS = 32  # times the problems asked: no more items are drawn to measure a space
+# Where a task's space is estimated from. Nothing depends on its distance to other seeds.
+PROBE_SEED = 1_500_000_000
+PROGRESS_EVERY = 256
+
+
+class HeldOut(Section):
+    """A block of problems that nothing is trained on, drawn from every generator of `sources`."""
+
+    seed: int = Field(ge=0)  # at least 10^9 away from every other seed
+    count_per_task: int = Field(ge=1, le=100_000_000)
+
+
+class Config(Section):
+    """Where problems come from, and which are held out."""
+
+    sources: list[Source] = Field(min_length=1)
+    held_out: dict[SplitName, HeldOut] = Field(
+        default={}
+    )  # block -> its seed and size; files and hub sets name theirs in `split`
+    overlap_words: int = Field(default=8, ge=2)  # n of the n-grams that find held-out problems in others
+    template_share: float = Field(
+        default=0.01, gt=0, le=1
+    )  # an n-gram in more of a task's held-out items is template text
+    near_duplicate_jaccard: float = Field(
+        default=0.8, gt=0, le=1
+    )  # of word shingles, numbers equal; files and hub sets only
+
+    @model_validator(mode="after")
+    def _blocks_are_apart(self) -> "Config":
+        if TRAIN in self.held_out:
+            raise ValueError(f"held_out has a block named {TRAIN!r}; that is what is trained on: name it otherwise")
+        generators = [source for source in self.sources if isinstance(source, ReasoningGymSource)]
+        for one, other in combinations(generators, 2):
+            if (one.task, one.config) == (other.task, other.config):
+                raise ValueError(
+                    f"two sources draw {one.task!r} with one config, seeds {one.seed} and {other.seed}; make them one "
+                    f"source with count {one.count + other.count}"
+                )
+        blocks = [(f"held_out.{name}", block.seed) for name, block in self.held_out.items()]
+        training = [(f"source {source.task}", source.seed) for source in generators]
+        pairs = [*combinations(blocks, 2), *((block, source) for block in blocks for source in training)]
+        for (name, seed), (other_name, other_seed) in pairs if generators else []:
+            if abs(seed - other_seed) < SEED_GAP:
+                raise ValueError(
+                    f"{name} (seed {seed}) and {other_name} (seed {other_seed}) are {abs(seed - other_seed)} apart; "
+                    f"item i is made from seed + i, so keep seeds at least {SEED_GAP} apart"
+                )
+        return self
+
+
+def source_digests(config: Config, root: Path) -> dict[str, str]:
+    """What the config only names: the sha256 of each file, and the version that generators draw with."""
+    digests: dict[str, str] = {}
+    for origin, source in enumerate(config.sources):
+        if isinstance(source, FileSource):
+            path = place_of(source, root)
+            digests[f"sources.{origin}"] = sha256(path) if path.is_file() else "missing"
+        elif isinstance(source, ReasoningGymSource):
+            digests["reasoning-gym"] = version()
+    return digests
+
+
+def check_space(source: ReasoningGymSource, asked: int, root: Path) -> float:
+    """The estimated number of canonical problems of a generator. Raises StageError where it is under ten times asked.
+
+    Faulty items do not count. Draws are doubled until the estimate (`canonical.Space`, a lower bound) suffices, or
+    nearly every further draw would meet a problem seen already.
+    """
+    items = SOURCES[source.kind](source.model_copy(update={"seed": PROBE_SEED}), root)
+    space, wanted = Space(), SPACE_FACTOR * asked
+    drawn, more = 0, draws_to_tell(wanted)
+    while space.estimate < wanted and space.covered < SPACE_COVERED and drawn < SPACE_DRAWS * asked:
+        batch = list(islice(items, more))
+        space.add(canonical_key(item.task, item.text, item.metadata) for item in batch if item.fault is None)
+        drawn += more
+        more = drawn
+        if space.drawn == 0:
+            raise StageError(
+                f"task {source.task!r}: none of {drawn} items can be used; the first fails with {batch[0].fault} "
+                f"({batch[0].detail or batch[0].text[:120]!r}). Change its config or leave the task out"
+            )
+    if space.estimate < wanted:
+        raise StageError(
+            f"task {source.task!r} has about {space.estimate:.0f} different problems with config {source.config} "
+            f"(Chao's estimate from {space.drawn} usable items of {drawn}), and {asked} are asked of it, held-out ones "
+            f"included: training would meet too many of the held-out ones again. Expected at least {SPACE_FACTOR} "
+            f"times as many, {wanted}: widen its config, or ask for at most {space.estimate / SPACE_FACTOR:.0f}"
+        )
+    return space.estimate
+
+
+def problem(candidate: Candidate) -> dict[str, Any]:
+    """The PROBLEM row of an accepted candidate."""
+    return {name: getattr(candidate, name) for name in PROBLEM.names}
+
+
+def collect(config: Config, root: Path, output: Output) -> Selection:
+    """Everything that the sources hold, decided: held-out blocks first, then training rows, then training draws."""
+    selection = Selection(config.overlap_words, config.template_share, config.near_duplicate_jaccard)
+    generators = [
+        (origin, source) for origin, source in enumerate(config.sources) if isinstance(source, ReasoningGymSource)
+    ]
+    rows = read_rows(config, root, selection)
+    held = sum(block.count_per_task for block in config.held_out.values())
+    spaces = {origin: check_space(source, source.count + held, root) for origin, source in generators}
+    total = len(rows) + sum(source.count + held for _, source in generators)
+
+    def drawn(source: ReasoningGymSource) -> Iterator[Candidate]:
+        for place, item in enumerate(SOURCES[source.kind](source, root)):
+            if place % PROGRESS_EVERY == 0:
+                output.progress(Progress(len(selection.accepted), total, "problems", source.task))
+            yield item
+
+    selection.hold_out_rows(found for found in rows if found[1].split != TRAIN)
+    # In the order of seeds: the order of names in a recipe is not part of what is asked.
+    for name, block in sorted(config.held_out.items(), key=lambda item: item[1].seed):
+        for origin, source in generators:
+            items = drawn(source.model_copy(update={"seed": block.seed}))
+            selection.hold_out_draws(origin, items, name, block.count_per_task)
+    selection.train_on_rows(found for found in rows if found[1].split == TRAIN)
+    draws = {origin: selection.train_on_draws(origin, drawn(source), source.count) for origin, source in generators}
+    report(config, selection, draws, spaces, output)
+    return selection
+
+
+def read_rows(config: Config, root: Path, selection: Selection) -> list[Found]:
+    """The rows of files and hub sets; the faulty ones go to the rejects."""
+    rows: list[Found] = []
+    for origin, source in enumerate(config.sources):
+        if isinstance(source, ReasoningGymSource):
+            continue
+        for row in SOURCES[source.kind](source, root):
+            if row.fault is None:
+                rows.append((origin, row))
+            else:
+                selection.reject(origin, row, row.fault, row.detail)
+    return rows
+
+
+def report(
+    config: Config, selection: Selection, draws: dict[int, int], spaces: dict[int, float], output: Output
+) -> None:
+    """Counts by reason, and for each source what was asked of it and what came."""
+    output.counts.update(row["reason"] for row in selection.rejected)
+    splits: dict[int, Counter[str]] = {}
+    for origin, row in selection.accepted.values():
+        splits.setdefault(origin, Counter())[row.split] += 1
+    output.facts["sources"] = []
+    for origin, source in enumerate(config.sources):
+        accepted = splits.get(origin, Counter())
+        fact: dict[str, Any] = {"source": origin, "kind": source.kind, "accepted": dict(sorted(accepted.items()))}
+        if isinstance(source, ReasoningGymSource):
+            fact |= {"task": source.task, "asked": source.count, "drawn": draws[origin]}
+            fact["estimated_space"] = round(spaces[origin])
+            if accepted[TRAIN] < source.count:
+                output.say(
+                    f"task {source.task}: {accepted[TRAIN]} of {source.count} training problems asked for, from "
+                    f"{draws[origin]} items; rejects hold the others with their reasons"
+                )
+        else:
+            fact |= {"name": source.name or (Path(source.path).name if isinstance(source, FileSource) else "")}
+        output.facts["sources"].append(fact)
+
+
+def run(config: Config, inputs: Inputs, output: Output) -> None:
+    """Collect problems from every source; see the functions above for what is refused and why."""
+    try:
+        selection = collect(config, inputs.root, output)
+    except SourceError as error:
+        raise StageError(str(error)) from error
+    if not selection.accepted:
+        first = selection.rejected[0]
+        raise StageError(
+            f"no problem is left of {len(selection.rejected)} rows: {dict(sorted(output.counts.items()))}. The first: "
+            f"{first['reason']} ({first['source']}, {first['detail']}): {first['text'][:120]!r}. Mend the sources"
+        )
+    output.write("problems", as_table([problem(row) for _, row in selection.accepted.values()], PROBLEM))
+    output.write("rejects", as_table(selection.rejected, REJECT))
+
+
+STAGE = Stage(
+    name="seed",
+    version=1,
+    config=Config,
+    run=run,
+    reads={},
+    writes={"problems": PROBLEM, "rejects": REJECT},
+    spread="whole",
+    contents=source_digests,
+)
