@@ -1,0 +1,70 @@
+"""Words for comparing: what is folded, and what stays different."""
+
+import pytest
+
+from pipeline.similarity.normal import normal_words, numbers
+
+SAME = [
+    ("What is 1/2 of 8?", r"what is $\frac{1}{2}$ of $8$"),
+    ("1/2", r"\dfrac12"),
+    ("(x + 1)/2", r"\left( x+1 \right) / 2"),
+    ("(x+1)/(x-1)", r"\frac{x+1}{x-1}"),
+    ("((1/2)/3)", r"(\frac{\frac{1}{2}}{3})"),
+    ("3 * 4", r"3 \times 4"),
+    ("3 * 4", "3 × 4"),
+    ("12 / 4", r"12 \div 4"),
+    ("5 - 3", "5 − 3"),
+    ("x^2", r"\(x^{2}\)"),
+    ("x^2", "x²"),
+    ("x^2", "x**2"),
+    ("x <= 3", r"x \leq 3"),
+    ("1,000 apples", r"1{,}000 apples"),
+    ("1000 apples", "1,000 apples"),
+    ("25, 15", "25,15"),
+    ("Janet's ducks.", "JANET\u2019S  ducks"),
+    ("Calculate 4 / 1.", "**Calculate** 4 / 1"),
+    ("a well-known rule", "a well known rule"),
+    (r"\text{area} = 3", "area = 3"),
+    ("Find π", "find Π"),
+]
+DIFFERENT = [
+    ("4 - 1", "4 + 1"),
+    ("12", "1 2"),
+    ("25, 15", "15, 25"),
+    ("2 * (3 + 4)", "2 * 3 + 4"),
+    ("5!", "5"),
+    ("a - b", "a b"),
+    ("x^2", "x 2"),
+    ("x = -3", "x = 3"),
+]
+
+
+@pytest.mark.parametrize(("one", "other"), SAME)
+def test_dress_is_folded(one: str, other: str) -> None:
+    assert normal_words(one) == normal_words(other)
+
+
+@pytest.mark.parametrize(("one", "other"), DIFFERENT)
+def test_what_changes_a_problem_stays(one: str, other: str) -> None:
+    assert normal_words(one) != normal_words(other)
+
+
+def test_a_text_of_punctuation_has_no_words() -> None:
+    assert normal_words("... ?! \\[ \\]") == []
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("3 apples and 2 pears", ("3", "2")),
+        ("x = -3", ("-3",)),
+        ("5 - 3", ("5", "3")),
+        ("(5) - 3", ("5", "3")),
+        ("y - 3", ("3",)),
+        ("minus - 3", ("-3",)),
+        ("-1.5 + 2", ("-1.5", "2")),
+        ("none", ()),
+    ],
+)
+def test_numbers_carry_the_sign_that_is_theirs(text: str, expected: tuple[str, ...]) -> None:
+    assert numbers(normal_words(text)) == expected

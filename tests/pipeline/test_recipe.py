@@ -1,0 +1,91 @@
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import recipe
+from pipeline.recipe import RecipeError, load
+
+SHIPPED = sorted((Path(recipe.__file__).parent / "recipes").glob("*.yaml"))
+MINIMAL = """\
+teacher: {model: t, engine: replay}
+student: {model: s}
+seed:
+  sources:
+    - {kind: file, path: a.jsonl}
+"""
+
+
+def write(tmp_path: Path, text: str) -> Path:
+    path = tmp_path / "mine.yaml"
+    path.write_text(text, encoding="utf-8")
+    return path
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_valid(path: Path) -> None:
+    assert load(path).name == path.stem
+
+
+def test_at_least_the_demo_is_shipped() -> None:
+    assert "demo" in [path.stem for path in SHIPPED]
+
+
+def test_a_minimal_recipe_takes_the_stages_defaults(tmp_path: Path) -> None:
+    found = load(write(tmp_path, MINIMAL))
+    assert found.name == "mine"
+    assert list(found.sections) == list(recipe.plan.ORDER)
+
+
+@pytest.mark.parametrize(
+    ("more", "says"),
+    [
+        ("generate: {smaples: 3}", "generate.smaples: unknown key. Did you mean samples?"),
+        ("genrate: {samples: 3}", "genrate: unknown key. Did you mean generate?"),
+        ("generate: {sampling: {temprature: 1}}", "generate.sampling.temprature: unknown key. Did you mean temperature?"),
+        ("generate: {samples: many}", "generate.samples: "),
+        ("generate: {samples: 0}", "generate.samples: "),
+        ("mix: {trace_format: thin}", "mix.trace_format: "),
+        ("generate: {samples: 1}\ngenerate: {samples: 2}", "the key 'generate' stands twice"),
+        ("generate: &a {samples: 1}\nmix: *a", "aliases are not allowed"),
+        ("name: ../escape", "name is '../escape'"),
+    ],
+)
+def test_a_wrong_recipe_says_what_and_where(tmp_path: Path, more: str, says: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(write(tmp_path, f"{MINIMAL}{more}\n"))
+    assert says in str(caught.value)
+
+
+def test_an_unknown_key_of_a_source_names_the_nearest_one(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(write(tmp_path, MINIMAL.replace("path: a.jsonl", "path: a.jsonl, colums: {}")))
+    assert "Did you mean columns?" in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("setting", "place", "value"),
+    [
+        ("generate.samples=7", ("generate", "samples"), 7),
+        ("generate.sampling.stop=[a, b]", ("generate", "sampling", "stop"), ["a", "b"]),
+        ("teacher.model=./x=y", ("teacher", "model"), "./x=y"),
+        ("mix.traces_per_problem=null", ("mix", "traces_per_problem"), None),
+        ("seed.sources.0.path=b.csv", ("seed", "sources", 0, "path"), "b.csv"),
+    ],
+)
+def test_a_setting_goes_over_the_files_value(tmp_path: Path, setting: str, place: tuple[Any, ...], value: Any) -> None:
+    found: Any = load(write(tmp_path, MINIMAL), [setting]).resolved()
+    for part in place:
+        found = found[part]
+    assert found == value
+
+
+@pytest.mark.parametrize("setting", ["generate.samples", "=3", "generate.samples.x=1", "seed.sources.5.path=b.csv"])
+def test_a_setting_that_cannot_be_applied_is_an_error(tmp_path: Path, setting: str) -> None:
+    with pytest.raises(RecipeError):
+        load(write(tmp_path, MINIMAL + "generate: {samples: 3}\n"), [setting])
+
+
+def test_a_missing_recipe_lists_the_shipped_ones(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"No recipe at .*demo\.yaml"):
+        load(tmp_path / "none.yaml")

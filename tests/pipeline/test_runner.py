@@ -1,0 +1,209 @@
+"""Identity, states and reuse over whole runs with the replay engine, up to mix (training has its own tests)."""
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from pipeline import lock, plan, recipe
+from pipeline.manifest import Manifest
+from pipeline.run import Run
+from pipeline.runner import Runner, Stale, Watcher
+from pipeline.shards import read_shard
+from pipeline.stage import StageError
+from tests import small
+
+TO_MIX = plan.ORDER[: plan.ORDER.index("mix") + 1]
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a finished run up to mix, to copy from."""
+    folder = tmp_path_factory.mktemp("template")
+    path = small.write(folder)
+    runner(path).execute(TO_MIX)
+    return folder
+
+
+@pytest.fixture
+def path(template: Path, tmp_path: Path) -> Path:
+    """The recipe of a copy of the finished run, all of its paths moved along."""
+    folder = tmp_path / "copy"
+    shutil.copytree(template, folder)
+    found = folder / "small.yaml"
+    found.write_text(found.read_text().replace(str(template), str(folder)))
+    return found
+
+
+def run_of(path: Path, *settings: str) -> Run:
+    return Run(recipe.load(path, settings), data=path.parent / "data")
+
+
+def runner(path: Path, *settings: str) -> Runner:
+    return Runner(run_of(path, *settings))
+
+
+def ran(path: Path, *settings: str, force: tuple[str, ...] = (), to: str = "mix") -> list[str]:
+    """Execute up to a stage; the names of the stages that really ran."""
+    names = []
+
+    def ends(name: str, manifest: Manifest, did: bool) -> None:
+        if did:
+            names.append(name)
+
+    Runner(run_of(path, *settings), Watcher(ends=ends)).execute(plan.ORDER[: plan.ORDER.index(to) + 1], force)
+    return names
+
+
+def rows(path: Path, stage: str, dataset: str) -> list[dict[str, Any]]:
+    this = run_of(path)
+    manifest = this.manifest(stage)
+    assert manifest is not None
+    found = [row for shard in manifest.datasets[dataset].shards for row in read_shard(this.stage_folder(stage), shard).to_pylist()]
+    return sorted(found, key=lambda row: str(row["id"]))
+
+
+def facts(path: Path, stage: str, *settings: str) -> dict[str, Any]:
+    manifest = run_of(path, *settings).manifest(stage)
+    assert manifest is not None
+    return manifest.facts
+
+
+def edit(path: Path, change: Any) -> None:
+    values = yaml.safe_load(path.read_text())
+    change(values)
+    path.write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+def test_a_rerun_of_a_fresh_run_does_nothing(path: Path) -> None:
+    before = {name: run_of(path).manifest(name) for name in TO_MIX}
+    assert ran(path) == []
+    assert {name: run_of(path).manifest(name) for name in TO_MIX} == before
+
+
+def test_raising_n_asks_only_for_the_new_samples_and_keeps_the_old_rows(path: Path) -> None:
+    old = rows(path, "generate", "traces")
+    assert "generate" in ran(path, "generate.samples=4")
+    assert facts(path, "generate")["bought"] == 24
+    new = {row["id"]: row for row in rows(path, "generate", "traces")}
+    assert len(new) == 96
+    assert [new[row["id"]] for row in old] == old
+
+
+def test_raising_n_keeps_the_old_shards_as_they_are(path: Path) -> None:
+    before = run_of(path).manifest("generate")
+    ran(path, "generate.samples=4")
+    after = run_of(path).manifest("generate")
+    assert before is not None and after is not None
+    assert [shard in after.datasets["traces"].shards for shard in before.datasets["traces"].shards] == [True]
+
+
+def test_adding_problems_asks_only_for_theirs(path: Path) -> None:
+    extra = {"text": small.problem(400, 77), "answer": "477"}
+    with open(path.parent / "problems.jsonl", "a") as file:
+        file.write(json.dumps(extra) + "\n")
+    with open(path.parent / "canned.jsonl", "a") as file:
+        file.write("")  # the weights of a replay are its file: it stays as it is
+    assert "generate" in ran(path, "generate.error_share_limit=1")
+    assert facts(path, "generate")["bought"] == 3
+
+
+def test_reordering_problems_asks_for_nothing(path: Path) -> None:
+    problems = path.parent / "problems.jsonl"
+    problems.write_text("".join(reversed(problems.read_text().splitlines(keepends=True))))
+    assert "seed" in ran(path)
+    assert facts(path, "generate")["bought"] in (0, 72)
+    manifest = run_of(path).manifest("generate")
+    assert manifest is not None and "generate" not in ran(path)
+    assert run_of(path).states()["generate"].word == "fresh"
+
+
+def test_a_copy_of_the_recipe_under_another_name_asks_for_nothing(path: Path) -> None:
+    other = path.with_name("other.yaml")
+    shutil.copy(path, other)
+    assert ran(other) == list(TO_MIX)
+    assert facts(other, "generate")["bought"] == 0
+    assert rows(other, "generate", "traces") == rows(path, "generate", "traces")
+
+
+def test_editing_a_license_rebuilds_what_reads_it_and_asks_for_nothing(path: Path) -> None:
+    edit(path, lambda values: values["seed"]["sources"][0]["defaults"].update(license="MIT"))
+    assert ran(path) == ["seed", "mix"]
+    assert {row["license"] for row in rows(path, "mix", "examples")} == {"MIT"}
+
+
+def test_changing_the_temperature_stops_and_says_what_would_be_reused_and_bought(path: Path) -> None:
+    with pytest.raises(Stale) as caught:
+        ran(path, "generate.sampling.temperature=0.9")
+    text = str(caught.value)
+    assert "config.sampling.temperature: 0.6 -> 0.9" in text
+    assert "Of 72 completions wanted, 0 are in the store and would be reused; 72 must be bought" in text
+    assert "72 bought ones would no longer be used" in text
+    assert "--force generate" in text
+    assert ran(path) == []
+
+
+def test_forcing_buys_and_going_back_is_free(path: Path) -> None:
+    first = rows(path, "generate", "traces")
+    ran(path, "generate.sampling.temperature=0.9", force=("generate",))
+    assert facts(path, "generate")["bought"] == 72
+    ran(path, force=("generate",))
+    assert facts(path, "generate")["bought"] == 0
+    assert rows(path, "generate", "traces") == first
+
+
+def test_force_touches_only_stale_stages(path: Path) -> None:
+    assert ran(path, force=("generate", "verify")) == []
+
+
+def test_changing_a_rule_regenerates_nothing_and_rewrites_only_what_is_downstream(path: Path) -> None:
+    assert ran(path, "filter.max_tokens=12") == ["filter", "mix"]
+
+
+def test_exec_values_make_nothing_stale(path: Path) -> None:
+    assert ran(path, "teacher.exec.delay_s=0.001", "verify.exec.workers=1") == []
+
+
+def test_explain_names_the_changed_keys(path: Path) -> None:
+    states = run_of(path, "generate.samples=9").states()
+    assert [(change.key, change.old, change.new) for change in states["generate"].changes] == [("config.samples", 3, 9)]
+    assert states["verify"].word == "stale"
+    assert [change.key for change in states["verify"].changes] == ["inputs.generate"]
+
+
+def test_only_runs_one_stage_and_refuses_one_whose_inputs_are_not_fresh(path: Path) -> None:
+    with pytest.raises(StageError, match=r"Stage mix reads .*filter \(stale\).*--to mix"):
+        runner(path, "filter.max_tokens=12").only("mix")
+    runner(path, "filter.max_tokens=12").only("filter")
+    assert run_of(path, "filter.max_tokens=12").states()["filter"].word == "fresh"
+
+
+def test_a_second_run_at_the_same_time_says_who_holds_the_lock(path: Path) -> None:
+    this = run_of(path)
+    with lock.hold(this.folder / ".verify.lock", "stage verify of run small"):
+        with pytest.raises(lock.Locked, match=r"stage verify of run small is being written by process \d+ on host"):
+            ran(path)
+
+
+def test_a_stage_that_fails_leaves_what_was_there(path: Path) -> None:
+    before = rows(path, "mix", "examples")
+    with pytest.raises(StageError, match="None of 72 traces is left"):
+        ran(path, "filter.max_tokens=1")
+    assert rows(path, "mix", "examples") == before
+    assert run_of(path, "filter.max_tokens=1").states()["mix"].word == "partial"
+    assert run_of(path).states()["mix"].word == "stale"
+    assert ran(path) == ["filter", "mix"] or ran(path) == []
+
+
+def test_old_shards_go_once_the_new_manifest_stands(path: Path) -> None:
+    ran(path, "filter.max_tokens=12")
+    this = run_of(path)
+    for name in TO_MIX:
+        manifest = this.manifest(name)
+        assert manifest is not None
+        named = sorted(shard.path for dataset in manifest.datasets.values() for shard in dataset.shards)
+        found = sorted(str(file.relative_to(this.stage_folder(name))) for file in this.stage_folder(name).rglob("*.parquet"))
+        assert found == named

@@ -1,0 +1,58 @@
+import pytest
+
+from pipeline.think import CLOSE, OPEN, assemble, lay_out, split
+
+
+@pytest.mark.parametrize(
+    ("raw", "reasoning", "answer", "faults"),
+    [
+        ("<think>a</think>b", "a", "b", ()),
+        ("a</think>b", "a", "b", ()),  # the prompt opened the tag
+        ("<think>a", "a", "", ("think_unclosed",)),
+        ("a", "a", "", ("think_missing",)),
+        ("<think>a</think>b</think>c", "a", "b</think>c", ("think_doubled",)),
+        ("<think><think>a</think>b", "<think>a", "b", ("think_doubled",)),
+        ("<think> \n</think>b", " \n", "b", ("think_empty",)),
+        ("</think>b", "", "b", ("think_empty",)),
+        ("a</think>b<think>", "a", "b<think>", ()),
+    ],
+)
+def test_a_thinking_completion_splits_at_its_closing_tag(raw: str, reasoning: str, answer: str, faults: tuple[str, ...]) -> None:
+    parts = split(raw, thinking=True)
+    assert raw[slice(*parts.reasoning)] == reasoning
+    assert raw[slice(*parts.answer)] == answer
+    assert parts.faults == faults
+
+
+def test_a_plain_completion_splits_before_the_line_of_its_answer() -> None:
+    raw = "3+4=7\n7+1=8\nSo \\boxed{8}."
+    parts = split(raw, thinking=False)
+    assert raw[slice(*parts.reasoning)] == "3+4=7\n7+1=8\n"
+    assert raw[slice(*parts.answer)] == "So \\boxed{8}."
+    assert parts.faults == ()
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        ("3+4=7\n\\boxed{7}", f"{OPEN}\n3+4=7\n{CLOSE}\n\n\\boxed{{7}}"),
+        (" 3+4=\\boxed{7}. ", f"{OPEN}\n3+4=\\boxed{{7}}.\n{CLOSE}\n\n\\boxed{{7}}"),
+        ("The answer is 7.", f"{OPEN}\nThe answer is 7.\n{CLOSE}\n\n7"),
+        ("Box \\boxed{ 7 }", f"{OPEN}\nBox \\boxed{{ 7 }}\n{CLOSE}\n\n\\boxed{{ 7 }}"),
+    ],
+)
+def test_the_think_format_wraps_a_plain_trace(raw: str, text: str) -> None:
+    assert assemble(raw, lay_out(raw, thinking=False, trace_format="think")) == text
+
+
+@pytest.mark.parametrize("raw", ["<think>\na\n</think>\n\nb", "a</think>b", "<think>a</think>\nb\n"])
+def test_the_think_format_of_a_thinking_trace_has_each_tag_once(raw: str) -> None:
+    text = assemble(raw, lay_out(raw, thinking=True, trace_format="think"))
+    assert text == f"{OPEN}\na\n{CLOSE}\n\nb"
+
+
+def test_every_span_is_a_copy_of_the_raw_text_or_says_that_it_was_inserted() -> None:
+    raw = "1+1=2\n\\boxed{2}"
+    for span in lay_out(raw, thinking=False, trace_format="think"):
+        assert (span["text"] is None) == (span["start"] is not None)
+    assert assemble(raw, lay_out(raw, thinking=False, trace_format="plain")) == raw

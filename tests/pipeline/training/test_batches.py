@@ -1,0 +1,47 @@
+"""Batches: each example once an epoch, within the budget, in an order that the seed alone decides."""
+
+import pytest
+
+from pipeline.training.batches import all_batches, epoch_batches, padding_share
+
+LENGTHS = [(7 * number * number) % 211 + 20 for number in range(300)]
+
+
+def test_every_example_is_in_every_epoch_once() -> None:
+    for epoch in range(3):
+        batches = epoch_batches(LENGTHS, 1024, seed=5, epoch=epoch, pool_batches=8)
+        assert sorted(index for batch in batches for index in batch) == list(range(len(LENGTHS)))
+
+
+def test_no_batch_is_over_the_budget_unless_one_example_is() -> None:
+    lengths = [*LENGTHS, 5000]
+    batches = epoch_batches(lengths, 1024, seed=5, epoch=0, pool_batches=8)
+    sizes = {tuple(batch): len(batch) * max(lengths[index] for index in batch) for batch in batches}
+    assert [batch for batch, size in sizes.items() if size > 1024] == [(300,)]
+
+
+def test_the_order_is_a_function_of_seed_and_epoch() -> None:
+    first = epoch_batches(LENGTHS, 1024, seed=5, epoch=1, pool_batches=8)
+    assert first == epoch_batches(list(LENGTHS), 1024, seed=5, epoch=1, pool_batches=8)
+    assert first != epoch_batches(LENGTHS, 1024, seed=5, epoch=2, pool_batches=8)
+    assert first != epoch_batches(LENGTHS, 1024, seed=6, epoch=1, pool_batches=8)
+
+
+def test_a_training_is_its_epochs_in_a_row() -> None:
+    whole = all_batches(LENGTHS, 1024, seed=5, epochs=2, pool_batches=8)
+    first, second = (epoch_batches(LENGTHS, 1024, seed=5, epoch=epoch, pool_batches=8) for epoch in (0, 1))
+    assert whole == first + second
+
+
+@pytest.mark.parametrize(
+    ("batches", "share"),
+    [([[0, 1], [2]], 10 / 70), ([[0], [1], [2]], 0.0), ([[0, 1, 2]], 30 / 90), ([], 0.0)],
+)
+def test_padding_share(batches: list[list[int]], share: float) -> None:
+    assert padding_share(batches, [10, 20, 30]) == pytest.approx(share)
+
+
+def test_pools_pad_little() -> None:
+    pooled = epoch_batches(LENGTHS, 1024, seed=5, epoch=0, pool_batches=16)
+    unsorted = epoch_batches(LENGTHS, 1024, seed=5, epoch=0, pool_batches=1)
+    assert padding_share(pooled, LENGTHS) < 0.1 < padding_share(unsorted, LENGTHS)

@@ -1,0 +1,91 @@
+"""A whole small run for tests: own problems, canned teacher answers, a tiny random student; ten stages in seconds."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from tests.tiny import build
+
+ROOT = Path(__file__).resolve().parent.parent
+
+
+def problem(a: int, b: int) -> str:
+    return f"What is {a} + {b}?"
+
+
+def answers(a: int, b: int) -> list[str]:
+    """Right and short, right and long, wrong, without an answer; in another order for each problem."""
+    total = a + b
+    written = [
+        f"{a} plus {b} makes {total}.\nSo the answer is \\boxed{{{total}}}.",
+        f"First take {a}. Then add {b} to it, which gives {total}.\nThe final answer is \\boxed{{{total}}}.",
+        f"{a} + {b} = {total + 1}\nThe answer is \\boxed{{{total + 1}}}.",
+        f"I add {a} and {b} but then I forget what came out of it",
+    ]
+    turn = (a + b) % 4
+    return written[turn:] + written[:turn]
+
+
+def write(folder: Path, problems: int = 24, eval_problems: int = 6, **changes: Any) -> Path:
+    """Write problems, canned answers, a tiny student and a recipe into a folder; returns the recipe's path.
+
+    `changes` are dotted recipe keys with dots as double underscores: generate__samples=3.
+    """
+    pairs = [(10 + i, 30 + 2 * i) for i in range(problems)]
+    held_out = [(200 + i, 500 + 3 * i) for i in range(eval_problems)]
+    _jsonl(folder / "problems.jsonl", [{"text": problem(*pair), "answer": str(sum(pair))} for pair in pairs])
+    _jsonl(folder / "eval.jsonl", [{"text": problem(*pair), "answer": str(sum(pair))} for pair in held_out])
+    _jsonl(
+        folder / "canned.jsonl", [{"text": problem(*pair), "completions": answers(*pair)} for pair in [*pairs, *held_out]]
+    )
+    if not (folder / "student").exists():
+        build(folder / "student")
+    recipe = {
+        "teacher": {"model": str(folder / "canned.jsonl"), "engine": "replay"},
+        "student": {"model": str(folder / "student"), "engine": "hf", "dtype": "float32", "max_model_len": 512},
+        "seed": {
+            "sources": [
+                {"kind": "file", "path": str(folder / "problems.jsonl"), "defaults": {"task": "sums", "license": "CC0-1.0"}},
+                {"kind": "file", "path": str(folder / "eval.jsonl"), "defaults": {"task": "sums"}, "split": "eval"},
+            ]
+        },
+        "generate": {"samples": 3, "max_tokens": 64},
+        "mix": {"validation_share": 0.2},
+        "sft": {"epochs": 1, "batch_tokens": 512, "compute_dtype": "float32", "max_length": 400},
+        "eval": {"max_tokens": 8},
+    }
+    for dotted, value in changes.items():
+        *path, last = dotted.split("__")
+        place: Any = recipe
+        for part in path:
+            place = place.setdefault(part, {})
+        place[last] = value
+    path = folder / "small.yaml"
+    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    return path
+
+
+def _jsonl(path: Path, rows: list[dict[str, Any]]) -> None:
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+
+
+def command(*words: str | Path) -> list[str]:
+    return [sys.executable, "-m", "pipeline.cli", *map(str, words)]
+
+
+def environment(data: Path) -> dict[str, str]:
+    return {**os.environ, "SEQDISTILL_DATA": str(data), "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": ""}
+
+
+def seqdistill(data: Path, *words: str | Path, code: int = 0) -> str:
+    """Run the command line as a user would; returns what it printed. Fails unless it exits with `code`."""
+    answer = subprocess.run(
+        command(*words), cwd=ROOT, env=environment(data), capture_output=True, text=True, timeout=300
+    )
+    assert answer.returncode == code, f"exit {answer.returncode}, expected {code}:\n{answer.stdout}\n{answer.stderr}"
+    return answer.stdout + answer.stderr

@@ -1,0 +1,215 @@
+"""Who is asked what, that nothing is asked twice, and what the figures say of canned answers."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import engines, sampling
+from pipeline.engines.replay import Replay
+from pipeline.manifest import Manifest
+from pipeline.records import PROBLEM, SCORE
+from pipeline.roles import Student, Teacher
+from pipeline.shards import as_table
+from pipeline.stage import StageError
+from stages.eval import AS_TEACHER, STAGE, Config, base_roles, run
+from tests import synthetic
+from tests.desk import DeskInputs, DeskOutput
+
+OPEN, CLOSE = "<th" + "ink>", "</th" + "ink>"
+# Answers by model folder and question: question i is answered rightly where the pattern has a 1; - gives no answer.
+PATTERNS = {"teacher": "11111110", "base": "1000000-", "checkpoint": "11110000"}
+
+
+def problem(number: int, split: str = "eval") -> dict[str, Any]:
+    return {
+        "id": f"{number:032x}",
+        "text": f"What is {number} + 1?",
+        "answer": str(number + 1),
+        "domain": "arithmetic",
+        "task": "even" if number % 2 == 0 else "odd",
+        "verifier": "exact",
+        "verifier_data": "{}",
+        "source": "made up",
+        "license": "Apache-2.0",
+        "split": split,
+    }
+
+
+class Bench(DeskInputs):
+    """Inputs whose prompt templates are made up."""
+
+    def prompt(self, name: str) -> str:
+        return f"[{name}] {{problem}}"
+
+
+class Fake:
+    """Starts engines that answer from PATTERNS, and counts what they were asked."""
+
+    def __init__(self, patterns: dict[str, str]) -> None:
+        self.patterns = patterns
+        self.asked: list[tuple[str, str, int]] = []  # folder, user message, sample
+        self.started: list[str] = []
+
+    def start(self, role: Any, model: Path | None, seed: int, log: Path | None = None) -> Any:
+        assert model is not None
+        self.started.append(model.name)
+        return Canned(self, model.name)
+
+
+class Canned(Replay):
+    def __init__(self, fake: Fake, name: str) -> None:
+        super().__init__({})
+        self.fake, self.name = fake, name
+
+    def stream(self, requests: Any) -> Iterator[Any]:
+        for request in requests:
+            self.fake.asked.append((self.name, request.messages[-1]["content"], request.sample))
+            number = int(request.problem_text.split()[2])
+            mark = self.fake.patterns[self.name][number]
+            right = mark == "1" or (mark == "x" and "[examples]" in request.messages[-1]["content"])
+            answer = str(number + 1 if right else 0)
+            text = "I do not know" if mark == "-" else f"The answer is {answer}"
+            if self.name == "checkpoint":
+                text = f"{OPEN}\nThe answer is 77\n{CLOSE}\n\n{text}"
+            self._answers = {request.problem_text: [text]}
+            yield self._answer(request)
+
+
+@pytest.fixture
+def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
+    made = Fake(dict(PATTERNS))
+    monkeypatch.setattr(engines, "start", made.start)
+    monkeypatch.setattr(sampling, "open_tokenizer", lambda role, model, texts: None)
+    return made
+
+
+def inputs(tmp_path: Path, **student: Any) -> Bench:
+    mix = synthetic.manifest("mix").model_copy(
+        update={"identity": synthetic.manifest("mix").identity.model_copy(update={"config": {"trace_format": "think"}})}
+    )
+    manifests: dict[str, Manifest] = {"mix": mix, "checkpoint": synthetic.manifest("sft")}
+    for name in PATTERNS:
+        (tmp_path / name).mkdir(exist_ok=True)
+    return Bench(
+        tmp_path,
+        tables={"problems": as_table([*map(problem, range(8)), problem(8, "train")], PROBLEM)},
+        teacher=Teacher(model="big", engine="vllm"),
+        student=Student(**{"model": "small", "engine": "vllm", **student}),
+        folders={"checkpoint": tmp_path / "checkpoint"},
+        models={"teacher": tmp_path / "teacher", "student": tmp_path / "base"},
+        manifests=manifests,
+    )
+
+
+def test_all_models_answer_the_same_held_out_questions(tmp_path: Path, fake: Fake) -> None:
+    output = DeskOutput(tmp_path)
+    run(Config(exec={"workers": 1}), inputs(tmp_path), output)
+    rows = output.rows("scores")
+    assert len(rows) == len({row["id"] for row in rows}) == 24
+    assert set(rows[0]) == set(SCORE.names)
+    assert {row["split"] for row in rows} == {"eval"}
+    for model, folder in (("teacher", "teacher"), ("base", "base"), ("student", "checkpoint")):
+        right = {int(row["problem_id"], 16) for row in rows if row["model"] == model and row["outcome"] == "pass"}
+        assert right == {place for place, mark in enumerate(PATTERNS[folder]) if mark == "1"}, model
+    assert output.counts["student_pass"] == 4
+
+
+def test_the_facts_are_what_the_answers_say(tmp_path: Path, fake: Fake) -> None:
+    output = DeskOutput(tmp_path)
+    run(Config(exec={"workers": 1}), inputs(tmp_path), output)
+    facts = json.loads(json.dumps(output.facts))
+    assert {name: row["pass_at_1"] for name, row in facts["models"].items()} == {
+        "teacher": 7 / 8,
+        "base": 1 / 8,
+        "student": 4 / 8,
+    }
+    assert facts["paired"]["student_minus_base"]["difference"] == 3 / 8
+    assert facts["gap_recovered"]["value"] == pytest.approx(3 / 6)
+    assert facts["models"]["base"]["no_answer_share"] == 1 / 8
+    assert facts["models"]["student"]["weights"] == "digest-of-checkpoint"
+    assert facts["models"]["student"]["tasks"]["even"]["pass_at_1"] == 2 / 4
+    assert facts["questions"] == 8
+
+
+def test_the_better_base_prompt_counts_and_both_are_reported(tmp_path: Path, fake: Fake) -> None:
+    fake.patterns["base"] = "1x0x0000"
+    output = DeskOutput(tmp_path)
+    run(Config(base_prompts=("examples", "question"), exec={"workers": 1}), inputs(tmp_path), output)
+    facts = output.facts
+    assert {name: row["pass_at_1"] for name, row in facts["base_prompts"].items()} == {
+        "question": 1 / 8,
+        "examples": 3 / 8,
+    }
+    assert facts["base_prompt"] == facts["models"]["base"]["prompt"] == "examples"
+    assert facts["paired"]["student_minus_base"]["difference"] == pytest.approx(1 / 8)
+    assert {prompt.split("]")[0] for name, prompt, _ in fake.asked if name == "checkpoint"} == {"[question"}
+
+
+def test_nothing_is_asked_twice(tmp_path: Path, fake: Fake) -> None:
+    run(Config(exec={"workers": 1}), inputs(tmp_path), DeskOutput(tmp_path))
+    assert len(fake.asked) == 24
+    again = DeskOutput(tmp_path)
+    run(Config(exec={"workers": 1}), inputs(tmp_path), again)
+    assert (len(fake.asked), len(fake.started)) == (24, 3)
+    assert again.facts["models"]["student"]["pass_at_1"] == 4 / 8
+
+    other = inputs(tmp_path)
+    sft = other.manifest("checkpoint")
+    artifact = sft.artifacts["checkpoint"].model_copy(update={"fingerprint": "digest-of-another"})
+    other._manifests["checkpoint"] = sft.model_copy(update={"artifacts": {"checkpoint": artifact}})
+    run(Config(exec={"workers": 1}), other, DeskOutput(tmp_path))
+    assert fake.started[3:] == ["checkpoint"]
+
+    run(Config(samples=2, exec={"workers": 1}), other, DeskOutput(tmp_path))
+    assert {sample for _, _, sample in fake.asked[32:]} == {1}
+    assert len(fake.asked) == 32 + 24
+
+
+def test_several_samples_give_consensus_and_pass_at_k(tmp_path: Path, fake: Fake) -> None:
+    output = DeskOutput(tmp_path)
+    run(Config(samples=3, exec={"workers": 1}), inputs(tmp_path), output)
+    student = output.facts["models"]["student"]
+    assert student["answers"] == 24
+    assert student["cons_at_k"] == {"3": 0.5}
+    assert student["pass_at_k"] == {"3": 0.5}
+
+
+def test_an_empty_block_is_an_error_that_names_the_others(tmp_path: Path, fake: Fake) -> None:
+    with pytest.raises(StageError, match=r"block 'dev'.*eval, train"):
+        run(Config(split="dev"), inputs(tmp_path), DeskOutput(tmp_path))
+
+
+def test_a_checkpoint_is_not_asked_of_a_server(tmp_path: Path, fake: Fake) -> None:
+    with pytest.raises(StageError, match="student_engine"):
+        run(Config(), inputs(tmp_path, engine="openai"), DeskOutput(tmp_path))
+    output = DeskOutput(tmp_path)
+    run(Config(student_engine="hf", exec={"workers": 1}), inputs(tmp_path, engine="openai"), output)
+    assert output.facts["models"]["student"]["engine"] == "hf"
+
+
+def test_every_prompt_that_is_used_is_declared() -> None:
+    config = Config(base_prompts=("examples", "question"))
+    teacher = Teacher(model="big", prompt="teach", task_prompts={"gcd": "gcd"}, chat_template="big")
+    student = Student(model="small", system="short")
+    assert STAGE.prompts(config, {"teacher": teacher, "student": student}) == (
+        "teach",
+        "gcd",
+        "chat/big",
+        "question",
+        "short",
+        "examples",
+    )
+    assert list(base_roles(config, student, teacher)) == ["question", "examples"]
+
+
+def test_the_untouched_student_can_be_asked_just_as_the_teacher_is() -> None:
+    teacher = Teacher(model="big", prompt="teach", task_prompts={"gcd": "gcd"}, system="brief")
+    student = Student(model="small", prompt="short", chat_template="own")
+    asked = base_roles(Config(base_prompts=(AS_TEACHER,)), student, teacher)
+    assert asked["short"] == student
+    role = asked[AS_TEACHER]
+    assert (role.prompt, role.task_prompts, role.system) == ("teach", {"gcd": "gcd"}, "brief")
+    assert (role.model, role.chat_template) == ("small", "own")
