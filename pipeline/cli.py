@@ -3,7 +3,6 @@
 import json
 import os
 import signal
-import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -40,7 +39,8 @@ err = Console(stderr=True, highlight=False, soft_wrap=True)
 
 RecipeArgument = Annotated[Path, typer.Argument(help="A recipe, for example pipeline/recipes/demo.yaml.")]
 SetOption = Annotated[
-    list[str] | None, typer.Option("--set", help="A value over the recipe's: --set generate.samples=4. May be repeated.")
+    list[str] | None,
+    typer.Option("--set", help="A value over the recipe's: --set generate.samples=4. May be repeated."),
 ]
 DataOption = Annotated[
     Path, typer.Option("--data", envvar="SEQDISTILL_DATA", help="Where runs and the completion store lie.")
@@ -84,7 +84,9 @@ def _known_stage(name: str) -> str:
 @app.command(epilog="Example: seqdistill run pipeline/recipes/demo.yaml --to verify --set generate.samples=4")
 def run(
     recipe_path: RecipeArgument,
-    to: Annotated[str, typer.Option(help="The last stage to run; the ones before it that are not fresh run first.")] = "",
+    to: Annotated[
+        str, typer.Option(help="The last stage to run; the ones before it that are not fresh run first.")
+    ] = "",
     only: Annotated[str, typer.Option(help="The one stage to run; what it reads must be fresh.")] = "",
     force: Annotated[list[str] | None, typer.Option(help="Run this stage although it is stale and dear.")] = None,
     settings: SetOption = None,
@@ -127,13 +129,12 @@ def _summary(this: Run) -> None:
         table.add_column(column, justify="left" if column == "model" else "right")
     for name in ("teacher", "base", "student"):
         row = report["models"][name]
-        low, high = row["interval"]
         table.add_row(
             name,
-            f"{row['pass_at_1']:.3f}",
-            f"{low:.3f} to {high:.3f}",
-            f"{row['mean_tokens']:.0f}",
-            f"{row['truncated_share']:.1%}",
+            _number(row["pass_at_1"]),
+            _range(row),
+            _number(row["mean_tokens"], ".0f"),
+            _number(row["truncated_share"], ".1%"),
         )
     out.print(table)
     difference = report["paired"]["student_minus_base"]
@@ -144,10 +145,16 @@ def _summary(this: Run) -> None:
 
 
 def _figure(row: dict[str, Any], key: str) -> str:
-    if row[key] is None:
-        return "not defined"
+    return "not defined" if row[key] is None else f"{row[key]:.3f} ({_range(row)})"
+
+
+def _range(row: dict[str, Any]) -> str:
     low, high = row["interval"]
-    return f"{row[key]:.3f} ({low:.3f} to {high:.3f})"
+    return f"{_number(low)} to {_number(high)}"
+
+
+def _number(value: float | None, form: str = ".3f") -> str:
+    return "?" if value is None else format(value, form)
 
 
 def _funnel_table(rows: list[dict[str, Any]]) -> Table:
@@ -206,7 +213,9 @@ def _status_row(word: str, manifest: Manifest | None) -> dict[str, Any]:
 
 
 @app.command(epilog="Example: seqdistill explain pipeline/recipes/demo.yaml sft --set sft.epochs=4")
-def explain(recipe_path: RecipeArgument, stage: StageArgument, settings: SetOption = None, data: DataOption = DEFAULT_DATA) -> None:
+def explain(
+    recipe_path: RecipeArgument, stage: StageArgument, settings: SetOption = None, data: DataOption = DEFAULT_DATA
+) -> None:
     """Which keys make a stage stale: old and new values."""
     _known_stage(stage)
     with _errors():
@@ -244,11 +253,14 @@ def peek(
 
 @app.command("plan", epilog="Example: seqdistill plan pipeline/recipes/demo.yaml")
 def plan_command(recipe_path: RecipeArgument, settings: SetOption = None, data: DataOption = DEFAULT_DATA) -> None:
-    """Tokens, hours and disk that generate would take, before anything is spent."""
+    """Tokens, hours and disk that generate would take, before anything is spent. Runs seed, which asks no teacher."""
     from pipeline.estimate import estimate
 
     with _errors():
-        lines = estimate(_load(recipe_path, settings, data))
+        this = _load(recipe_path, settings, data)
+        with Display(out) as display:
+            Runner(this, display.watcher()).execute(["seed"])
+        lines = estimate(this)
     for line in lines:
         out.print(escape(line))
 
@@ -256,8 +268,10 @@ def plan_command(recipe_path: RecipeArgument, settings: SetOption = None, data: 
 @app.command(epilog="Example: seqdistill publish pipeline/recipes/demo.yaml ./my-dataset")
 def publish(
     recipe_path: RecipeArgument,
-    dest: Annotated[Path, typer.Argument(help="A folder to make; it must not exist or be empty.")],
-    push: Annotated[str, typer.Option(help="Upload to this hub repository, owner/name, after showing what is sent.")] = "",
+    dest: Annotated[Path, typer.Argument(help="A folder to make, or one that was published before.")],
+    push: Annotated[
+        str, typer.Option(help="Upload to this hub repository, owner/name, after showing what is sent.")
+    ] = "",
     public: Annotated[bool, typer.Option(help="Make the repository public; it is private otherwise.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Upload without asking.")] = False,
     settings: SetOption = None,
@@ -284,7 +298,9 @@ def publish(
 
 
 @app.command(epilog="Example: seqdistill check ./my-dataset")
-def check(folder: Annotated[Path, typer.Argument(help="A published dataset, or a stage's folder in data/runs.")]) -> None:
+def check(
+    folder: Annotated[Path, typer.Argument(help="A published dataset, or a stage's folder in data/runs.")],
+) -> None:
     """Compare every file's sha256 with the manifest: finds flipped bits, missing and extra files."""
     from pipeline import publish as publishing
 
@@ -308,7 +324,9 @@ def models_list() -> None:
     for column in ("name", "source", "identity", "on disk"):
         table.add_column(column)
     for row in listed:
-        table.add_row(*(escape(str(value)) for value in (row.name, row.source, row.identity, "yes" if row.present else "no")))
+        table.add_row(
+            *(escape(str(value)) for value in (row.name, row.source, row.identity, "yes" if row.present else "no"))
+        )
     out.print(table)
 
 
@@ -351,4 +369,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -38,6 +38,7 @@ class Digests:
             return str(known[2])
         digest = sha256(path)
         if time.time_ns() - status.st_mtime_ns > COARSE_NS:
+            self._known = {other: entry for other, entry in self._known.items() if Path(other).exists()}
             self._known[key] = [*stamp, digest]
             self._file.parent.mkdir(parents=True, exist_ok=True)
             write_durably(self._file, json.dumps(self._known, indent=1) + "\n")

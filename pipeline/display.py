@@ -41,7 +41,9 @@ class Display:
         self._bar.start()
         return self
 
-    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
         self._bar.stop()
 
     def watcher(self) -> Watcher:
@@ -55,8 +57,8 @@ class Display:
 
     def _moves(self, name: str, moment: Progress) -> None:
         if self._console.is_terminal:
-            shown = {"unit": escape(moment.unit), "note": escape(moment.note)}
-            self._bar.update(self._task, completed=moment.done, total=moment.total, visible=True, **shown)
+            unit, note = escape(moment.unit), escape(moment.note)
+            self._bar.update(self._task, completed=moment.done, total=moment.total, visible=True, unit=unit, note=note)
             return
         now = time.monotonic()
         if now - self._last_line >= PLAIN_INTERVAL_S:

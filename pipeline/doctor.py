@@ -1,6 +1,6 @@
 """What this machine has and lacks for seqdistill, each with its fix.
 
-It looks and changes nothing but a probe file in the store's folder; no heavy library is imported, so it answers at once.
+It mends nothing, and imports no heavy library, so it answers at once.
 """
 
 import os
@@ -129,16 +129,13 @@ def memory() -> Check:
 
 
 def sandbox() -> Check:
-    """bubblewrap, which verifiers that run a model's code need."""
+    """bubblewrap, which verifiers that run a model's code need; to lack it is no fault for anything else."""
     path = shutil.which("bwrap")
     if path is None:
-        return Check(
-            "Sandbox", False, "bubblewrap missing", "Only for judging code. Debian, Ubuntu: apt-get install bubblewrap"
-        )
-    command = [path, "--ro-bind", "/", "/", "--unshare-all", "true"]
-    answer = subprocess.run(command, capture_output=True, text=True)
+        return Check("Sandbox", True, "no bubblewrap; needed only to judge code (apt-get install bubblewrap)")
+    answer = subprocess.run([path, "--ro-bind", "/", "/", "--unshare-all", "true"], capture_output=True, text=True)
     if answer.returncode:
-        fix = "Only for judging code. The kernel or a container forbids user namespaces; allow them."
+        fix = "Only needed to judge code. The kernel or a container forbids user namespaces; allow them."
         return Check("Sandbox", False, f"bubblewrap does not start: {answer.stderr.strip()}", fix)
     return Check("Sandbox", True, path)
 

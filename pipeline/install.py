@@ -14,6 +14,8 @@ import subprocess
 import sys
 import sysconfig
 import tomllib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -31,20 +33,29 @@ class InstallError(Exception):
 
 def main(extra: str, index: str = "") -> None:
     """Make .venv for an extra ("auto": gpu where nvidia-smi answers), with one more package index where given."""
-    # Held on the folder itself: a lock file inside .venv would go when .venv is emptied.
-    handle = os.open(ROOT, os.O_RDONLY)
-    fcntl.flock(handle, fcntl.LOCK_EX)
     if extra == "auto":
         extra = "gpu" if has_gpu() else "cpu"
     key = recipe_key(ROOT / "pyproject.toml", extra)
-    if READY.exists() and READY.read_text(encoding="utf-8") == key:
-        READY.touch()  # pyproject.toml changed, but nothing that is installed
-        return
-    check_compiler()
-    create()
-    install(extra, index)
-    READY.write_text(key, encoding="utf-8")
-    UNFINISHED.unlink()
+    with alone():
+        if READY.exists() and READY.read_text(encoding="utf-8") == key:
+            READY.touch()  # pyproject.toml changed, but nothing that is installed
+            return
+        check_compiler()
+        create()
+        install(extra, index)
+        READY.write_text(key, encoding="utf-8")
+        UNFINISHED.unlink()
+
+
+@contextmanager
+def alone() -> Iterator[None]:
+    """Wait for another install of this folder. The lock is on the folder: a file in .venv would go when it is emptied."""
+    handle = os.open(ROOT, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
 
 
 def has_gpu() -> bool:

@@ -98,7 +98,9 @@ class RunOutput:
 
     def _dataset(self, name: str) -> Dataset:
         shards = self._shards[name]
-        ids = pa.chunked_array([read_shard(self.folder, shard, ["id"]).column("id").combine_chunks() for shard in shards])
+        ids = pa.chunked_array(
+            [read_shard(self.folder, shard, ["id"]).column("id").combine_chunks() for shard in shards]
+        )
         distinct = pc.count_distinct(ids).as_py()
         if distinct != len(ids):
             raise StageError(

@@ -1,4 +1,4 @@
-"""Rows of a stage made readable: a problem, a trace, a verdict with its trace, an example, a score. It prints nothing."""
+"""Rows of a stage made readable: problems, traces, verdicts with their traces, examples, scores. It prints nothing."""
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
@@ -36,7 +36,12 @@ def rows(run: Run, stage: str, count: int, reason: str, problem: str) -> list[Ro
         owner = row.get("problem_id") or trace.get("problem_id") or row["id"]
         if problem and not owner.startswith(problem):
             continue
-        if reason and reason not in [row.get("reason"), row.get("outcome"), row.get("finish"), *(row.get("reasons") or [])]:
+        if reason and reason not in [
+            row.get("reason"),
+            row.get("outcome"),
+            row.get("finish"),
+            *(row.get("reasons") or []),
+        ]:
             continue
         found.append(_row(stage, row, trace, problems().get(owner, {})))
         if len(found) == count:
@@ -69,7 +74,18 @@ def _lookup(run: Run, stage: str, dataset: str) -> Callable[[], dict[str, dict[s
 
 
 def _row(stage: str, row: dict[str, Any], trace: dict[str, Any], problem: dict[str, Any]) -> Row:
-    hidden = {"id", "raw", "text", "token_ids", "prompt", "completion", "spans", "verifier_data", "sampling", "problem_id"}
+    hidden = {
+        "id",
+        "raw",
+        "text",
+        "token_ids",
+        "prompt",
+        "completion",
+        "spans",
+        "verifier_data",
+        "sampling",
+        "problem_id",
+    }
     fields = {"problem": problem["text"]} if problem and "text" not in row else {}
     if problem and "answer" not in row:
         fields["reference answer"] = problem["answer"]

@@ -85,7 +85,9 @@ def check(values: dict[str, Any], name: str, where: str) -> Recipe:
     sections = {stage: getattr(checked, stage) for stage in plan.ORDER}
     run = getattr(checked, "name", None) or name
     if not run.replace("-", "").replace("_", "").replace(".", "").isalnum() or run.startswith("."):
-        raise RecipeError(f"{where}: name is {run!r}; expected letters, digits, '-', '_' and '.', since it names a folder.")
+        raise RecipeError(
+            f"{where}: name is {run!r}; expected letters, digits, '-', '_' and '.', since it names a folder."
+        )
     description, teacher, student = (getattr(checked, key) for key in ("description", "teacher", "student"))
     return Recipe(name=run, description=description, teacher=teacher, student=student, sections=sections)
 
@@ -95,8 +97,7 @@ class _Loader(yaml.SafeLoader):
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
-            mark = self.peek_event().start_mark
-            raise yaml.MarkedYAMLError(problem="aliases are not allowed; write the value out", problem_mark=mark)
+            raise yaml.MarkedYAMLError(problem=f"aliases are not allowed; write the value out (line {self.line + 1})")
         return super().compose_node(parent, index)
 
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
@@ -115,7 +116,9 @@ def _values(text: str, where: str) -> dict[str, Any]:
     except yaml.YAMLError as error:
         raise RecipeError(f"{where} is not YAML that a recipe can use: {error}") from error
     if not isinstance(values, dict):
-        raise RecipeError(f"{where} holds {type(values).__name__}; expected sections such as teacher:, student:, seed:.")
+        raise RecipeError(
+            f"{where} holds {type(values).__name__}; expected sections such as teacher:, student:, seed:."
+        )
     return values
 
 
@@ -148,12 +151,14 @@ def _step(place: Any, part: str, setting: str, create: bool) -> Any:
 
 def _index(place: list[Any], part: str, setting: str) -> int:
     if not part.isdigit() or int(part) >= len(place):
-        raise RecipeError(f"--set {setting}: {part} is no place in a list of {len(place)}; expected 0 to {len(place) - 1}.")
+        raise RecipeError(
+            f"--set {setting}: {part} is no place in a list of {len(place)}; expected 0 to {len(place) - 1}."
+        )
     return int(part)
 
 
 def _complaint(item: Any, values: Any) -> str:
-    place = [part for part in item["loc"]]
+    place = list(item["loc"])
     dotted = ".".join(str(part) for part in place)
     if item["type"] == "extra_forbidden":
         known = _known_keys(place[:-1])

@@ -3,6 +3,7 @@
 It loads nothing: `models.py` finds weights, `engines/` runs them.
 """
 
+from pathlib import Path
 from typing import Literal
 
 from pydantic import Field
@@ -53,6 +54,11 @@ class Role(Section):
     quantization: str | None = None  # as vLLM names it
     max_model_len: int = Field(2048, ge=16)  # tokens of prompt and completion together
     exec: EngineExec = EngineExec()
+
+    @property
+    def label(self) -> str:
+        """How data names the model: as the recipe does, a path by its last part alone."""
+        return Path(self.model).name if self.model.startswith(("/", ".", "~")) else self.model
 
 
 class Teacher(Role):

@@ -103,7 +103,7 @@ class Run:
         return models.resolve(self.recipe.role(role), self.root).identity
 
     def state(self, name: str) -> State:
-        """The stage's word. Fresh means: its manifest declares what would be declared now, and what it reads is fresh."""
+        """The stage's word by itself. Fresh means: its manifest declares what would be declared now."""
         stage, folder = plan.stage(name), self.stage_folder(name)
         manifest, intent = read_manifest(folder), read_intent(folder)
         if manifest is None and intent is None:
@@ -185,8 +185,8 @@ class RunInputs:
             path = folder / file.path
             if not path.exists() or path.stat().st_size != file.bytes:
                 raise StageError(
-                    f"{path} is missing or has another size than the manifest says ({file.bytes} bytes). Restore it, or "
-                    f"delete {folder} and run stage {read.stage} again."
+                    f"{path} is missing or has another size than the manifest says ({file.bytes} bytes). Restore "
+                    f"it, or delete {folder} and run stage {read.stage} again."
                 )
         return folder / read.artifact
 

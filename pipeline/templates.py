@@ -30,9 +30,9 @@ def conversation(template: str, problem: str, system: str | None = None) -> list
     """The messages that put a problem to a model.
 
     A template is the text of one user turn, with the problem where {problem} stands (other braces stay). Worked
-    examples may come before as turns of their own, each headed by a line "<<user>>" or "<<assistant>>"; the last turn is
-    the user's and holds {problem}. system None leaves the system message to the chat template. Raises ValueError for a
-    template of another shape.
+    examples may come before as turns of their own, each headed by a line "<<user>>" or "<<assistant>>"; the last
+    turn is the user's and holds {problem}. system None leaves the system message to the chat template. Raises
+    ValueError for a template of another shape.
     """
     turns = _turns(template)
     roles = [role for role, _ in turns]

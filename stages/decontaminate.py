@@ -9,7 +9,7 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
@@ -33,6 +33,8 @@ CARRIER_WIDTH = 28  # characters a line: narrow, so that most items are wrapped 
 
 class Benchmark(Section):
     """A local file of questions that nothing may be trained on."""
+
+    locations: ClassVar[frozenset[str]] = frozenset({"path"})
 
     name: str = Field(min_length=1)  # how verdicts call it
     path: str  # .jsonl, .csv or .parquet; relative paths start at the folder that a run starts in

@@ -78,10 +78,10 @@ def subjects(config: Config, inputs: Inputs) -> list[Subject]:
     student = inputs.student
     if config.student_engine is not None:
         student = student.model_copy(update={"engine": config.student_engine})
-    if student.engine not in sampling.TEMPLATED:
+    if student.engine not in sampling.LOCAL:
         raise StageError(
             f"the student's engine is {student.engine}; a checkpoint on the disk runs on "
-            f"{' or '.join(sampling.TEMPLATED)}. Set eval.student_engine to one of them."
+            f"{' or '.join(sampling.LOCAL)}. Set eval.student_engine to one of them."
         )
     base = inputs.weights("student")
     distilled = inputs.manifest("checkpoint").artifacts["checkpoint"].fingerprint

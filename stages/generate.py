@@ -118,7 +118,7 @@ def write_traces(order: Order, inputs: Inputs, output: Output, store: Store) -> 
     finishes = Counter(entry.finish for trace_id in wanted if (entry := store.entry(trace_id)) is not None)
     for shard, table in output.previous("traces"):
         ids = table.column("id").to_pylist()
-        if unchanged(shard, ids, wanted, store, order.role.model):
+        if unchanged(shard, ids, wanted, store, order.role.label):
             output.keep("traces", shard)
             for trace_id in ids:
                 del wanted[trace_id]
@@ -161,7 +161,6 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
 
 
 WORDS = (
-    "model",
     "engine",
     "prompt",
     "system",

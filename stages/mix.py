@@ -29,7 +29,9 @@ FUNNEL = ("filter", "verify", "dedupe", "decontaminate", "mix")
 class Config(Section):
     """Which traces become examples, and how they are written."""
 
-    verification: Literal["on", "off"] = "on"  # off: wrong and undecided traces stay in, so that the effect can be measured
+    verification: Literal["on", "off"] = (
+        "on"  # off: wrong and undecided traces stay in, so that the effect can be measured
+    )
     prefer: Literal["first", "shortest"] = "shortest"  # which of a problem's traces come first where there is a cap
     traces_per_problem: int | None = Field(None, ge=1)  # the cap; null: all
     trace_format: TraceFormat = "think"  # think: reasoning in think tags, then the answer; plain: the text as it came
@@ -103,12 +105,16 @@ def funnel(fates: list[dict[str, Any]]) -> list[dict[str, Any]]:
     counts = Counter((fate["stage"], fate["reason"]) for fate in fates if not fate["kept"])
     rows = [
         {"stage": stage, "reason": reason, "traces": count}
-        for (stage, reason), count in sorted(counts.items(), key=lambda item: (FUNNEL.index(item[0][0]), -item[1], item[0]))
+        for (stage, reason), count in sorted(
+            counts.items(), key=lambda item: (FUNNEL.index(item[0][0]), -item[1], item[0])
+        )
     ]
     return [*rows, {"stage": "mix", "reason": "kept", "traces": sum(fate["kept"] for fate in fates)}]
 
 
-def example(trace: dict[str, Any], problem: dict[str, Any], prompt: list[dict[str, str]], config: Config, thinking: bool) -> dict[str, Any]:
+def example(
+    trace: dict[str, Any], problem: dict[str, Any], prompt: list[dict[str, str]], config: Config, thinking: bool
+) -> dict[str, Any]:
     """One EXAMPLE row: the student's prompt, the laid-out trace and where both come from."""
     spans = lay_out(trace["raw"], thinking, config.trace_format)
     return {
@@ -164,7 +170,9 @@ def decide(config: Config, inputs: Inputs, tasks: Mapping[str, str]) -> list[dic
     return fates
 
 
-def examples(config: Config, inputs: Inputs, problems: Mapping[str, dict[str, Any]], kept: set[str]) -> Iterator[pa.Table]:
+def examples(
+    config: Config, inputs: Inputs, problems: Mapping[str, dict[str, Any]], kept: set[str]
+) -> Iterator[pa.Table]:
     """The kept traces as tables of EXAMPLE rows."""
     student, thinking = inputs.student, inputs.teacher.thinking
     texts = {name: inputs.prompt(name) for name in prompt_names(student)}
@@ -194,10 +202,10 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
         splits.update(table.column("split").to_pylist())
         output.write("examples", table)
     if not kept:
-        top = Counter(fate["reason"] for fate in fates).most_common(3)
+        top = ", ".join(f"{name} ({n})" for name, n in Counter(fate["reason"] for fate in fates).most_common(3))
         raise StageError(
-            f"None of {len(fates)} traces is left; the commonest reasons: {', '.join(f'{name} ({n})' for name, n in top)}. "
-            f"Read some with: seqdistill peek RECIPE verify. Then change the prompt, the sampling or the rules."
+            f"None of {len(fates)} traces is left; the commonest reasons: {top}. Read "
+            f"some with: seqdistill peek RECIPE verify. Then change the prompt, the sampling or the rules."
         )
     output.counts.update({fate["reason"] or "kept": 0 for fate in fates})
     output.counts.update(fate["reason"] or "kept" for fate in fates)

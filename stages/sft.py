@@ -23,7 +23,7 @@ from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.templates import load_tokenizer
 from pipeline.training import audit as audits
 from pipeline.training import batches, checkpoints
-from pipeline.training.encode import Encoded, LeftOut, encode
+from pipeline.training.encode import Encoded, LeftOut, digest, encode
 
 if TYPE_CHECKING:
     from pipeline.training.trainer import PlannedTrainer
@@ -166,6 +166,16 @@ def arguments(config: Config, folder: Path, steps: int, evaluated: bool, on_gpu:
 _SCHEDULES = {"linear": "linear", "constant": "constant_with_warmup"}
 
 
+def adapter(lora: Lora) -> dict[str, Any]:
+    """PEFT's names for an adapter's values."""
+    return {
+        "r": lora.rank,
+        "lora_alpha": lora.alpha,
+        "lora_dropout": lora.dropout,
+        "target_modules": list(lora.targets),
+    }
+
+
 def attention(choice: str, longest: int, on_gpu: bool) -> Any:
     """The attention to run. On the CPU plain attention is the faster one while texts are short."""
     if choice != "auto":
@@ -181,50 +191,47 @@ def curve(history: Sequence[Mapping[str, Any]], key: str, points: int) -> list[l
     return [[run[-1][0], sum(value for _, value in run) / len(run)] for run in runs]
 
 
+def callbacks(output: Output, steps: int, patience: int | None, begun: Path | None) -> list[Any]:
+    """TensorBoard logs beside the checkpoint, the stage's progress, and early stopping where there is a patience."""
+    from torch.utils.tensorboard.writer import SummaryWriter
+    from transformers import EarlyStoppingCallback
+    from transformers.integrations.integration_utils import TensorBoardCallback
+
+    from pipeline.training.trainer import Watcher
+
+    # What was logged after the checkpoint gone on from will be logged again.
+    again = None if begun is None else checkpoints.step_of(begun) + 1
+    shown = [
+        TensorBoardCallback(SummaryWriter(str(output.folder / "logs"), purge_step=again)),
+        Watcher(lambda step, loss: output.progress(Progress(step, steps, "steps", f"loss {loss:.3f}"))),
+    ]
+    return [*shown, EarlyStoppingCallback(patience)] if patience else shown
+
+
 def build_trainer(
     config: Config, inputs: Inputs, output: Output, tokenizer: Any, material: Material, begun: Path | None
 ) -> "PlannedTrainer":
     """The trainer with model, batches and callbacks, ready to train."""
     import torch
-    from torch.utils.tensorboard.writer import SummaryWriter
-    from transformers import EarlyStoppingCallback
-    from transformers.integrations.integration_utils import TensorBoardCallback
     from trl.trainer.sft_config import SFTConfig
 
     from pipeline.training import model, trainer
 
-    quiet()
+    model.quiet()
     if config.exec.threads:
         torch.set_num_threads(config.exec.threads)
     on_gpu, evaluated = torch.cuda.is_available(), bool(material.validation)
     steps = len(material.train_batches)
     settings = arguments(config, output.work / "trainer", steps, evaluated, on_gpu)
-    lora = config.lora
-    adapter = {
-        "r": lora.rank,
-        "lora_alpha": lora.alpha,
-        "lora_dropout": lora.dropout,
-        "target_modules": list(lora.targets),
-    }
     longest = max(one.length for one in [*material.train, *material.validation])
     student = model.load(
         inputs.model("student"),
         config.master_dtype,
         attention(config.exec.attention, longest, on_gpu),
-        adapter if config.method == "lora" else None,
+        adapter(config.lora) if config.method == "lora" else None,
         config.seed,
         settings["gradient_checkpointing"],
     )
-    callbacks: list[Any] = [
-        TensorBoardCallback(
-            SummaryWriter(
-                str(output.folder / "logs"), purge_step=checkpoints.step_of(begun) + 1 if begun is not None else None
-            )
-        ),
-        trainer.Watcher(lambda step, loss: output.progress(Progress(step, steps, "steps", f"loss {loss:.3f}"))),
-    ]
-    if evaluated and config.early_stopping_patience:
-        callbacks.append(EarlyStoppingCallback(config.early_stopping_patience))
     return trainer.PlannedTrainer(
         trainer.Plan(
             objective=objectives.load(config.objective),
@@ -238,16 +245,8 @@ def build_trainer(
         train_dataset=trainer.as_dataset(material.train),
         eval_dataset=trainer.as_dataset(material.validation) if evaluated else None,
         processing_class=tokenizer,
-        callbacks=callbacks,
+        callbacks=callbacks(output, steps, config.early_stopping_patience if evaluated else None, begun),
     )
-
-
-def quiet() -> None:
-    """No bars and notices of transformers: a stage shows its own progress, and tied weights are no missing keys."""
-    from transformers.utils import logging
-
-    logging.set_verbosity_error()
-    logging.disable_progress_bar()
 
 
 def results(
@@ -259,14 +258,13 @@ def results(
     trained = [index for batch in material.train_batches[begun : state.global_step] for index in batch]
     stepping = seconds - sum(trainer.plan.seconds.values())
     tokens = sum(lengths[index] for index in trained)
-    losses = curve(history, "loss", CURVE_POINTS)
-    best = trainer.state.best_global_step if material.validation and config.keep == "best" else None
+    best = state.best_global_step if material.validation and config.keep == "best" else None
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "steps": state.global_step,
         "steps_planned": len(material.train_batches),
         "resumed_at_step": begun,
-        "loss": losses,
+        "loss": curve(history, "loss", CURVE_POINTS),
         "eval_loss": curve(history, "eval_loss", CURVE_POINTS),
         "best_step": best or state.global_step,
         "tokens_per_epoch": sum(lengths),
@@ -314,9 +312,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
         material = checked(config, inputs, tokenizer, output)
     except ValueError as error:
         raise StageError(str(error)) from error
-    plan = content_id(
-        declared(config), inputs.weights("student"), [(one.id, one.input_ids, one.labels) for one in material.train]
-    )
+    plan = content_id(declared(config), inputs.weights("student"), digest(material.train), digest(material.validation))
     last = checkpoints.ready(output.work / "trainer", plan)
     if last is None:
         shutil.rmtree(output.folder / "logs", ignore_errors=True)
@@ -351,7 +347,7 @@ STAGE = Stage(
     reads={"examples": Reads("mix", "examples", ("id", "prompt", "completion", "split"))},
     artifacts=("checkpoint",),
     spread="whole",
-    roles={"student": ("model", "system", "chat_template")},
+    roles={"student": ("system", "chat_template")},
     weights=("student",),
     prompts=prompts,
     on_stale="ask",

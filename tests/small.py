@@ -41,7 +41,8 @@ def write(folder: Path, problems: int = 24, eval_problems: int = 6, **changes: A
     _jsonl(folder / "problems.jsonl", [{"text": problem(*pair), "answer": str(sum(pair))} for pair in pairs])
     _jsonl(folder / "eval.jsonl", [{"text": problem(*pair), "answer": str(sum(pair))} for pair in held_out])
     _jsonl(
-        folder / "canned.jsonl", [{"text": problem(*pair), "completions": answers(*pair)} for pair in [*pairs, *held_out]]
+        folder / "canned.jsonl",
+        [{"text": problem(*pair), "completions": answers(*pair)} for pair in [*pairs, *held_out]],
     )
     if not (folder / "student").exists():
         build(folder / "student")
@@ -50,7 +51,11 @@ def write(folder: Path, problems: int = 24, eval_problems: int = 6, **changes: A
         "student": {"model": str(folder / "student"), "engine": "hf", "dtype": "float32", "max_model_len": 512},
         "seed": {
             "sources": [
-                {"kind": "file", "path": str(folder / "problems.jsonl"), "defaults": {"task": "sums", "license": "CC0-1.0"}},
+                {
+                    "kind": "file",
+                    "path": str(folder / "problems.jsonl"),
+                    "defaults": {"task": "sums", "license": "CC0-1.0"},
+                },
                 {"kind": "file", "path": str(folder / "eval.jsonl"), "defaults": {"task": "sums"}, "split": "eval"},
             ]
         },

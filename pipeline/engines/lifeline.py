@@ -1,80 +1,111 @@
 """Ends the processes of an engine when the process that started it is gone, however that died.
 
-vLLM's engine core does not notice a parent killed by SIGKILL: it keeps its memory and cores for ever. Its processes are
-known by a mark in their environment, which children inherit, so that one still starting is found too. It ends no other
-process, and needs Linux's /proc; elsewhere it does nothing.
+vLLM's engine core does not notice a parent killed by SIGKILL: it keeps its memory and cores for ever. A small process
+beside it remembers every process that came up under the parent while the engine started, and those that these start.
+It needs Linux's /proc; elsewhere it remembers, and ends, nothing.
 
-Python's resource tracker bears the mark too and is left alone: it ends by itself, and unlinks the shared memory of
-those that were killed.
+Python's resource tracker is left alone: it ends by itself, and unlinks the shared memory of those that were killed.
 """
 
 import os
-import secrets
+import select
 import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
-MARK = "SEQDISTILL_ENGINE"
-POLL_S = 0.5
+POLL_S = 0.2  # an engine process that came up less than this before its parent was killed may be missed
+_UP = b"u"
 _TRACKER = b"multiprocessing.resource_tracker"
 
 
 class Lifeline:
-    """A small process beside the engine. Set `environment` while the engine starts; `cut` when it has been closed."""
+    """The watching process. Make it before the engine, call `up` when the engine runs and `cut` when it was closed."""
 
     def __init__(self) -> None:
-        self.mark = secrets.token_hex(16)
-        self.environment = {MARK: self.mark}
-        command = [sys.executable, str(Path(__file__).resolve()), str(os.getpid()), self.mark]
         # A session of its own: Ctrl-C in a terminal reaches the whole foreground group, and this must outlive it.
         self._watch = subprocess.Popen(
-            command,
+            [sys.executable, "-I", "-S", str(Path(__file__).resolve()), str(os.getpid())],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
             start_new_session=True,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
+            bufsize=0,
         )
+        assert self._watch.stdout is not None
+        self._watch.stdout.read(1)  # from here on it knows what ran before the engine
+
+    def up(self) -> None:
+        """The engine has started: what comes up from now on belongs to it only where one of its own starts it."""
+        assert self._watch.stdin is not None
+        self._watch.stdin.write(_UP)
 
     def cut(self) -> None:
         """End whatever is left of the engine, and the watch."""
-        kill_marked(self.mark)
-        self._watch.kill()
-        self._watch.wait()
+        self._watch.communicate()  # closes its standard input, which ends the watch
 
 
-def marked(mark: str) -> list[int]:
-    """Ids of the processes, this one apart, whose environment holds the mark."""
-    wanted = f"{MARK}={mark}".encode()
-    found = []
-    for folder in Path("/proc").glob("[0-9]*"):
-        try:
-            bears = wanted in (folder / "environ").read_bytes().split(b"\0")
-            if bears and _TRACKER not in (folder / "cmdline").read_bytes() and int(folder.name) != os.getpid():
-                found.append(int(folder.name))
-        except OSError:  # another user's, or gone in the meantime
-            continue
+def descendants(pid: int) -> dict[int, str]:
+    """The processes under `pid`, with the time each started (in the kernel's ticks, which tells a reused id apart)."""
+    found: dict[int, str] = {}
+    waiting = [pid]
+    while waiting:
+        for path in Path(f"/proc/{waiting.pop()}/task").glob("*/children"):
+            for child in _read(path).split():
+                born = started(int(child))
+                if born is not None and int(child) not in found:
+                    found[int(child)] = born
+                    waiting.append(int(child))
     return found
 
 
-def kill_marked(mark: str) -> None:
-    """SIGKILL to every marked process, until none is left (a dying one may just have started another)."""
-    while pids := marked(mark):
-        for pid in pids:
+def started(pid: int) -> str | None:
+    """When a living process started, in ticks; None for one that has ended, and for a resource tracker."""
+    fields = _read(Path(f"/proc/{pid}/stat")).rpartition(b")")[2].split()
+    if not fields or fields[0] in (b"Z", b"X") or _TRACKER in _read(Path(f"/proc/{pid}/cmdline")):
+        return None
+    return fields[19].decode()
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError:  # it has ended in the meantime
+        return b""
+
+
+def watch(parent: int) -> None:
+    """Follow the engine until `parent` closes this process's standard input or is gone; then kill what is left."""
+    before = descendants(parent)
+    os.write(1, _UP)
+    engine: dict[int, str] = {}
+    starting = True
+    while os.getppid() == parent:
+        if starting:
+            now = descendants(parent)
+            engine.update((pid, born) for pid, born in now.items() if before.get(pid) != born)
+        for pid in list(engine):
+            engine.update(descendants(pid))
+        engine = {pid: born for pid, born in engine.items() if started(pid) == born}
+        if select.select([0], [], [], POLL_S)[0]:
+            if not os.read(0, 1):
+                break
+            starting = False
+    _kill(engine)
+
+
+def _kill(engine: dict[int, str]) -> None:
+    """SIGKILL until none is left: a dying process may just have started another."""
+    while engine := {pid: born for pid, born in engine.items() if started(pid) == born}:
+        for pid in list(engine):
+            engine.update(descendants(pid))
+        for pid in engine:
             try:
                 os.kill(pid, signal.SIGKILL)
             except ProcessLookupError:
                 continue
-        time.sleep(0.05)
-
-
-def watch(parent: int, mark: str) -> None:
-    """Wait until `parent` is no longer this process's parent, then kill what is marked."""
-    while os.getppid() == parent:
-        time.sleep(POLL_S)
-    kill_marked(mark)
+        time.sleep(0.02)
 
 
 if __name__ == "__main__":
-    watch(int(sys.argv[1]), sys.argv[2])
+    watch(int(sys.argv[1]))

@@ -41,8 +41,9 @@ class Vllm:
         self._lifeline = Lifeline()
         self._llm: Any = None
         try:
-            with _quiet(self._log), _environment(self._lifeline.environment | _SETTINGS):
+            with _quiet(self._log), _environment(_SETTINGS):
                 self._llm, self._max_num_seqs = _start(role, model, seed)
+            self._lifeline.up()
         except Exception as error:
             self._lifeline.cut()
             raise ValueError(f"vLLM did not start with {model}: {error}. Its log is {self._log}") from error

@@ -8,7 +8,7 @@ import io
 import json
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,6 +25,8 @@ Row = tuple[str, dict[str, Any] | bytes]
 
 class FileSource(RowSource):
     """A file with a problem a row."""
+
+    locations: ClassVar[frozenset[str]] = frozenset({"path"})
 
     kind: Literal["file"]
     path: str  # .jsonl, .csv or .parquet; relative paths start at the folder that a run starts in

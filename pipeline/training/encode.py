@@ -3,6 +3,8 @@
 It cuts nothing: what does not fit the length limit is set apart with a reason.
 """
 
+import hashlib
+from array import array
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -73,3 +75,12 @@ def encode(
         else:
             fitting.append(example)
     return fitting, longer, left_out
+
+
+def digest(examples: Iterable[Encoded]) -> str:
+    """A 128-bit hex digest of examples in their order: ids, tokens, and which of them are learnt."""
+    state = hashlib.blake2b(digest_size=16)
+    for example in examples:
+        state.update(f"{example.id}\0{len(example.prompt)}\0{len(example.completion)}\0".encode())
+        state.update(array("q", example.input_ids).tobytes())
+    return state.hexdigest()

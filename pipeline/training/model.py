@@ -47,6 +47,14 @@ def positions(folder: Path) -> int | None:
     return None if limit is None else int(limit)
 
 
+def quiet() -> None:
+    """No bars and notices of transformers: a stage shows its own progress, and tied weights are no missing keys."""
+    from transformers.utils import logging
+
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
+
+
 def save(model: Any, tokenizer: Any, folder: Path, dtype: str) -> None:
     """Write weights (an adapter merged in, as `dtype`), configurations and tokenizer with its chat template.
 

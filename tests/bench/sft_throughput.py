@@ -93,7 +93,7 @@ def trainer_loop(network: Any, examples: list[Encoded], plan: list[list[int]], f
     from trl.trainer.sft_config import SFTConfig
 
     from pipeline import objectives
-    from pipeline.training import trainer
+    from pipeline.training import model, trainer
     from stages import sft
     from tests import tiny
 
@@ -108,7 +108,7 @@ def trainer_loop(network: Any, examples: list[Encoded], plan: list[list[int]], f
 
     clock = Clock()
     settings = sft.arguments(sft.Config(learning_rate=1e-5), folder, len(plan), evaluated=False, on_gpu=False)
-    sft.quiet()
+    model.quiet()
     arm = trainer.PlannedTrainer(
         trainer.Plan(objectives.load("sft"), plan, [], 0, torch.bfloat16),
         model=network,

@@ -9,9 +9,9 @@ from pipeline.lock import Locked, hold
 
 
 def test_a_lock_names_its_holder(tmp_path: Path) -> None:
-    with hold(tmp_path / "a.lock", "stage x"), pytest.raises(Locked, match=f"stage x is being written by process {os.getpid()} on"):
-        with hold(tmp_path / "a.lock", "stage x"):
-            pass
+    says = f"stage x is being written by process {os.getpid()} on"
+    with hold(tmp_path / "a.lock", "x"), pytest.raises(Locked, match=says), hold(tmp_path / "a.lock", "stage x"):
+        raise AssertionError("it was held twice")
 
 
 def test_a_lock_ends_with_its_block(tmp_path: Path) -> None:

@@ -34,5 +34,5 @@ def test_records_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
 
 def test_a_damaged_manifest_is_a_clear_error(tmp_path: Path) -> None:
     (tmp_path / "manifest.json").write_text('{"stage": "seed"')
-    with pytest.raises(ValueError, match="cannot be read as a manifest.*Delete it"):
+    with pytest.raises(ValueError, match=r"cannot be read as a manifest.*Delete it"):
         read_manifest(tmp_path)

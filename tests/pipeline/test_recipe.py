@@ -42,7 +42,10 @@ def test_a_minimal_recipe_takes_the_stages_defaults(tmp_path: Path) -> None:
     [
         ("generate: {smaples: 3}", "generate.smaples: unknown key. Did you mean samples?"),
         ("genrate: {samples: 3}", "genrate: unknown key. Did you mean generate?"),
-        ("generate: {sampling: {temprature: 1}}", "generate.sampling.temprature: unknown key. Did you mean temperature?"),
+        (
+            "generate: {sampling: {temprature: 1}}",
+            "generate.sampling.temprature: unknown key. Did you mean temperature?",
+        ),
         ("generate: {samples: many}", "generate.samples: "),
         ("generate: {samples: 0}", "generate.samples: "),
         ("mix: {trace_format: thin}", "mix.trace_format: "),

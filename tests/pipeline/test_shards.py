@@ -18,7 +18,10 @@ def test_column_fingerprints_do_not_depend_on_order_or_layout(tmp_path: Path) ->
     shuffled = rows(50)
     random.Random(1).shuffle(shuffled)
     whole = write_shard(tmp_path / "whole.parquet", table, tmp_path)
-    parts = [write_shard(tmp_path / f"{i}.parquet", as_table(shuffled[i : i + 17], SCHEMA), tmp_path) for i in range(0, 50, 17)]
+    parts = [
+        write_shard(tmp_path / f"{i}.parquet", as_table(shuffled[i : i + 17], SCHEMA), tmp_path)
+        for i in range(0, 50, 17)
+    ]
     assert add_sums(parts) == add_sums([whole])
 
 

@@ -88,7 +88,9 @@ def test_an_end_token_inside_a_reply_is_refused(plain: Any) -> None:
 
 @pytest.mark.parametrize("opened", ["<think>\n", "<think>"])
 def test_a_tag_that_the_prompt_opens_is_not_learnt_again(opened: str) -> None:
-    opening = with_template(tiny.CHAT_TEMPLATE.replace("assistant\\n' }}{% endif", f"assistant\\n{opened}' }}}}{{% endif"))
+    opening = with_template(
+        tiny.CHAT_TEMPLATE.replace("assistant\\n' }}{% endif", f"assistant\\n{opened}' }}}}{{% endif")
+    )
     prompt, completion = templates.example_ids(opening, QUESTION, REPLY)
     assert opening.decode(prompt + completion).count("<think>") == 1
     assert prompt == templates.prompt_ids(opening, QUESTION)

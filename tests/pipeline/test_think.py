@@ -17,7 +17,9 @@ from pipeline.think import CLOSE, OPEN, assemble, lay_out, split
         ("a</think>b<think>", "a", "b<think>", ()),
     ],
 )
-def test_a_thinking_completion_splits_at_its_closing_tag(raw: str, reasoning: str, answer: str, faults: tuple[str, ...]) -> None:
+def test_a_thinking_completion_splits_at_its_closing_tag(
+    raw: str, reasoning: str, answer: str, faults: tuple[str, ...]
+) -> None:
     parts = split(raw, thinking=True)
     assert raw[slice(*parts.reasoning)] == reasoning
     assert raw[slice(*parts.answer)] == answer

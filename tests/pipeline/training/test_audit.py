@@ -51,7 +51,10 @@ def test_the_shares_within_the_limit_fall_one_after_the_other() -> None:
     [
         (lambda: look(tiny.examples(10), max_length=50), "longer than max_length"),
         (lambda: look(reply(tiny.examples(10), lambda text: text.partition("</think>")[0])), "no closing think tag"),
-        (lambda: look(reply(tiny.examples(10), lambda text: text.partition("</think>")[0] + "</think>\n")), "no answer"),
+        (
+            lambda: look(reply(tiny.examples(10), lambda text: text.partition("</think>")[0] + "</think>\n")),
+            "no answer",
+        ),
         (lambda: look(tiny.examples(10), template=tiny.DROPPING_TEMPLATE), "drops or rewrites reasoning"),
         (lambda: look(tiny.examples(10), system="Be brief."), "system message"),
         (lambda: look([]), "no token would be learnt"),
@@ -76,7 +79,8 @@ def test_limits_allow_what_they_say() -> None:
 
 def test_plain_examples_need_no_tags() -> None:
     rows = [
-        row | {"completion": [{"role": "assistant", "content": "The answer is \\boxed{4}."}]} for row in tiny.examples(4)
+        row | {"completion": [{"role": "assistant", "content": "The answer is \\boxed{4}."}]}
+        for row in tiny.examples(4)
     ]
     found = look(rows)
     assert found.reasoned == 0

@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 
 from pipeline.templates import end_token_id, prompt_ids
-from pipeline.training.encode import IGNORED, encode
+from pipeline.training.encode import IGNORED, Encoded, digest, encode
 from tests import tiny
 
 
@@ -35,7 +35,9 @@ def test_an_example_that_does_not_fit_is_left_out_whole(tokenizer: Any) -> None:
     fitting, longer, left_out = encode(tokenizer, rows, limit)
     assert [one.length for one in fitting] == [length for length in lengths if length <= limit]
     assert [one.length for one in longer] == [length for length in lengths if length > limit]
-    assert {(one.reason, one.tokens) for one in left_out} == {("too_long", length) for length in lengths if length > limit}
+    assert {(one.reason, one.tokens) for one in left_out} == {
+        ("too_long", length) for length in lengths if length > limit
+    }
 
 
 def test_rows_that_cannot_be_learnt_are_named(tokenizer: Any) -> None:
@@ -48,3 +50,18 @@ def test_rows_that_cannot_be_learnt_are_named(tokenizer: Any) -> None:
         (inside["id"], "end_token_inside"),
         (twice["id"], "no_single_reply"),
     ]
+
+
+def test_a_digest_changes_with_ids_tokens_order_and_what_is_learnt() -> None:
+    one, two = Encoded("a", (), "", [1, 2], [3]), Encoded("b", (), "", [1, 2], [3])
+    variants = [
+        [one, two],
+        [two, one],
+        [one],
+        [one, Encoded("c", (), "", [1, 2], [3])],
+        [one, Encoded("b", (), "", [1], [2, 3])],
+        [one, Encoded("b", (), "", [1, 2], [4])],
+        [],
+    ]
+    assert len({digest(variant) for variant in variants}) == len(variants)
+    assert digest(variants[0]) == digest([Encoded("a", (), "other text", [1, 2], [3]), two])

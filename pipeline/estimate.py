@@ -1,0 +1,52 @@
+"""What `generate` would take before anything is spent: completions, tokens, hours and disk. It asks no model.
+
+Figures come from what this machine's store and earlier runs measured; where nothing was measured, it says so.
+"""
+
+from pipeline import plan
+from pipeline.manifest import Manifest, read_manifest
+from pipeline.run import Run
+from pipeline.runner import Runner
+from pipeline.section import declared
+
+BYTES_PER_TOKEN = 12  # of journal and shards together, for text and token ids of a completion
+
+
+def estimate(run: Run) -> list[str]:
+    """Lines for a person. Expects a fresh seed, since it counts the problems that seed wrote."""
+    bill = Runner(run).bill(plan.stage("generate"), run.state("generate"))
+    lines = [
+        f"generate wants {bill.wanted:,} completions; {bill.reused:,} are in the store, {bill.missing:,} are missing."
+    ]
+    if not bill.missing:
+        return [*lines, "Nothing is to be bought."]
+    limit = bill.missing * int(declared(run.recipe.sections["generate"])["max_tokens"])
+    if bill.tokens is None:
+        lines.append(
+            f"Tokens to generate: at most {limit:,}; no completion of this teacher is stored to learn from yet."
+        )
+    else:
+        lines.append(f"Tokens to generate: about {bill.tokens:,}, by the mean of this teacher's stored completions.")
+    tokens = limit if bill.tokens is None else bill.tokens
+    lines.append(f"Disk: about {tokens * BYTES_PER_TOKEN / 1e6:,.1f} MB.")
+    timed = last_timed(run)
+    if timed is None:
+        lines.append("Time: unknown; this teacher has generated nothing in this data folder yet.")
+    else:
+        speed = float(timed.facts["tokens_per_s"])
+        lines.append(
+            f"Time: about {tokens / speed / 3600:.2f} h at {speed:,.0f} tokens/s, as run {timed.run} measured."
+        )
+    return lines
+
+
+def last_timed(run: Run) -> Manifest | None:
+    """The newest generate of any run in the data folder that timed this teacher's weights."""
+    manifests = (read_manifest(folder) for folder in run.folder.parent.glob("*/generate"))
+    weights = run.weights("teacher")
+    timed = [
+        manifest
+        for manifest in manifests
+        if manifest and manifest.identity.models.get("teacher") == weights and manifest.facts.get("tokens_per_s")
+    ]
+    return max(timed, key=lambda manifest: manifest.finished, default=None)

@@ -1,0 +1,168 @@
+"""vLLM itself, with a small real model, and with a tiny random one where an engine of its own is needed."""
+
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline import templates
+from pipeline.engines import Request
+from pipeline.engines.lifeline import descendants
+from pipeline.engines.vllm import sampling_params
+from pipeline.roles import Sampling, Teacher
+from pipeline.sampling import Order, asks, complete
+from pipeline.store import Store, writing
+from tests import tiny
+from tests.pipeline.engines.conftest import MODEL, ROOT, Running
+from tests.pipeline.engines.test_lifeline import eventually, gone
+
+SAMPLING = Sampling(temperature=0.8, top_p=0.95)
+
+
+def request(running: Running, number: int, text: str, sampling: Sampling = SAMPLING, max_tokens: int = 24) -> Request:
+    messages = templates.conversation("{problem}", text)
+    prompt, ids = templates.render(running.tokenizer, messages), templates.prompt_ids(running.tokenizer, messages)
+    return Request(f"{number:032x}", prompt, ids, messages, sampling, max_tokens, 0, text)
+
+
+def test_more_requests_than_its_window_are_each_answered_once_and_decode_to_their_text(vllm_engine: Running) -> None:
+    taken: list[str] = []
+
+    def watched() -> Iterator[Request]:
+        for number in range(40):
+            asked = request(vllm_engine, number, f"What is {number // 4} plus {number % 7}?")
+            taken.append(asked.id)
+            yield asked
+
+    found = []
+    for answer in vllm_engine.engine.stream(watched()):
+        assert len(taken) - len(found) <= 24  # one and a half times max_num_seqs
+        found.append(answer)
+    assert sorted(each.id for each in found) == sorted(taken)
+    for each in found:
+        assert each.token_ids is not None
+        assert each.completion_tokens == len(each.token_ids) <= 24
+        ids = each.token_ids[:-1] if each.finish == "stop" else each.token_ids
+        assert each.text == vllm_engine.tokenizer.decode(ids, skip_special_tokens=False)
+        assert each.finish == ("stop" if each.token_ids[-1] == vllm_engine.tokenizer.eos_token_id else "length")
+
+
+def test_prompt_token_ids_are_used_as_they_are(vllm_engine: Running) -> None:
+    asked = request(vllm_engine, 1, "What is 2 plus 2?", Sampling(temperature=0.0))
+    assert asked.prompt_token_ids is not None
+    answer = next(vllm_engine.engine.stream([asked]))
+    assert answer.prompt_tokens == len(asked.prompt_token_ids)
+    doubled = Request("2" * 32, asked.prompt, asked.prompt_token_ids * 2, [], asked.sampling, 4, 0, "")
+    assert next(vllm_engine.engine.stream([doubled])).prompt_tokens == 2 * len(asked.prompt_token_ids)
+
+
+def test_siblings_share_their_prompt(vllm_engine: Running) -> None:
+    text = "What is the sum of seven apples and nine pears? Think step by step and keep it short. " * 3
+    before = dict(vllm_engine.engine.figures)
+    list(vllm_engine.engine.stream(request(vllm_engine, number, text) for number in range(8)))
+    after = vllm_engine.engine.figures
+    assert after["cached_prompt_tokens"] > before["cached_prompt_tokens"]
+
+
+def test_a_prompt_longer_than_the_context_is_an_error_and_the_others_go_on(vllm_engine: Running) -> None:
+    long = Request("f" * 32, "", list(range(5, 700)), [], SAMPLING, 5, 0, "")
+    found = list(vllm_engine.engine.stream([long, request(vllm_engine, 1, "What is 1 plus 1?")]))
+    assert {each.id: each.finish == "error" for each in found} == {"f" * 32: True, f"{1:032x}": False}
+    cause = next(each.cause for each in found if each.finish == "error")
+    assert cause is not None
+    assert "maximum context length" in cause
+
+
+def test_raising_n_gives_new_samples_and_leaves_the_old_ones_as_they_were(vllm_engine: Running, tmp_path: Path) -> None:
+    rows = [{"id": "p", "text": "Tell me a story about a fox and a stone.", "task": "story"}]
+
+    class Shared:
+        """The shared engine, which `complete` must not close."""
+
+        figures = vllm_engine.engine.figures
+        stream = staticmethod(vllm_engine.engine.stream)
+
+        def close(self) -> None:
+            """Stays open for other tests."""
+
+    def sampled(samples: int) -> dict[str, str]:
+        order = Order(
+            role=Teacher(model=MODEL, max_model_len=512),
+            weights="w",
+            texts={"question": "{problem}"},
+            tokenizer=vllm_engine.tokenizer,
+            sampling=Sampling(temperature=1.0),
+            samples=samples,
+            max_tokens=24,
+        )
+        with writing(tmp_path, "w") as store:
+            complete(order, lambda: iter(rows), store, lambda seed: Shared(), lambda *_: None)
+        store = Store(tmp_path, "w")
+        return {row["id"]: row["raw"] for row in store.rows(ask.id for ask in asks(order, rows))}
+
+    four, eight = sampled(4), sampled(8)
+    assert {key: eight[key] for key in four} == four
+    assert len(set(eight.values())) == 8
+
+
+def test_its_libraries_speak_to_the_log_alone(vllm_engine: Running, capfd: pytest.CaptureFixture[str]) -> None:
+    list(vllm_engine.engine.stream([request(vllm_engine, 1, "What is 1 plus 1?")]))
+    assert capfd.readouterr() == ("", "")
+    assert "engine" in vllm_engine.log.read_text()
+
+
+def test_every_sampling_value_reaches_vllm() -> None:
+    sampling = Sampling(
+        temperature=0.3, top_p=0.4, top_k=5, min_p=0.1, repetition_penalty=1.2, presence_penalty=0.3,
+        frequency_penalty=0.2, min_tokens=3, stop=("END",),
+    )  # fmt: skip
+    params = sampling_params(sampling, 77)
+    given = sampling.model_dump() | {"stop": ["END"], "max_tokens": 77, "n": 1, "seed": None}
+    assert {key: getattr(params, key) for key in given} == given
+
+
+ENGINE_SCRIPT = """
+import os, sys, time
+from pathlib import Path
+from pipeline.engines import Request, start
+from pipeline.engines.lifeline import descendants
+from pipeline.roles import Role, Sampling
+
+def main():
+    folder, log = Path(sys.argv[1]), Path(sys.argv[2])
+    role = Role(model="tiny", max_model_len=128, exec={"max_num_seqs": 4, "kv_cache_gib": 1})
+    for seed in (1, 2):
+        engine = start(role, folder, seed, log)
+        asked = [Request(f"{n:032x}", "", [5, 6, 7 + n], [], Sampling(), 8, 0, "") for n in range(6)]
+        answered = sorted(each.id for each in engine.stream(asked)) == [each.id for each in asked]
+        if seed == 1:
+            engine.close()
+        print(answered, len(descendants(os.getpid())), flush=True)
+    time.sleep(600)
+
+if __name__ == "__main__":
+    main()
+"""
+
+
+def test_a_second_engine_starts_where_one_was_closed_and_nothing_outlives_a_sigkill(tmp_path: Path) -> None:
+    script = tmp_path / "engine_script.py"
+    script.write_text(ENGINE_SCRIPT)
+    command = [sys.executable, str(script), str(tiny.build(tmp_path / "tiny")), str(tmp_path / "log")]
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    running = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=ROOT, env=environment)
+    assert running.stdout is not None
+    try:
+        closed = running.stdout.readline()
+        assert closed == "True 0\n", (tmp_path / "log").read_text()
+        # The engine core, its worker, and the watch beside them.
+        assert running.stdout.readline() == "True 3\n", (tmp_path / "log").read_text()
+        below = descendants(running.pid)
+    finally:
+        running.kill()
+        running.wait()
+        running.stdout.close()
+    assert eventually(lambda: gone(below))

@@ -1,0 +1,277 @@
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.engines import Completion, Engine, Request
+from pipeline.engines.replay import Replay
+from pipeline.roles import Sampling, Student, Teacher
+from pipeline.sampling import (
+    Ask,
+    Figures,
+    Order,
+    asks,
+    complete,
+    conversation,
+    engine_seed,
+    open_tokenizer,
+    prompt_names,
+    served,
+    stored,
+)
+from pipeline.store import Entry, Store, writing
+
+TEXTS = {"question": "Q: {problem}", "short": "Short: {problem}", "calm": "Be calm."}
+
+
+class Watched:
+    """The replay engine, telling what it was asked and that it was closed."""
+
+    def __init__(self, answers: dict[str, list[str]]) -> None:
+        self.inner = Replay(answers)
+        self.figures = {"hits": 1.0}
+        self.asked: list[Request] = []
+        self.closed = False
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        def seen() -> Iterator[Request]:
+            for request in requests:
+                self.asked.append(request)
+                yield request
+
+        return self.inner.stream(seen())
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def problems(*numbers: int) -> list[dict[str, Any]]:
+    return [{"id": f"p{number}", "text": f"{number}+1?", "task": "sum"} for number in numbers]
+
+
+def order(**changes: Any) -> Order:
+    made = Order(
+        role=Teacher(model="canned.jsonl", engine="replay"),
+        weights="digest",
+        texts=TEXTS,
+        tokenizer=None,
+        sampling=Sampling(temperature=0.6),
+        samples=2,
+        max_tokens=100,
+    )
+    return replace(made, **changes)
+
+
+ANSWERS = {f"{number}+1?": [f"one more is {number + 1} ({sample})" for sample in range(8)] for number in range(6)}
+
+
+def bought(
+    root: Path, made: Order, rows: list[dict[str, Any]], answers: dict[str, list[str]] | None = None
+) -> tuple[list[str], Figures]:
+    """Complete an order; the ids that were asked of the engine, in order, and the figures."""
+    engines: list[Watched] = []
+
+    def start(seed: int) -> Engine:
+        assert 0 <= seed < 2**31
+        engines.append(Watched(ANSWERS if answers is None else answers))
+        return engines[-1]
+
+    with writing(root, made.weights) as store:
+        figures = complete(made, lambda: iter(rows), store, start, lambda done, total, note: None)
+    assert all(engine.closed for engine in engines)
+    return [request.id for engine in engines for request in engine.asked], figures
+
+
+def ids(made: Order, rows: list[dict[str, Any]]) -> list[str]:
+    return [ask.id for ask in asks(made, rows)]
+
+
+def test_samples_of_a_problem_are_together_and_every_id_differs() -> None:
+    made = list(asks(order(samples=3), problems(1, 2)))
+    assert [(ask.problem_id, ask.sample) for ask in made] == [
+        (problem, sample) for problem in ("p1", "p2") for sample in range(3)
+    ]
+    assert len({ask.id for ask in made}) == 6
+
+
+@pytest.mark.parametrize(
+    ("changes", "same"),
+    [
+        ({}, True),
+        ({"max_tokens": 7}, True),
+        ({"role": Teacher(model="elsewhere", engine="replay", exec={"delay_s": 3})}, True),
+        ({"role": Student(model="canned.jsonl", engine="replay")}, True),
+        ({"weights": "other"}, False),
+        ({"sampling": Sampling(temperature=0.7)}, False),
+        ({"sampling": Sampling(temperature=0.6, stop=("END",))}, False),
+        ({"role": Teacher(model="canned.jsonl", engine="replay", prompt="short")}, False),
+        ({"role": Teacher(model="canned.jsonl", engine="replay", system="calm")}, False),
+        ({"role": Teacher(model="canned.jsonl", engine="replay", task_prompts={"sum": "short"})}, False),
+        ({"role": Teacher(model="canned.jsonl", engine="replay", task_prompts={"gcd": "short"})}, True),
+        ({"role": Teacher(model="canned.jsonl", engine="replay", dtype="float32")}, False),
+        ({"role": Teacher(model="canned.jsonl", engine="replay", max_model_len=512)}, False),
+        ({"role": Teacher(model="canned.jsonl", engine="replay", quantization="fp8")}, False),
+    ],
+)
+def test_an_id_changes_with_what_could_change_the_words_and_with_nothing_else(
+    changes: dict[str, Any], same: bool
+) -> None:
+    before, after = ids(order(), problems(1, 2)), ids(order(**changes), problems(1, 2))
+    assert (before == after) is same
+    assert same or not set(before) & set(after)
+
+
+def test_a_problem_keeps_its_ids_whatever_stands_around_it() -> None:
+    alone, among = ids(order(), problems(2)), ids(order(), problems(3, 2, 1))
+    assert among[2:4] == alone
+    assert ids(order(samples=5), problems(2))[:2] == alone
+
+
+def test_raising_n_and_adding_or_reordering_problems_asks_only_for_what_is_new(tmp_path: Path) -> None:
+    first, figures = bought(tmp_path, order(), problems(1, 2))
+    assert (len(first), figures.wanted, figures.reused, figures.bought) == (4, 4, 0, 4)
+    assert bought(tmp_path, order(), problems(2, 1))[0] == []
+    more, figures = bought(tmp_path, order(samples=3), problems(1, 2))
+    assert (len(more), figures.reused) == (2, 4)
+    assert not set(more) & set(first)
+    added, _ = bought(tmp_path, order(samples=3), problems(5, 1, 2))
+    assert added == ids(order(samples=3), problems(5))
+    hotter, _ = bought(tmp_path, order(sampling=Sampling(temperature=0.9)), problems(1, 2))
+    assert len(hotter) == 4
+    assert not set(hotter) & set(first)
+
+
+def test_an_engine_is_started_only_if_something_is_missing(tmp_path: Path) -> None:
+    bought(tmp_path, order(), problems(1))
+
+    def start(seed: int) -> Engine:
+        raise AssertionError("nothing is missing")
+
+    with writing(tmp_path, "digest") as store:
+        figures = complete(order(), lambda: iter(problems(1)), store, start, lambda *_: None)
+    assert (figures.reused, figures.engine_seed, figures.tokens_per_s) == (2, None, 0.0)
+
+
+def test_more_tokens_ask_again_for_the_truncated_ones_alone(tmp_path: Path) -> None:
+    answers = {"1+1?": ["2", "a long way to 2"], "2+1?": ["3", "3"]}
+    made = order(max_tokens=3)
+    bought(tmp_path, made, problems(1, 2), answers)
+    truncated = ids(made, problems(1))[1]
+    assert Store(tmp_path, "digest").entry(truncated) == Entry("length", 3, 3)
+    assert bought(tmp_path, order(max_tokens=2), problems(1, 2), answers)[0] == []
+    assert bought(tmp_path, order(max_tokens=50), problems(1, 2), answers)[0] == [truncated]
+    row = Store(tmp_path, "digest").get(truncated)
+    assert row is not None
+    assert row["raw"] == "a long way to 2"
+    assert bought(tmp_path, made, problems(1, 2), answers)[0] == []
+
+
+def test_failed_requests_are_stored_with_their_cause_and_asked_again(tmp_path: Path) -> None:
+    missing, figures = bought(tmp_path, order(), problems(1, 99))
+    assert (figures.errors, figures.bought) == (2, 4)
+    failed = Store(tmp_path, "digest").get(missing[2])
+    assert failed is not None
+    assert (failed["finish"], failed["cause"]) == ("error", "no canned answer")
+    again, figures = bought(tmp_path, order(), problems(1, 99), {**ANSWERS, "99+1?": ["100"]})
+    assert (again, figures.errors) == (missing[2:], 0)
+
+
+def test_too_many_failures_end_it_at_once_and_keep_what_finished(tmp_path: Path) -> None:
+    rows = problems(1, 98, 99, 2)
+    watched = Watched(ANSWERS)
+    with (
+        pytest.raises(ValueError, match=r"3 of 8 completions failed, more than error_share_limit \(0.25\).*no canned"),
+        writing(tmp_path, "digest") as store,
+    ):
+        complete(order(), lambda: iter(rows), store, lambda seed: watched, lambda *_: None, error_share_limit=0.25)
+    assert watched.closed
+    assert len(watched.asked) == 5
+    assert bought(tmp_path, order(), problems(1))[0] == []
+
+
+def test_an_interrupt_keeps_what_finished_and_closes_the_engine(tmp_path: Path) -> None:
+    watched = Watched(ANSWERS)
+
+    def progress(done: int, total: int, note: str) -> None:
+        if done == 3:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt), writing(tmp_path, "digest") as store:
+        complete(order(), lambda: iter(problems(1, 2)), store, lambda seed: watched, progress)
+    assert watched.closed
+    assert bought(tmp_path, order(), problems(1, 2))[0] == ids(order(), problems(1, 2))[3:]
+
+
+def test_the_seed_follows_the_pending_ids_so_that_more_samples_are_no_copies(tmp_path: Path) -> None:
+    _, first = bought(tmp_path, order(), problems(1))
+    _, second = bought(tmp_path, order(samples=3), problems(1))
+    assert first.engine_seed == engine_seed(ids(order(), problems(1)))
+    assert first.engine_seed != second.engine_seed
+
+
+def test_the_seed_does_not_depend_on_the_order_of_the_ids() -> None:
+    pending = ids(order(), problems(1, 2, 3, 4))
+    assert engine_seed(pending) == engine_seed(reversed(pending)) != engine_seed(pending[1:])
+
+
+def test_an_engine_that_swallows_a_request_is_found_out(tmp_path: Path) -> None:
+    class Forgetful(Watched):
+        def stream(self, requests: Iterable[Request]) -> Iterator[Completion]:
+            list(requests)
+            return iter(())
+
+    with pytest.raises(RuntimeError, match="without an answer to 2 requests"), writing(tmp_path, "digest") as store:
+        complete(order(), lambda: iter(problems(1)), store, lambda seed: Forgetful({}), lambda *_: None)
+
+
+def test_stored_rows_come_in_the_order_asked_as_this_run_knows_them(tmp_path: Path) -> None:
+    bought(tmp_path, order(), problems(1, 2))
+    renamed = order(role=Teacher(model="new-name.jsonl", engine="replay"))
+    rows: list[Mapping[str, Any]] = [{**row, "id": f"new-{row['id']}"} for row in problems(2, 1)]
+    wanted: list[Ask] = list(asks(renamed, rows))
+    found = stored(renamed, Store(tmp_path, "digest"), wanted)
+    assert [(row["id"], row["problem_id"], row["teacher"]) for row in found] == [
+        (ask.id, ask.problem_id, "new-name.jsonl") for ask in wanted
+    ]
+    assert [row["raw"] for row in found] == [*ANSWERS["2+1?"][:2], *ANSWERS["1+1?"][:2]]
+
+
+@pytest.mark.parametrize(
+    ("entry", "max_tokens", "expected"),
+    [
+        (None, 10, False),
+        (Entry("stop", 3, 10), 999, True),
+        (Entry("stop", 30, 100), 10, True),
+        (Entry("length", 10, 10), 10, True),
+        (Entry("length", 10, 10), 9, True),
+        (Entry("length", 10, 10), 11, False),
+        (Entry("length", 7, 10), 10, True),  # the context ended it, and would again
+        (Entry("error", 0, 10), 1, False),
+    ],
+)
+def test_what_serves(entry: Entry | None, max_tokens: int, expected: bool) -> None:
+    assert served(entry, max_tokens) is expected
+
+
+def test_the_prompts_of_a_role_are_named_once_each() -> None:
+    role = Teacher(model="m", system="calm", chat_template="plain", task_prompts={"sum": "short", "gcd": "short"})
+    assert prompt_names(role) == ("question", "short", "calm", "chat/plain")
+
+
+def test_a_task_may_have_a_prompt_of_its_own() -> None:
+    role = Teacher(model="m", system="calm", task_prompts={"sum": "short"})
+    assert conversation(role, TEXTS, {"text": "1+1?", "task": "sum"}) == [
+        {"role": "system", "content": "Be calm."},
+        {"role": "user", "content": "Short: 1+1?"},
+    ]
+
+
+def test_a_chat_template_that_a_server_would_ignore_is_refused() -> None:
+    def model() -> Path:
+        raise AssertionError("a server has no local model")
+
+    assert open_tokenizer(Teacher(model="m", engine="openai"), model, {}) is None
+    with pytest.raises(ValueError, match="applies no chat template of ours; found chat_template: plain"):
+        open_tokenizer(Teacher(model="m", engine="openai", chat_template="plain"), model, {"chat/plain": ""})

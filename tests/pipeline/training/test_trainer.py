@@ -1,0 +1,103 @@
+"""The trainer: its loss is the plain one, and its batches say nothing of padding."""
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import objectives
+from pipeline.training.encode import IGNORED, Encoded
+
+ROWS = [
+    {"id": "a", "input_ids": [5, 6, 7, 8], "labels": [IGNORED, IGNORED, 7, 8]},
+    {"id": "b", "input_ids": [9, 2], "labels": [IGNORED, 2]},
+]
+
+
+def test_a_batch_is_padded_right_masked_and_keeps_its_trace_ids() -> None:
+    from pipeline.training.trainer import collate
+
+    batch = collate(ROWS, pad_token_id=2)
+    assert batch["ids"] == ["a", "b"]
+    assert batch["input_ids"].tolist() == [[5, 6, 7, 8], [9, 2, 2, 2]]
+    assert batch["attention_mask"].tolist() == [[1, 1, 1, 1], [1, 1, 0, 0]]
+    assert batch["labels"].tolist() == [[IGNORED, IGNORED, 7, 8], [IGNORED, 2, IGNORED, IGNORED]]
+
+
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
+    """A trainer of a tiny student on two examples."""
+    import torch
+    from trl.trainer.sft_config import SFTConfig
+
+    from pipeline.training import model, trainer
+    from stages import sft
+    from tests import tiny
+
+    torch.set_num_threads(1)
+    folder: Path = tmp_path_factory.mktemp("student")
+    tiny.build(folder)
+    examples = [Encoded("a", (), "", [5, 6], [7, 8]), Encoded("b", (), "", [9], [2])]
+    return trainer.PlannedTrainer(
+        trainer.Plan(objectives.load("sft"), [[0, 1]], [[0], [1]], 0, torch.float32),
+        model=model.load(folder, "float32", "sdpa", None, 0, False),
+        args=SFTConfig(**sft.arguments(sft.Config(), folder / "out", 1, evaluated=True, on_gpu=False)),
+        train_dataset=trainer.as_dataset(examples),
+        eval_dataset=trainer.as_dataset(examples),
+        processing_class=tiny.tokenizer(),
+    )
+
+
+def plain_loss(student: Any, batch: Any) -> Any:
+    """The textbook loss: all logits, shifted labels, ignored positions left out."""
+    import torch.nn.functional as F
+
+    logits = student(input_ids=batch["input_ids"], attention_mask=batch["attention_mask"]).logits[:, :-1]
+    return F.cross_entropy(logits.flatten(0, 1), batch["labels"][:, 1:].flatten(), ignore_index=IGNORED)
+
+
+def test_the_loss_and_its_gradients_are_those_of_all_logits(made: Any) -> None:
+    import torch
+
+    from pipeline.training.trainer import collate
+
+    batch = collate(ROWS, pad_token_id=0)
+    made.model.zero_grad()
+    ours = made.compute_loss(made.model, dict(batch))
+    ours.backward()
+    found = [parameter.grad.clone() for parameter in made.model.parameters()]
+    made.model.zero_grad()
+    theirs = plain_loss(made.model, batch)
+    theirs.backward()
+    assert ours.item() == pytest.approx(theirs.item(), abs=1e-6)
+    for mine, parameter in zip(found, made.model.parameters(), strict=True):
+        assert torch.allclose(mine, parameter.grad, atol=1e-6)
+
+
+def test_the_validation_loss_is_over_tokens_not_over_batches(made: Any) -> None:
+    """Two batches of two and one learnt tokens: the mean over batches would weigh the second's token twice."""
+    import torch
+
+    from pipeline.training.trainer import collate
+
+    with torch.inference_mode():
+        whole = float(plain_loss(made.model.eval(), collate(ROWS, pad_token_id=0)))
+        by_batch = [float(plain_loss(made.model, collate([row], pad_token_id=0))) for row in ROWS]
+    found = made.evaluate()["eval_loss"]
+    assert found == pytest.approx(whole, abs=1e-5)
+    assert abs(found - sum(by_batch) / 2) > 1e-4
+
+
+def test_a_loss_that_is_not_finite_stops_with_the_traces(made: Any) -> None:
+    import torch
+
+    from pipeline.training.trainer import Diverged, collate
+
+    weight = made.model.get_input_embeddings().weight
+    kept = weight.data.clone()
+    try:
+        weight.data[7] = torch.nan
+        with pytest.raises(Diverged, match="on the traces a, b"):
+            made.compute_loss(made.model, dict(collate(ROWS, pad_token_id=0)))
+    finally:
+        weight.data = kept

@@ -1,0 +1,219 @@
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipeline.manifest import Shard
+from pipeline.records import PROBLEM, content_id
+from pipeline.roles import Role, Sampling, Teacher
+from pipeline.shards import as_table, read_shard, write_shard
+from pipeline.stage import Bill
+from stages.generate import STAGE, Config, bill, run
+from tests.desk import DeskInputs, DeskOutput
+
+
+def problem(number: int, split: str = "train") -> dict[str, Any]:
+    text = f"What is {number} + 1?"
+    return dict.fromkeys(PROBLEM.names, "") | {"id": content_id(text), "text": text, "task": "sum", "split": split}
+
+
+class Finished(DeskOutput):
+    """An Output over real shards: what a first run wrote is what a second one finds."""
+
+    def __init__(self, folder: Path, shards: list[Shard]) -> None:
+        super().__init__(folder)
+        self.shards = shards
+        self.taken: list[Shard] = []
+
+    def previous(self, dataset: str) -> list[tuple[Shard, pa.Table]]:
+        return [(shard, read_shard(self.folder, shard, ["id"])) for shard in self.shards]
+
+    def keep(self, dataset: str, shard: Shard) -> None:
+        self.taken.append(shard)
+
+    def seal(self) -> list[Shard]:
+        """The shards of a manifest: those kept, and one for what was written."""
+        tables = self.tables.get("traces", [])
+        if not tables:
+            return self.taken
+        path = self.folder / f"{len(list(self.folder.glob('*.parquet')))}.parquet"
+        return [*self.taken, write_shard(path, pa.concat_tables(tables), self.folder)]
+
+
+class Desk:
+    """A folder in which generate runs again and again, with canned answers."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.shards: list[Shard] = []
+        self.answers: dict[str, list[str]] = {}
+        for number in range(6):
+            self.can(number, *(f"{number} + 1 makes {number + 1} ({sample})" for sample in range(4)))
+
+    def can(self, number: int, *completions: str) -> None:
+        self.answers[f"What is {number} + 1?"] = list(completions)
+
+    def inputs(self, rows: list[dict[str, Any]], teacher: Teacher) -> DeskInputs:
+        path = self.folder / "canned.jsonl"
+        lines = [json.dumps({"text": text, "completions": answers}) for text, answers in self.answers.items()]
+        path.write_text("\n".join(lines))
+        return DeskInputs(self.folder, {"problems": as_table(rows, PROBLEM)}, teacher, models={"teacher": path})
+
+    def run(self, rows: list[dict[str, Any]], teacher: Teacher | None = None, **config: Any) -> Finished:
+        output = Finished(self.folder, self.shards)
+        run(Config(**config), self.inputs(rows, teacher or self.teacher()), output)
+        self.shards = output.seal()
+        return output
+
+    def bill(self, rows: list[dict[str, Any]], **config: Any) -> Bill:
+        return bill(Config(**config), self.inputs(rows, self.teacher()), Finished(self.folder, self.shards))
+
+    def teacher(self, **changes: Any) -> Teacher:
+        return Teacher(model="canned.jsonl", engine="replay", **changes)
+
+    def rows(self) -> Iterator[dict[str, Any]]:
+        for shard in self.shards:
+            yield from read_shard(self.folder / "stage", shard).to_pylist()
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    return Desk(tmp_path)
+
+
+def test_every_training_problem_gets_its_samples_and_no_other_problem_any(desk: Desk) -> None:
+    output = desk.run([problem(1), problem(2, "eval"), problem(3)], samples=3)
+    rows = list(desk.rows())
+    assert [(row["problem_id"], row["sample"], row["raw"]) for row in rows] == [
+        (problem(number)["id"], sample, f"{number} + 1 makes {number + 1} ({sample})")
+        for number in (1, 3)
+        for sample in range(3)
+    ]
+    assert {(row["finish"], row["weights"], row["teacher"]) for row in rows} == {
+        ("stop", "weights-of-teacher", "canned.jsonl")
+    }
+    assert json.loads(rows[0]["sampling"]) == Sampling().model_dump(mode="json")
+    assert output.counts == {"stop": 6}
+    assert {key: output.facts[key] for key in ("wanted", "reused", "bought", "errors", "completion_tokens")} == {
+        "wanted": 6,
+        "reused": 0,
+        "bought": 6,
+        "errors": 0,
+        "completion_tokens": 36,
+    }
+    assert (output.moments[-1].done, output.moments[-1].total) == (6, 6)
+
+
+def test_a_rerun_keeps_its_shards_and_writes_only_what_is_new(desk: Desk) -> None:
+    desk.run([problem(1), problem(2)], samples=2)
+    first = list(desk.rows())
+    output = desk.run([problem(3), problem(2), problem(1)], samples=3)
+    assert len(output.taken) == 1
+    assert {(row["problem_id"], row["sample"]) for row in output.rows("traces")} == {
+        (problem(1)["id"], 2),
+        (problem(2)["id"], 2),
+        *((problem(3)["id"], sample) for sample in range(3)),
+    }
+    rows = {row["id"]: row for row in desk.rows()}
+    assert len(rows) == 9
+    assert [rows[row["id"]] for row in first] == first
+    assert (output.facts["reused"], output.facts["bought"]) == (4, 5)
+
+
+def test_an_unbroken_run_and_one_that_grew_hold_the_same_rows(desk: Desk, tmp_path: Path) -> None:
+    desk.run([problem(1)], samples=1)
+    desk.run([problem(2), problem(1)], samples=4, max_tokens=3)
+    desk.run([problem(1), problem(2)], samples=4, max_tokens=50)
+    (tmp_path / "fresh").mkdir()
+    fresh = Desk(tmp_path / "fresh")
+    fresh.run([problem(1), problem(2)], samples=4, max_tokens=50)
+
+    def words(made: Desk) -> list[tuple[str, str]]:
+        return sorted((str(row["id"]), str(row)) for row in made.rows())
+
+    assert words(desk) == words(fresh)
+
+
+def test_a_shard_with_a_row_that_is_no_longer_wanted_is_written_anew(desk: Desk) -> None:
+    desk.run([problem(1), problem(2)], samples=2)
+    output = desk.run([problem(2)], samples=2)
+    assert output.taken == []
+    assert [row["problem_id"] for row in desk.rows()] == [problem(2)["id"]] * 2
+    assert output.facts["bought"] == 0
+
+
+def test_more_tokens_replace_the_truncated_rows_alone(desk: Desk) -> None:
+    desk.can(1, "2", "a long way to 2")
+    assert desk.run([problem(1)], samples=2, max_tokens=3).counts == {"stop": 1, "length": 1}
+    output = desk.run([problem(1)], samples=2, max_tokens=9)
+    assert (output.facts["bought"], output.counts) == (1, {"stop": 2})
+    assert [row["raw"] for row in desk.rows()] == ["2", "a long way to 2"]
+
+
+def test_a_failed_completion_is_a_row_and_is_asked_for_again(desk: Desk) -> None:
+    output = desk.run([problem(1), problem(77)], samples=1, error_share_limit=0.5)
+    assert output.counts == {"stop": 1, "error": 1}
+    failed = [row for row in desk.rows() if row["finish"] == "error"]
+    assert [(row["cause"], row["raw"], row["completion_tokens"]) for row in failed] == [("no canned answer", "", 0)]
+    desk.can(77, "78")
+    output = desk.run([problem(1), problem(77)], samples=1)
+    assert (output.counts, output.facts["bought"]) == ({"stop": 2}, 1)
+
+
+def test_too_many_failures_fail_the_stage(desk: Desk) -> None:
+    with pytest.raises(ValueError, match=r"error_share_limit \(0.05\).*no canned answer"):
+        desk.run([problem(1), problem(77)], samples=1)
+
+
+def test_a_renamed_teacher_with_the_same_weights_is_asked_nothing_but_named_in_every_row(desk: Desk) -> None:
+    desk.run([problem(1)], samples=2)
+    output = desk.run([problem(1)], Teacher(model="renamed.jsonl", engine="replay"), samples=2)
+    assert output.facts["bought"] == 0
+    assert {row["teacher"] for row in desk.rows()} == {"renamed.jsonl"}
+
+
+def test_the_bill_counts_what_is_reused_missing_and_dropped(desk: Desk) -> None:
+    rows = [problem(1), problem(2)]
+    assert desk.bill(rows, samples=2) == Bill(wanted=4, reused=0, missing=4, dropped=0, tokens=None)
+    desk.run(rows, samples=2)
+    assert desk.bill(rows, samples=2) == Bill(wanted=4, reused=4, missing=0, dropped=0, tokens=0)
+    assert desk.bill(rows, samples=3) == Bill(wanted=6, reused=4, missing=2, dropped=0, tokens=12)
+    assert desk.bill(rows[:1], samples=3) == Bill(wanted=3, reused=2, missing=1, dropped=2, tokens=6)
+    hotter = Sampling(temperature=0.9)
+    assert desk.bill(rows, samples=2, sampling=hotter) == Bill(wanted=4, reused=0, missing=4, dropped=4, tokens=24)
+
+
+def test_the_bill_knows_what_a_killed_run_had_bought(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [problem(1), problem(2)]
+
+    class Killed(Exception):
+        pass
+
+    def kill(*_: Any) -> None:
+        raise Killed
+
+    monkeypatch.setattr("stages.generate.write_traces", kill)
+    with pytest.raises(Killed):
+        desk.run(rows, samples=2)
+    monkeypatch.undo()
+    assert desk.bill(rows, samples=2).dropped == 0
+    assert desk.bill(rows, samples=2, sampling=Sampling(temperature=0.9)).dropped == 4
+    assert desk.run(rows, samples=2).facts["bought"] == 0
+
+
+def test_two_problems_with_one_prompt_have_one_trace_and_it_is_said(desk: Desk) -> None:
+    twin = {**problem(1), "id": content_id("twin")}
+    output = desk.run([problem(1), twin], samples=2)
+    assert [row["problem_id"] for row in desk.rows()] == [problem(1)["id"]] * 2
+    assert output.facts["bought"] == 2
+    assert output.lines == ["2 prompts are asked by two problems; the first problem keeps their traces."]
+
+
+def test_it_reads_nothing_whose_change_would_not_change_the_words() -> None:
+    assert STAGE.reads["problems"].columns == ("id", "text", "task", "split")
+    kept_out = {"exec", "thinking", "model"}  # weights stand for the model
+    assert set(STAGE.roles["teacher"]) == set(Teacher.model_fields) - kept_out
+    assert set(Role.model_fields) - kept_out <= set(STAGE.roles["teacher"])

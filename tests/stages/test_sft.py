@@ -1,0 +1,156 @@
+"""The sft stage on a tiny Llama: what it trains on, what it writes, and when it refuses."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pydantic import ValidationError
+
+from pipeline.roles import Student
+from pipeline.stage import StageError
+from stages import sft
+from tests import tiny
+from tests.desk import DeskInputs, DeskOutput
+
+FAST: dict[str, Any] = {"batch_tokens": 512, "learning_rate": 1e-2, "exec": {"threads": 1}}
+
+
+@pytest.fixture(scope="module")
+def student(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tiny.build(tmp_path_factory.mktemp("student"))
+
+
+def desk(folder: Path, student: Path, rows: list[dict[str, Any]]) -> tuple[DeskInputs, DeskOutput]:
+    role = Student(model=str(student))
+    tables = {"examples": pa.Table.from_pylist(rows)}
+    return DeskInputs(folder, tables, student=role, models={"student": student}), DeskOutput(folder)
+
+
+def trained(folder: Path, student: Path, rows: list[dict[str, Any]], **values: Any) -> DeskOutput:
+    inputs, output = desk(folder, student, rows)
+    sft.run(sft.Config(**(FAST | values)), inputs, output)
+    return output
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, student: Path) -> DeskOutput:
+    return trained(tmp_path_factory.mktemp("full"), student, tiny.examples(40, validation=8), epochs=3)
+
+
+def test_the_student_learns(done: DeskOutput) -> None:
+    losses = [loss for _, loss in done.facts["loss"]]
+    validation = [loss for _, loss in done.facts["eval_loss"]]
+    assert losses[-1] < losses[0] - 1
+    assert len(validation) == 3
+    assert validation == sorted(validation, reverse=True)
+    assert done.facts["best_step"] == done.facts["steps"] == done.facts["steps_planned"] == len(losses)
+
+
+def test_the_checkpoint_is_a_folder_that_loads_and_stops_at_the_end_of_a_turn(done: DeskOutput, student: Path) -> None:
+    from transformers import AutoModelForCausalLM, AutoTokenizer, GenerationConfig
+
+    folder = done.folder / "checkpoint"
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    assert str(model.dtype) == "torch.bfloat16"
+    assert tokenizer.chat_template == tiny.CHAT_TEMPLATE
+    assert tokenizer.eos_token == "<|im_end|>"
+    assert GenerationConfig.from_pretrained(folder).eos_token_id == tokenizer.eos_token_id
+    assert any((weights(folder)[name] != value).any() for name, value in weights(student).items())
+    names = {path.name for path in folder.iterdir()}
+    assert {"config.json", "generation_config.json", "model.safetensors", "tokenizer.json"} <= names
+    assert not any("trainer" in name or name.endswith((".pt", ".pth", ".bin")) for name in names)
+
+
+def test_the_facts_are_json_and_count_every_row(done: DeskOutput) -> None:
+    facts = json.loads(json.dumps(done.facts))
+    assert facts["audit"]["examples"] == done.counts["trained"] == 40
+    assert done.counts["validation"] == 8
+    assert 0 <= facts["padding_share"] < 0.2
+    assert facts["tokens_per_s"] > 0
+    assert any(path.name.startswith("events") for path in (done.folder / "logs").iterdir())
+
+
+def test_the_layout_of_the_examples_changes_nothing(tmp_path: Path, student: Path) -> None:
+    config, tokenizer, rows = sft.Config(**FAST), tiny.tokenizer(), tiny.examples(30, validation=4)
+    assert sft.prepare(config, tokenizer, rows, None) == sft.prepare(config, tokenizer, rows[::-1], None)
+
+
+def test_an_adapter_is_trained_and_merged(tmp_path: Path, student: Path) -> None:
+    from transformers import AutoModelForCausalLM
+
+    rows = tiny.examples(20, validation=4)
+    lora = {"rank": 4, "alpha": 8, "dropout": 0.1, "targets": ["q_proj", "v_proj"]}
+    output = trained(tmp_path, student, rows, method="lora", lora=lora, epochs=2)
+    folder = output.folder / "checkpoint"
+    AutoModelForCausalLM.from_pretrained(folder)
+    before, after = weights(student), weights(folder)
+    changed = {name for name, value in after.items() if not value.equal(before[name].to(value.dtype))}
+    assert {name.split(".")[-2] for name in changed} == {"q_proj", "v_proj"}
+    assert set(before) == set(after)
+
+
+def test_without_validation_the_last_checkpoint_is_kept(tmp_path: Path, student: Path) -> None:
+    output = trained(tmp_path, student, tiny.examples(12), epochs=1)
+    assert output.facts["eval_loss"] == []
+    assert output.facts["best_step"] == output.facts["steps"]
+    assert any("no validation examples" in line for line in output.lines)
+
+
+def test_a_long_example_is_dropped_counted_and_named(tmp_path: Path, student: Path) -> None:
+    rows = tiny.examples(40, validation=4)
+    rows[3]["completion"] = [{"role": "assistant", "content": "<think>\n" + "so " * 300 + "\n</think>\n\nIt is 4."}]
+    inputs, output = desk(tmp_path, student, rows)
+    tokenizer = tiny.tokenizer()
+    material = sft.checked(sft.Config(**FAST, max_length=200), inputs, tokenizer, output)
+    assert len(material.train) == output.counts["trained"] == 39
+    assert output.counts["too_long"] == 1
+    assert [(one["id"], one["reason"]) for one in output.facts["left_out"]] == [("trace-0003", "too_long")]
+    assert max(one.length for one in material.train) <= 200
+
+
+def test_a_template_that_drops_reasoning_is_refused_before_training(tmp_path: Path, student: Path) -> None:
+    dropping = tiny.build(tmp_path / "student", chat_template=tiny.DROPPING_TEMPLATE)
+    inputs, output = desk(tmp_path, dropping, tiny.examples(8))
+    with pytest.raises(StageError, match=r"drops or rewrites reasoning.*Name a student.chat_template"):
+        sft.run(sft.Config(**FAST), inputs, output)
+    assert output.facts["audit"]["template_kept_share"] == 0.0
+    assert not (output.work / "trainer").exists()
+
+
+def test_more_tokens_than_the_student_has_positions_are_refused(tmp_path: Path, student: Path) -> None:
+    inputs, output = desk(tmp_path, student, tiny.examples(8))
+    with pytest.raises(StageError, match="Set it to 2048 or less"):
+        sft.run(sft.Config(**FAST, max_length=4096), inputs, output)
+
+
+def test_no_training_examples_are_refused(tmp_path: Path, student: Path) -> None:
+    inputs, output = desk(tmp_path, student, tiny.examples(0, validation=4))
+    with pytest.raises(StageError, match="no token would be learnt"):
+        sft.run(sft.Config(**FAST), inputs, output)
+
+
+def test_an_unknown_objective_is_refused() -> None:
+    with pytest.raises(ValidationError, match="expected one of sft"):
+        sft.Config(objective="stf")
+
+
+@pytest.mark.parametrize(
+    ("steps", "evaluations", "every"), [(10, 2, 5), (11, 2, 6), (3, 5, 1), (1, 1, 1), (100, 3, 34)]
+)
+def test_evaluations_are_spread_over_all_steps(steps: int, evaluations: int, every: int) -> None:
+    assert sft.interval(steps, evaluations) == every
+
+
+def test_a_long_curve_is_averaged_in_runs() -> None:
+    history = [{"step": step, "loss": float(step)} for step in range(1, 8)] + [{"step": 7, "eval_loss": 1.0}]
+    assert sft.curve(history, "loss", 100) == [[step, float(step)] for step in range(1, 8)]
+    assert sft.curve(history, "loss", 3) == [[3, 2.0], [6, 5.0], [7, 7.0]]
+    assert sft.curve(history, "eval_loss", 3) == [[7, 1.0]]
