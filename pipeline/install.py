@@ -49,7 +49,7 @@ def main(extra: str, index: str = "") -> None:
 
 @contextmanager
 def alone() -> Iterator[None]:
-    """Wait for another install of this folder. The lock is on the folder: a file in .venv would go when it is emptied."""
+    """Wait for another install here. The lock is on the folder: a file in .venv would go when that is emptied."""
     handle = os.open(ROOT, os.O_RDONLY)
     try:
         fcntl.flock(handle, fcntl.LOCK_EX)

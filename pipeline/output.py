@@ -40,14 +40,16 @@ class RunOutput:
         self._stage, self._last, self._show, self._say = stage, last, show, say
         self._series = f"{time.time_ns():x}"  # new shards never take the name of an old one
         self._buffers: dict[str, list[pa.Table]] = {name: [] for name in stage.writes}
+        self._buffered: Counter[str] = Counter()  # bytes in memory
         self._shards: dict[str, list[Shard]] = {name: [] for name in stage.writes}
         self._artifacts: list[str] = []
 
     def write(self, dataset: str, table: pa.Table) -> None:
         schema = self._stage.writes[dataset]
-        buffer = self._buffers[dataset]
-        buffer.append(table.select(schema.names).cast(schema))
-        if sum(part.nbytes for part in buffer) >= SHARD_BYTES:
+        rows = table.select(schema.names).cast(schema)
+        self._buffers[dataset].append(rows)
+        self._buffered[dataset] += rows.nbytes
+        if self._buffered[dataset] >= SHARD_BYTES:
             self._flush(dataset)
 
     def _flush(self, dataset: str) -> None:
@@ -56,6 +58,7 @@ class RunOutput:
         name = f"{dataset}-{self._series}-{len(self._shards[dataset]):05d}.parquet"
         self._shards[dataset].append(write_shard(self.folder / dataset / name, table, self.folder))
         buffer.clear()
+        self._buffered[dataset] = 0
 
     def previous(self, dataset: str) -> list[tuple[Shard, pa.Table]]:
         if self._last is None or dataset not in self._last.datasets:

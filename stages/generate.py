@@ -154,8 +154,6 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
             config.error_share_limit,
         )
         finishes = write_traces(order, inputs, output, store)
-    if figures.torn_records:
-        output.say(f"{figures.torn_records} records of the store were cut short by a kill; they were asked for again.")
     output.counts.update(finishes)
     output.facts.update(figures.facts())
 

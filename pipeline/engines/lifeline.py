@@ -15,7 +15,8 @@ import sys
 import time
 from pathlib import Path
 
-POLL_S = 0.2  # an engine process that came up less than this before its parent was killed may be missed
+START_POLL_S = 0.2  # an engine process that came up less than this before its parent was killed may be missed
+POLL_S = 1.0  # once the engine is up
 _UP = b"u"
 _TRACKER = b"multiprocessing.resource_tracker"
 
@@ -87,7 +88,7 @@ def watch(parent: int) -> None:
         for pid in list(engine):
             engine.update(descendants(pid))
         engine = {pid: born for pid, born in engine.items() if started(pid) == born}
-        if select.select([0], [], [], POLL_S)[0]:
+        if select.select([0], [], [], START_POLL_S if starting else POLL_S)[0]:
             if not os.read(0, 1):
                 break
             starting = False

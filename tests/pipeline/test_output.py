@@ -1,0 +1,80 @@
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet
+import pytest
+
+from pipeline import output as outputs
+from pipeline.manifest import Dataset
+from pipeline.output import RunOutput
+from pipeline.section import Section
+from pipeline.stage import Stage, StageError
+
+SCHEMA = pa.schema([("id", pa.string()), ("count", pa.int32())])
+
+
+def stage(*artifacts: str) -> Stage:
+    def run(*_: object) -> None:
+        raise AssertionError("never run here")
+
+    return Stage("made_up", 1, Section, run, reads={}, writes={"rows": SCHEMA}, artifacts=artifacts)
+
+
+def opened(folder: Path, *artifacts: str) -> RunOutput:
+    return RunOutput(stage(*artifacts), folder, None, lambda moment: None, lambda line: None)
+
+
+def table(*ids: str) -> pa.Table:
+    return pa.table({"count": [1] * len(ids), "id": list(ids)})
+
+
+def test_rows_take_the_declared_schema_and_order(tmp_path: Path) -> None:
+    output = opened(tmp_path)
+    output.write("rows", table("a", "b"))
+    output.write("rows", table("c"))
+    datasets, _ = output.seal()
+    assert datasets["rows"].rows == 3
+    shards = datasets["rows"].shards
+    assert [shard.rows for shard in shards] == [3]
+    assert pa.parquet.read_schema(tmp_path / shards[0].path).equals(SCHEMA)
+
+
+def test_full_buffers_become_shards_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(outputs, "SHARD_BYTES", 20)
+    output = opened(tmp_path)
+    for name in "abcde":
+        output.write("rows", table(f"row {name}"))
+    datasets, _ = output.seal()
+    assert [shard.rows for shard in datasets["rows"].shards] == [2, 2, 1]
+
+
+def test_a_dataset_without_rows_still_has_its_columns(tmp_path: Path) -> None:
+    datasets, _ = opened(tmp_path).seal()
+    found: Dataset = datasets["rows"]
+    assert (found.rows, list(found.columns)) == (0, ["id", "count"])
+
+
+def test_doubled_ids_are_refused(tmp_path: Path) -> None:
+    output = opened(tmp_path)
+    output.write("rows", table("a", "b", "a"))
+    with pytest.raises(StageError, match="3 rows to rows with only 2 different ids"):
+        output.seal()
+
+
+def test_an_artifact_stands_in_its_place_only_after_the_swap_and_the_old_manifest_goes_first(tmp_path: Path) -> None:
+    (tmp_path / "page").mkdir()
+    (tmp_path / "page/old.html").write_text("old")
+    (tmp_path / "manifest.json").write_text("{}")
+    output = opened(tmp_path, "page")
+    (output.artifact("page") / "new.html").write_text("new")
+    _, artifacts = output.seal()
+    assert [file.path for file in artifacts["page"].files] == ["page/new.html"]
+    assert (tmp_path / "page/old.html").exists()
+    output.swap_artifacts()
+    assert [path.name for path in (tmp_path / "page").iterdir()] == ["new.html"]
+    assert not (tmp_path / "manifest.json").exists()
+
+
+def test_a_declared_artifact_that_was_not_made_is_an_error(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="ended without its artifact page"):
+        opened(tmp_path, "page").seal()
