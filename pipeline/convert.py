@@ -27,11 +27,10 @@ def convert(source: Path, dest: Path, end_tokens: list[str]) -> None:
     _restore_pre_tokenizer(tokenizer, source)
     if not tokenizer.chat_template:
         raise ValueError(f"{source} has no chat template; expected one, since prompts are rendered with it.")
-    # Unpacked in float32 and rounded once: unpacking in bf16 rounds after every step of the formula.
+    # The formats' own arithmetic is float32; each weight is rounded to bf16 once.
     model: Any = AutoModelForCausalLM.from_pretrained(
-        source.parent, gguf_file=source.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.float32
+        source.parent, gguf_file=source.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
     )
-    model = model.to(torch.bfloat16)
     _forget_quantization(model)
     model.generation_config.eos_token_id = [_token_id(tokenizer, token) for token in end_tokens]
     model.save_pretrained(dest)

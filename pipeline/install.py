@@ -94,9 +94,14 @@ def create() -> None:
         for path in VENV.iterdir():
             if path != UNFINISHED:
                 shutil.rmtree(path) if path.is_dir() and not path.is_symlink() else path.unlink()
-        subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
+        make_venv()
     UNFINISHED.touch()
     READY.unlink(missing_ok=True)
+
+
+def make_venv() -> None:
+    """An environment of the Python that runs this, with its pip."""
+    subprocess.run([sys.executable, "-m", "venv", str(VENV)], check=True)
 
 
 def has_pip() -> bool:

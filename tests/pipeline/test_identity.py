@@ -1,0 +1,90 @@
+"""Every value of the demo recipe outside `exec:` changes some stage's identity, and none inside does."""
+
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline import plan, recipe
+from pipeline.manifest import fingerprint
+from pipeline.recipe import RecipeError
+from pipeline.run import ROOT, Run
+from pipeline.stage import StageError
+
+DEMO = ROOT / "pipeline/recipes/demo.yaml"
+# What to try in place of a value, until one is valid: numbers near it, and words that some field knows.
+WORDS = (
+    "think",
+    "first",
+    "off",
+    "hf",
+    "float32",
+    "lora",
+    "last",
+    "linear",
+    "dev",
+    "question",
+    "solve",
+    "chatml",
+    "float16",
+    "eager",
+)
+# They name a run and speak to people; or they say where something lies, whose content is identity.
+NAMES_ONLY = {"name", "description"}
+
+
+def leaves(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:
+    if isinstance(value, dict) and value:
+        for key, item in value.items():
+            yield from leaves(item, (*place, str(key)))
+    elif isinstance(value, list) and value and isinstance(value[0], dict):
+        for index, item in enumerate(value):
+            yield from leaves(item, (*place, str(index)))
+    else:
+        yield place, value
+
+
+def others(value: Any) -> list[Any]:
+    """Values to try in place of one."""
+    if isinstance(value, bool):
+        return [not value]
+    if isinstance(value, int | float):
+        return [value + 1, value - 1, value / 2, value + 0.25, 1, 0.5]
+    if value is None:
+        return [3, 0.5, True, "question", "chatml", "awq", ["a"]]
+    if isinstance(value, list):
+        return [[], ["question"], ["truncated"], value[:-1]]
+    if isinstance(value, dict):
+        return [{"gcd": "question"}, {"extra": 1}]
+    return [word for word in WORDS if word != value] + ["smollm2-135m-instruct", "gcd", "cpu"]
+
+
+def identities(values: dict[str, Any]) -> dict[str, str]:
+    run = Run(recipe.check(values, "demo", "demo"), data=Path("/nonexistent"))
+    return {stage.name: fingerprint(run.identity(stage)) for stage in plan.stages()}
+
+
+def changed(place: tuple[str, ...], value: Any) -> dict[str, Any]:
+    values = recipe.load(DEMO).resolved()
+    spot: Any = values
+    for part in place[:-1]:
+        spot = spot[int(part)] if isinstance(spot, list) else spot[part]
+    spot[place[-1]] = value
+    return values
+
+
+PLACES = [(place, value) for place, value in leaves(recipe.load(DEMO).resolved()) if not NAMES_ONLY & set(place[:1])]
+
+
+@pytest.mark.parametrize(("place", "value"), PLACES, ids=[".".join(place) for place, _ in PLACES])
+def test_a_values_change_is_seen_exactly_where_it_is_not_about_execution(place: tuple[str, ...], value: Any) -> None:
+    before = identities(recipe.load(DEMO).resolved())
+    for other in (one for one in others(value) if one != value):
+        try:
+            after = identities(changed(place, other))
+        except (RecipeError, StageError, ValueError):
+            continue
+        assert (after == before) == ("exec" in place), f"{value!r} -> {other!r}"
+        return
+    pytest.skip(f"no other value of {value!r} is valid")
