@@ -65,7 +65,7 @@ class Display:
             self._last_line = now
             total = f" of {moment.total:,}" if moment.total is not None else ""
             note = f"  {moment.note}" if moment.note else ""
-            left = _left(moment, now - self._started)
+            left = "" if "left" in moment.note else _left(moment, now - self._started)
             self._console.print(escape(f"  {name}: {moment.done:,}{total} {moment.unit}{note}{left}"))
 
     def _says(self, name: str, line: str) -> None:
