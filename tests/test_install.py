@@ -1,5 +1,6 @@
 """The Makefile and pyproject.toml say what they must, and an install is repaired, explained and not repeated."""
 
+import os
 import re
 import shutil
 import subprocess
@@ -16,8 +17,14 @@ PYPROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))
 PROJECT = PYPROJECT["project"]
 
 
+def outside_make(**more: str) -> dict[str, str]:
+    """The environment without what make tells its children: these tests are run by make themselves."""
+    inherited = ("MAKEFLAGS", "MFLAGS", "MAKELEVEL", "MAKEOVERRIDES")
+    return {name: value for name, value in os.environ.items() if name not in inherited} | more
+
+
 def make(*arguments: str, folder: Path = ROOT) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(["make", *arguments], cwd=folder, capture_output=True, text=True)
+    return subprocess.run(["make", *arguments], cwd=folder, env=outside_make(), capture_output=True, text=True)
 
 
 def dry(*arguments: str) -> str:
@@ -227,13 +234,13 @@ def test_a_python_that_does_not_start_is_passed_over(tmp_path: Path) -> None:
         shim.write_text("#!/bin/sh\necho 'the command exists in these versions' >&2\nexit 127\n")
         shim.chmod(0o755)
     (tmp_path / "python3.13").write_text('#!/bin/sh\n[ "$1" = -c ] && exit 0\necho chosen 3.13: "$@"\n')
-    path = f"PATH={tmp_path}:/usr/bin:/bin"
+    environment = outside_make(PATH=f"{tmp_path}:/usr/bin:/bin")
     for name in ("Makefile", "pyproject.toml"):
         shutil.copy(ROOT / name, tmp_path)
-    command = ["env", path, "make", ".venv/.ready"]
-    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    command = ["make", ".venv/.ready"]
+    answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert answer.stdout.strip() == "chosen 3.13: -m pipeline.install auto"
     (tmp_path / "python3.13").write_text("#!/bin/sh\nexit 1\n")
-    answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    answer = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True)
     assert answer.returncode == 2
     assert "No Python 3.11 to 3.14 with venv found" in answer.stderr
