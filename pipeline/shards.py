@@ -13,6 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from pipeline.digests import sha256
 from pipeline.manifest import File, Shard, sync_folder
 
 _MODULUS = 1 << 128
@@ -79,12 +80,6 @@ def write_shard(path: Path, table: pa.Table, root: Path) -> Shard:
 def file_entry(path: Path, root: Path) -> File:
     """Path relative to root, size in bytes and sha256 of a file."""
     return File(path=str(path.relative_to(root)), bytes=path.stat().st_size, sha256=sha256(path))
-
-
-def sha256(path: Path) -> str:
-    """The sha256 of a file, in hex."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_shard(root: Path, shard: Shard, columns: Sequence[str] | None = None) -> pa.Table:

@@ -13,9 +13,10 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
+from pipeline.digests import sha256
 from pipeline.records import VERDICT, content_id
 from pipeline.section import Section
-from pipeline.shards import as_table, sha256
+from pipeline.shards import as_table
 from pipeline.similarity.ngrams import Hit, Overlap, Reference
 from pipeline.similarity.normal import normal_words
 from pipeline.sources.candidate import TRAIN, SourceError

@@ -93,7 +93,7 @@ def subjects(config: Config, inputs: Inputs) -> list[Subject]:
             teacher,
             inputs.weights("teacher"),
             teacher.thinking,
-            lambda: engine_files(inputs, "teacher"),
+            lambda: teacher_files(inputs),
         ),
         *(
             Subject("base", name, role, base, False, lambda: inputs.model("student"))
@@ -115,9 +115,9 @@ def base_roles(config: Config, student: Role, teacher: Role) -> dict[str, Role]:
     return roles
 
 
-def engine_files(inputs: Inputs, role: str) -> Path | None:
+def teacher_files(inputs: Inputs) -> Path | None:
     """What the teacher's engine reads: a model folder, a file of canned answers, or nothing for a server."""
-    return None if inputs.teacher.engine == "openai" else inputs.model(role)
+    return None if inputs.teacher.engine == "openai" else inputs.model("teacher")
 
 
 def questions(config: Config, inputs: Inputs) -> dict[str, Row]:

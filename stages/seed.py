@@ -12,9 +12,10 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from pipeline.canonical import Space, canonical_key, draws_to_tell
+from pipeline.digests import sha256
 from pipeline.records import PROBLEM, REJECT
 from pipeline.section import Section
-from pipeline.shards import as_table, sha256
+from pipeline.shards import as_table
 from pipeline.sources import SOURCES, TRAIN, Candidate, FileSource, ReasoningGymSource, Source, SourceError
 from pipeline.sources.columns import SplitName
 from pipeline.sources.file import place_of

@@ -4,7 +4,8 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from pipeline.shards import add_sums, as_table, column_sums, read_shard, sha256, write_shard
+from pipeline.digests import sha256
+from pipeline.shards import add_sums, as_table, column_sums, read_shard, write_shard
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string()), ("count", pa.int32()), ("tags", pa.list_(pa.string()))])
 
