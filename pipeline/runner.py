@@ -3,10 +3,14 @@
 It prints nothing: what a person should see goes through the callbacks of `Watcher`.
 """
 
+import contextlib
+import ctypes
+import gc
 import json
 import shutil
 import socket
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -148,6 +152,7 @@ class Runner:
         output = self._output(stage, state)
         with _PeakMemory() as peak:
             stage.run(self.run.recipe.sections[stage.name], self._inputs(stage), output)
+        _release_memory()
         datasets, artifacts = output.seal()
         manifest = Manifest(
             stage=stage.name,
@@ -201,6 +206,14 @@ class _PeakMemory:
             self.mib = max(self.mib, total >> 20)
             if self._done.wait(0.5):
                 return
+
+
+def _release_memory() -> None:
+    """Give what a stage held (a trainer's weights lie in cycles) back to the system, before the next one needs it."""
+    gc.collect()
+    if sys.platform == "linux":
+        with contextlib.suppress(OSError, AttributeError):  # a C library without it, as on Alpine
+            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _move_aside(folder: Path) -> None:

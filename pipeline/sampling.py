@@ -7,7 +7,7 @@ import json
 import math
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -25,13 +25,15 @@ LOCAL = ("vllm", "hf")
 
 @dataclass(frozen=True)
 class Order:
-    """What one model is asked: how it is prompted, sampled, how often a problem, and up to how many tokens.
+    """What one model is asked: which problems, how it is prompted and sampled, how often, and up to how many tokens.
 
-    `texts` holds the templates that `prompt_names` names; `tokenizer` is None for a server or canned answers.
+    `problems` gives rows with id, text and task anew at each call; `texts` holds the templates that `prompt_names`
+    names; `tokenizer` is None for a server or canned answers.
     """
 
     role: Role
     weights: str
+    problems: Callable[[], Iterable[Row]]
     texts: Mapping[str, str]
     tokenizer: Any
     sampling: Sampling
@@ -114,10 +116,10 @@ def conversation(role: Role, texts: Mapping[str, str], problem: Row) -> list[dic
     return templates.conversation(template, problem["text"], None if role.system is None else texts[role.system])
 
 
-def asks(order: Order, problems: Iterable[Row]) -> Iterator[Ask]:
-    """All samples of the problems (rows with id, text, task), the samples of one problem together."""
+def asks(order: Order) -> Iterator[Ask]:
+    """All samples of the order's problems, the samples of one problem together."""
     role, sampling = order.role, order.sampling.model_dump(mode="json")
-    for problem in problems:
+    for problem in order.problems():
         messages = conversation(role, order.texts, problem)
         if order.tokenizer is None:
             prompt = json.dumps(messages, ensure_ascii=False)
@@ -162,21 +164,25 @@ def engine_seed(pending: Iterable[str]) -> int:
 
 
 def complete(
-    order: Order,
-    problems: Callable[[], Iterable[Row]],
+    orders: Sequence[Order],
     store: Store,
     start: Callable[[int], Engine],
     progress: Callable[[int, int, str], None],
     error_share_limit: float = 1.0,
 ) -> Figures:
-    """Make every completion of the order that the store lacks; each is in the store as soon as it has finished.
+    """Make every completion of the orders that the store lacks; each is in the store as soon as it has finished.
 
-    problems gives the rows anew at each call; start makes the engine from its seed, and is called only if something is
-    missing; progress is told completions done, completions wanted, and a note. Raises ValueError as soon as more than
-    error_share_limit of the completions wanted have failed for good.
+    The orders are of the same weights, those of the store, and one engine serves them all. start makes it from its
+    seed, and is called only if something is missing; progress is told completions done, completions wanted, and a note.
+    Raises ValueError as soon as more than error_share_limit of the completions wanted have failed for good.
     """
-    wanted = {ask.id for ask in asks(order, problems())}
-    pending = {trace_id for trace_id in wanted if not served(store.entry(trace_id), order.max_tokens)}
+    wanted: set[str] = set()
+    pending: set[str] = set()
+    for order in orders:
+        for ask in asks(order):
+            wanted.add(ask.id)
+            if not served(store.entry(ask.id), order.max_tokens):
+                pending.add(ask.id)
     figures = Figures(wanted=len(wanted), reused=len(wanted) - len(pending), torn_records=store.torn)
     if not pending:
         return figures
@@ -186,7 +192,7 @@ def complete(
     engine = start(figures.engine_seed)
     figures.start_seconds = time.monotonic() - begun
     try:
-        _stream(order, problems, store, engine, pending, figures, progress, error_share_limit)
+        _stream(orders, store, engine, pending, figures, progress, error_share_limit)
     finally:
         figures.engine = dict(engine.figures)
         engine.close()
@@ -194,8 +200,7 @@ def complete(
 
 
 def _stream(
-    order: Order,
-    problems: Callable[[], Iterable[Row]],
+    orders: Sequence[Order],
     store: Store,
     engine: Engine,
     pending: set[str],
@@ -203,12 +208,12 @@ def _stream(
     progress: Callable[[int, int, str], None],
     error_share_limit: float,
 ) -> None:
-    running: dict[str, Ask] = {}
+    running: dict[str, tuple[Order, Ask]] = {}
     causes: Counter[str] = Counter()
     allowed = math.floor(error_share_limit * figures.wanted)
     begun = time.monotonic()
-    for completion in engine.stream(_requests(order, problems, pending, running)):
-        store.append(record(order, running.pop(completion.id), completion, figures.engine_seed))
+    for completion in engine.stream(_requests(orders, pending, running)):
+        store.append(record(*running.pop(completion.id), completion, figures.engine_seed))
         figures.bought += 1
         figures.prompt_tokens += completion.prompt_tokens
         figures.completion_tokens += completion.completion_tokens
@@ -220,19 +225,17 @@ def _stream(
                 raise ValueError(_too_many(figures, causes, error_share_limit))
         progress(figures.reused + figures.bought, figures.wanted, _note(figures))
     if running:
-        raise RuntimeError(f"engine {order.role.engine} ended without an answer to {len(running)} requests")
+        raise RuntimeError(f"engine {orders[0].role.engine} ended without an answer to {len(running)} requests")
 
 
-def _requests(
-    order: Order, problems: Callable[[], Iterable[Row]], pending: set[str], running: dict[str, Ask]
-) -> Iterator[Request]:
+def _requests(orders: Sequence[Order], pending: set[str], running: dict[str, tuple[Order, Ask]]) -> Iterator[Request]:
     """The pending requests one by one; each goes from `pending` to `running` as it is taken."""
     prompt, ids = "", None
-    for ask in asks(order, problems()):
+    for order, ask in ((each, ask) for each in orders for ask in asks(each)):
         if ask.id not in pending:
             continue
         pending.remove(ask.id)
-        running[ask.id] = ask
+        running[ask.id] = order, ask
         if order.tokenizer is not None and (ids is None or ask.prompt != prompt):
             prompt, ids = ask.prompt, templates.prompt_ids(order.tokenizer, ask.messages)
         yield Request(

@@ -8,7 +8,7 @@ serve every later student.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import islice
+from itertools import groupby, islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -132,12 +132,13 @@ def questions(config: Config, inputs: Inputs) -> dict[str, Row]:
     return found
 
 
-def order_of(config: Config, inputs: Inputs, subject: Subject) -> Order:
+def order_of(config: Config, inputs: Inputs, subject: Subject, known: Mapping[str, Row]) -> Order:
     """What is asked of one subject. Its tokenizer comes from its own folder: a checkpoint is asked in its template."""
     texts = {name: inputs.prompt(name) for name in sampling.prompt_names(subject.role)}
     return Order(
         role=subject.role,
         weights=subject.weights,
+        problems=known.values,
         texts=texts,
         tokenizer=sampling.open_tokenizer(subject.role, lambda: _folder(subject), texts),
         sampling=config.sampling,
@@ -206,54 +207,62 @@ def judged(
         yield scored, scoring.Answer(**values, reasons=tuple(scored["reasons"]), vote=vote(verdict))
 
 
-def completions(order: Order, store: Store, known: Mapping[str, Row]) -> Iterator[Row]:
+def completions(order: Order, store: Store) -> Iterator[Row]:
     """What the store holds for an order, a few at a time."""
-    rest = sampling.asks(order, known.values())
+    rest = sampling.asks(order)
     while some := list(islice(rest, ROWS)):
         yield from sampling.stored(order, store, some)
 
 
 def examine(
-    config: Config, inputs: Inputs, output: Output, subject: Subject, known: Mapping[str, Row]
-) -> tuple[list[scoring.Answer], Figures]:
-    """Ask a subject what the store lacks, judge all of its answers and write their scores."""
-    order = order_of(config, inputs, subject)
-    with writing(inputs.store, order.weights) as store:
+    config: Config, inputs: Inputs, output: Output, group: Sequence[Subject], known: Mapping[str, Row]
+) -> tuple[list[tuple[Subject, list[scoring.Answer]]], Figures]:
+    """Ask one model, with one prompt or several, what the store lacks; judge all of its answers and write scores."""
+    first = group[0]
+    orders = [order_of(config, inputs, subject, known) for subject in group]
+    with writing(inputs.store, first.weights) as store:
         figures = sampling.complete(
-            order,
-            known.values,
+            orders,
             store,
-            lambda seed: engines.start(subject.role, subject.files(), seed, output.work / f"{subject.model}.log"),
-            lambda done, total, note: output.progress(Progress(done, total, "answers", f"{subject.label}: {note}")),
+            lambda seed: engines.start(first.role, first.files(), seed, output.work / f"{first.model}.log"),
+            lambda done, total, note: output.progress(Progress(done, total, "answers", f"{first.model}: {note}")),
             config.error_share_limit,
         )
-        rows, answers = [], []
+        examined = [
+            (subject, judge(config, output, subject, completions(order, store), known))
+            for subject, order in zip(group, orders, strict=True)
+        ]
+    return examined, figures
+
+
+def judge(
+    config: Config, output: Output, subject: Subject, found: Iterator[Row], known: Mapping[str, Row]
+) -> list[scoring.Answer]:
+    """Judge a subject's completions and write their scores."""
+    rows, answers = [], []
+    for scored, answer in judged(config, subject, found, known):
+        rows.append(scored)
+        answers.append(answer)
         total = len(known) * config.samples
-        for scored, answer in judged(config, subject, completions(order, store, known), known):
-            rows.append(scored)
-            answers.append(answer)
-            output.progress(Progress(len(answers), total, "answers", f"{subject.label}: judging"))
-            if len(rows) == ROWS:
-                output.write("scores", as_table(rows, SCORE))
-                rows = []
+        output.progress(Progress(len(answers), total, "answers", f"{subject.label}: judging"))
+        if len(rows) == ROWS:
+            output.write("scores", as_table(rows, SCORE))
+            rows = []
     output.write("scores", as_table(rows, SCORE))
-    return answers, figures
+    return answers
 
 
-def summary(
-    config: Config, examined: Sequence[tuple[Subject, list[scoring.Answer], Figures]], asked: int
-) -> dict[str, Any]:
+def summary(config: Config, examined: Sequence[tuple[Subject, list[scoring.Answer]]], asked: int) -> dict[str, Any]:
     """The facts: figures of every model and prompt, the better prompt of the untouched student, and the comparisons."""
-    answers = {(subject.model, subject.prompt_name): found for subject, found, _ in examined}
+    answers = {(subject.model, subject.prompt_name): found for subject, found in examined}
     bases: dict[str, dict[str, Any]] = {}
     models: dict[str, dict[str, Any]] = {}
-    for subject, found, figures in examined:
+    for subject, found in examined:
         row = {
             "prompt": subject.prompt_name,
             "weights": subject.weights,
             "engine": subject.role.engine,
             **scoring.figures(found, config.samples),
-            "generation": figures.facts(),
         }
         if subject.model == "base":
             bases[subject.prompt_name] = row
@@ -283,22 +292,28 @@ def prompts(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Examine every subject in turn, then compare them."""
     known = questions(config, inputs)
-    examined = []
-    for subject in subjects(config, inputs):
-        answers, figures = examine(config, inputs, output, subject, known)
-        examined.append((subject, answers, figures))
-        found = scoring.figures(answers, config.samples)
-        if found["pass_at_1"] is None:
-            raise StageError(
-                f"No answer of the {subject.label} could be judged; see eval's scores, and the verifiers' limits."
-            )
-        output.say(f"{subject.label}: pass@1 {found['pass_at_1']:.3f}, cut off {found['truncated_share'] or 0:.1%}")
-        if (found["undecided_share"] or 0) > NOTICEABLE_SHARE:
-            output.say(
-                f"{subject.label}: {found['undecided_share']:.1%} of answers could not be judged and do not count."
-            )
-        output.counts.update(f"{subject.model}_{answer.outcome}" for answer in answers)
-    output.facts.update(summary(config, examined, len(known)))
+    examined: list[tuple[Subject, list[scoring.Answer]]] = []
+    generation = {}
+    for model, group in groupby(subjects(config, inputs), key=lambda subject: subject.model):
+        found, figures = examine(config, inputs, output, list(group), known)
+        generation[model] = figures.facts()
+        examined += found
+        for subject, answers in found:
+            tell(config, output, subject, answers)
+    output.facts.update({**summary(config, examined, len(known)), "generation": generation})
+
+
+def tell(config: Config, output: Output, subject: Subject, answers: Sequence[scoring.Answer]) -> None:
+    """Count a subject's outcomes and say how it did. Raises StageError where not one answer could be judged."""
+    found = scoring.figures(answers, config.samples)
+    if found["pass_at_1"] is None:
+        raise StageError(
+            f"No answer of the {subject.label} could be judged; see eval's scores, and the verifiers' limits."
+        )
+    output.say(f"{subject.label}: pass@1 {found['pass_at_1']:.3f}, cut off {found['truncated_share'] or 0:.1%}")
+    if (found["undecided_share"] or 0) > NOTICEABLE_SHARE:
+        output.say(f"{subject.label}: {found['undecided_share']:.1%} of answers could not be judged and do not count.")
+    output.counts.update(f"{subject.model}_{answer.outcome}" for answer in answers)
 
 
 _WORDS = ("engine", "prompt", "task_prompts", "system", "chat_template", "dtype", "quantization", "max_model_len")

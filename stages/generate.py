@@ -50,6 +50,7 @@ def order_of(config: Config, inputs: Inputs) -> Order:
     return Order(
         role=teacher,
         weights=inputs.weights("teacher"),
+        problems=partial(training_problems, inputs),
         texts=texts,
         tokenizer=sampling.open_tokenizer(teacher, lambda: inputs.model("teacher"), texts),
         sampling=config.sampling,
@@ -61,7 +62,7 @@ def order_of(config: Config, inputs: Inputs) -> Order:
 def bill(config: Config, inputs: Inputs, output: Output) -> Bill:
     """What a run with these values would reuse, buy, and no longer use, before anything is spent."""
     order = order_of(config, inputs)
-    wanted = {ask.id for ask in sampling.asks(order, training_problems(inputs))}
+    wanted = {ask.id for ask in sampling.asks(order)}
     store = Store(inputs.store, order.weights)
     reused = sum(sampling.served(store.entry(trace_id), config.max_tokens) for trace_id in wanted)
     missing = len(wanted) - reused
@@ -110,10 +111,10 @@ def unchanged(shard: Shard, ids: list[str], wanted: Mapping[str, Ask], store: St
     return all(shard.columns.get(name) == f"{value:032x}" for name, value in column_sums(table).items())
 
 
-def write_traces(order: Order, inputs: Inputs, output: Output, store: Store) -> Counter[str]:
+def write_traces(order: Order, output: Output, store: Store) -> Counter[str]:
     """Keep what the last manifest holds unchanged, and write all else from the store. Returns traces by finish."""
     wanted: dict[str, Ask] = {}
-    for ask in sampling.asks(order, training_problems(inputs)):
+    for ask in sampling.asks(order):
         wanted.setdefault(ask.id, ask)
     finishes = Counter(entry.finish for trace_id in wanted if (entry := store.entry(trace_id)) is not None)
     for shard, table in output.previous("traces"):
@@ -136,7 +137,7 @@ def names(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Ask for what the store lacks, then write this run's traces from it."""
     teacher, order = inputs.teacher, order_of(config, inputs)
-    ids = [ask.id for ask in sampling.asks(order, training_problems(inputs))]
+    ids = [ask.id for ask in sampling.asks(order)]
     if len(set(ids)) != len(ids):
         output.say(
             f"{len(ids) - len(set(ids))} prompts are asked by two problems; the first problem keeps their traces."
@@ -146,14 +147,13 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     files = None if teacher.engine == "openai" else inputs.model("teacher")
     with writing(inputs.store, order.weights) as store:
         figures = sampling.complete(
-            order,
-            partial(training_problems, inputs),
+            [order],
             store,
             lambda seed: engines.start(teacher, files, seed, output.work / "engine.log"),
             lambda done, total, note: output.progress(Progress(done, total, "completions", note)),
             config.error_share_limit,
         )
-        finishes = write_traces(order, inputs, output, store)
+        finishes = write_traces(order, output, store)
     output.counts.update(finishes)
     output.facts.update(figures.facts())
 

@@ -19,6 +19,7 @@ ANSWERS = {row["text"]: [f"{row['text']} It is {sample}. " * 40 for sample in ra
 ORDER = Order(
     role=Teacher(model="canned.jsonl", engine="replay", exec=EngineExec(delay_s=0.003)),
     weights="digest",
+    problems=lambda: ROWS,
     texts={"question": "Q: {problem}"},
     tokenizer=None,
     sampling=Sampling(),
@@ -30,11 +31,11 @@ TOTAL = len(ROWS) * ORDER.samples
 
 def generate(root: Path, delay_s: float = 0.0) -> None:
     with writing(root, ORDER.weights) as store:
-        complete(ORDER, lambda: iter(ROWS), store, lambda seed: Replay(ANSWERS, delay_s), lambda *_: None)
+        complete([ORDER], store, lambda seed: Replay(ANSWERS, delay_s), lambda *_: None)
 
 
 def rows(root: Path) -> dict[str, dict[str, Any]]:
-    return {row["id"]: row for row in stored(ORDER, Store(root, ORDER.weights), asks(ORDER, ROWS))}
+    return {row["id"]: row for row in stored(ORDER, Store(root, ORDER.weights), asks(ORDER))}
 
 
 def appended(root: Path) -> Counter[str]:

@@ -51,10 +51,11 @@ def problems(*numbers: int) -> list[dict[str, Any]]:
     return [{"id": f"p{number}", "text": f"{number}+1?", "task": "sum"} for number in numbers]
 
 
-def order(**changes: Any) -> Order:
+def order(*numbers: int, **changes: Any) -> Order:
     made = Order(
         role=Teacher(model="canned.jsonl", engine="replay"),
         weights="digest",
+        problems=lambda: problems(*numbers),
         texts=TEXTS,
         tokenizer=None,
         sampling=Sampling(temperature=0.6),
@@ -68,9 +69,9 @@ ANSWERS = {f"{number}+1?": [f"one more is {number + 1} ({sample})" for sample in
 
 
 def bought(
-    root: Path, made: Order, rows: list[dict[str, Any]], answers: dict[str, list[str]] | None = None
+    root: Path, made: Order, *others: Order, answers: dict[str, list[str]] | None = None
 ) -> tuple[list[str], Figures]:
-    """Complete an order; the ids that were asked of the engine, in order, and the figures."""
+    """Complete orders; the ids that were asked of the engine, in order, and the figures."""
     engines: list[Watched] = []
 
     def start(seed: int) -> Engine:
@@ -79,17 +80,17 @@ def bought(
         return engines[-1]
 
     with writing(root, made.weights) as store:
-        figures = complete(made, lambda: iter(rows), store, start, lambda done, total, note: None)
+        figures = complete([made, *others], store, start, lambda done, total, note: None)
     assert all(engine.closed for engine in engines)
     return [request.id for engine in engines for request in engine.asked], figures
 
 
-def ids(made: Order, rows: list[dict[str, Any]]) -> list[str]:
-    return [ask.id for ask in asks(made, rows)]
+def ids(made: Order) -> list[str]:
+    return [ask.id for ask in asks(made)]
 
 
 def test_samples_of_a_problem_are_together_and_every_id_differs() -> None:
-    made = list(asks(order(samples=3), problems(1, 2)))
+    made = list(asks(order(1, 2, samples=3)))
     assert [(ask.problem_id, ask.sample) for ask in made] == [
         (problem, sample) for problem in ("p1", "p2") for sample in range(3)
     ]
@@ -118,77 +119,85 @@ def test_samples_of_a_problem_are_together_and_every_id_differs() -> None:
 def test_an_id_changes_with_what_could_change_the_words_and_with_nothing_else(
     changes: dict[str, Any], same: bool
 ) -> None:
-    before, after = ids(order(), problems(1, 2)), ids(order(**changes), problems(1, 2))
+    before, after = ids(order(1, 2)), ids(order(1, 2, **changes))
     assert (before == after) is same
     assert same or not set(before) & set(after)
 
 
 def test_a_problem_keeps_its_ids_whatever_stands_around_it() -> None:
-    alone, among = ids(order(), problems(2)), ids(order(), problems(3, 2, 1))
+    alone, among = ids(order(2)), ids(order(3, 2, 1))
     assert among[2:4] == alone
-    assert ids(order(samples=5), problems(2))[:2] == alone
+    assert ids(order(2, samples=5))[:2] == alone
 
 
 def test_raising_n_and_adding_or_reordering_problems_asks_only_for_what_is_new(tmp_path: Path) -> None:
-    first, figures = bought(tmp_path, order(), problems(1, 2))
+    first, figures = bought(tmp_path, order(1, 2))
     assert (len(first), figures.wanted, figures.reused, figures.bought) == (4, 4, 0, 4)
-    assert bought(tmp_path, order(), problems(2, 1))[0] == []
-    more, figures = bought(tmp_path, order(samples=3), problems(1, 2))
+    assert bought(tmp_path, order(2, 1))[0] == []
+    more, figures = bought(tmp_path, order(1, 2, samples=3))
     assert (len(more), figures.reused) == (2, 4)
     assert not set(more) & set(first)
-    added, _ = bought(tmp_path, order(samples=3), problems(5, 1, 2))
-    assert added == ids(order(samples=3), problems(5))
-    hotter, _ = bought(tmp_path, order(sampling=Sampling(temperature=0.9)), problems(1, 2))
+    added, _ = bought(tmp_path, order(5, 1, 2, samples=3))
+    assert added == ids(order(5, samples=3))
+    hotter, _ = bought(tmp_path, order(1, 2, sampling=Sampling(temperature=0.9)))
     assert len(hotter) == 4
     assert not set(hotter) & set(first)
 
 
+def test_orders_of_one_model_share_an_engine_and_what_both_ask_is_asked_once(tmp_path: Path) -> None:
+    calm = order(2, 3, role=Teacher(model="canned.jsonl", engine="replay", system="calm"))
+    asked, figures = bought(tmp_path, order(1, 2), calm, order(2, 5))
+    assert asked == [*ids(order(1, 2)), *ids(calm), *ids(order(5))]
+    assert figures.wanted == figures.bought == len(asked) == 10
+    assert len({row["engine_seed"] for each in asked if (row := Store(tmp_path, "digest").get(each))}) == 1
+    assert bought(tmp_path, order(5), calm)[0] == []
+
+
 def test_an_engine_is_started_only_if_something_is_missing(tmp_path: Path) -> None:
-    bought(tmp_path, order(), problems(1))
+    bought(tmp_path, order(1))
 
     def start(seed: int) -> Engine:
         raise AssertionError("nothing is missing")
 
     with writing(tmp_path, "digest") as store:
-        figures = complete(order(), lambda: iter(problems(1)), store, start, lambda *_: None)
+        figures = complete([order(1)], store, start, lambda *_: None)
     assert (figures.reused, figures.engine_seed, figures.tokens_per_s) == (2, None, 0.0)
 
 
 def test_more_tokens_ask_again_for_the_truncated_ones_alone(tmp_path: Path) -> None:
     answers = {"1+1?": ["2", "a long way to 2"], "2+1?": ["3", "3"]}
-    made = order(max_tokens=3)
-    bought(tmp_path, made, problems(1, 2), answers)
-    truncated = ids(made, problems(1))[1]
+    made = order(1, 2, max_tokens=3)
+    bought(tmp_path, made, answers=answers)
+    truncated = ids(made)[1]
     assert Store(tmp_path, "digest").entry(truncated) == Entry("length", 3, 3)
-    assert bought(tmp_path, order(max_tokens=2), problems(1, 2), answers)[0] == []
-    assert bought(tmp_path, order(max_tokens=50), problems(1, 2), answers)[0] == [truncated]
+    assert bought(tmp_path, order(1, 2, max_tokens=2), answers=answers)[0] == []
+    assert bought(tmp_path, order(1, 2, max_tokens=50), answers=answers)[0] == [truncated]
     row = Store(tmp_path, "digest").get(truncated)
     assert row is not None
     assert row["raw"] == "a long way to 2"
-    assert bought(tmp_path, made, problems(1, 2), answers)[0] == []
+    assert bought(tmp_path, made, answers=answers)[0] == []
 
 
 def test_failed_requests_are_stored_with_their_cause_and_asked_again(tmp_path: Path) -> None:
-    missing, figures = bought(tmp_path, order(), problems(1, 99))
+    missing, figures = bought(tmp_path, order(1, 99))
     assert (figures.errors, figures.bought) == (2, 4)
     failed = Store(tmp_path, "digest").get(missing[2])
     assert failed is not None
     assert (failed["finish"], failed["cause"]) == ("error", "no canned answer")
-    again, figures = bought(tmp_path, order(), problems(1, 99), {**ANSWERS, "99+1?": ["100"]})
+    again, figures = bought(tmp_path, order(1, 99), answers={**ANSWERS, "99+1?": ["100"]})
     assert (again, figures.errors) == (missing[2:], 0)
 
 
 def test_too_many_failures_end_it_at_once_and_keep_what_finished(tmp_path: Path) -> None:
-    rows = problems(1, 98, 99, 2)
     watched = Watched(ANSWERS)
     with (
         pytest.raises(ValueError, match=r"3 of 8 completions failed, more than error_share_limit \(0.25\).*no canned"),
         writing(tmp_path, "digest") as store,
     ):
-        complete(order(), lambda: iter(rows), store, lambda seed: watched, lambda *_: None, error_share_limit=0.25)
+        complete([order(1, 98, 99, 2)], store, lambda seed: watched, lambda *_: None, error_share_limit=0.25)
     assert watched.closed
     assert len(watched.asked) == 5
-    assert bought(tmp_path, order(), problems(1))[0] == []
+    assert bought(tmp_path, order(1))[0] == []
 
 
 def test_an_interrupt_keeps_what_finished_and_closes_the_engine(tmp_path: Path) -> None:
@@ -199,20 +208,20 @@ def test_an_interrupt_keeps_what_finished_and_closes_the_engine(tmp_path: Path) 
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt), writing(tmp_path, "digest") as store:
-        complete(order(), lambda: iter(problems(1, 2)), store, lambda seed: watched, progress)
+        complete([order(1, 2)], store, lambda seed: watched, progress)
     assert watched.closed
-    assert bought(tmp_path, order(), problems(1, 2))[0] == ids(order(), problems(1, 2))[3:]
+    assert bought(tmp_path, order(1, 2))[0] == ids(order(1, 2))[3:]
 
 
 def test_the_seed_follows_the_pending_ids_so_that_more_samples_are_no_copies(tmp_path: Path) -> None:
-    _, first = bought(tmp_path, order(), problems(1))
-    _, second = bought(tmp_path, order(samples=3), problems(1))
-    assert first.engine_seed == engine_seed(ids(order(), problems(1)))
+    _, first = bought(tmp_path, order(1))
+    _, second = bought(tmp_path, order(1, samples=3))
+    assert first.engine_seed == engine_seed(ids(order(1)))
     assert first.engine_seed != second.engine_seed
 
 
 def test_the_seed_does_not_depend_on_the_order_of_the_ids() -> None:
-    pending = ids(order(), problems(1, 2, 3, 4))
+    pending = ids(order(1, 2, 3, 4))
     assert engine_seed(pending) == engine_seed(reversed(pending)) != engine_seed(pending[1:])
 
 
@@ -223,14 +232,14 @@ def test_an_engine_that_swallows_a_request_is_found_out(tmp_path: Path) -> None:
             return iter(())
 
     with pytest.raises(RuntimeError, match="without an answer to 2 requests"), writing(tmp_path, "digest") as store:
-        complete(order(), lambda: iter(problems(1)), store, lambda seed: Forgetful({}), lambda *_: None)
+        complete([order(1)], store, lambda seed: Forgetful({}), lambda *_: None)
 
 
 def test_stored_rows_come_in_the_order_asked_as_this_run_knows_them(tmp_path: Path) -> None:
-    bought(tmp_path, order(), problems(1, 2))
-    renamed = order(role=Teacher(model="new-name.jsonl", engine="replay"))
+    bought(tmp_path, order(1, 2))
     rows: list[Mapping[str, Any]] = [{**row, "id": f"new-{row['id']}"} for row in problems(2, 1)]
-    wanted: list[Ask] = list(asks(renamed, rows))
+    renamed = order(role=Teacher(model="new-name.jsonl", engine="replay"), problems=lambda: rows)
+    wanted: list[Ask] = list(asks(renamed))
     found = stored(renamed, Store(tmp_path, "digest"), wanted)
     assert [(row["id"], row["problem_id"], row["teacher"]) for row in found] == [
         (ask.id, ask.problem_id, "new-name.jsonl") for ask in wanted

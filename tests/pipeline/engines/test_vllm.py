@@ -92,6 +92,7 @@ def test_raising_n_gives_new_samples_and_leaves_the_old_ones_as_they_were(vllm_e
         order = Order(
             role=Teacher(model=MODEL, max_model_len=512),
             weights="w",
+            problems=lambda: rows,
             texts={"question": "{problem}"},
             tokenizer=vllm_engine.tokenizer,
             sampling=Sampling(temperature=1.0),
@@ -99,9 +100,9 @@ def test_raising_n_gives_new_samples_and_leaves_the_old_ones_as_they_were(vllm_e
             max_tokens=24,
         )
         with writing(tmp_path, "w") as store:
-            complete(order, lambda: iter(rows), store, lambda seed: Shared(), lambda *_: None)
+            complete([order], store, lambda seed: Shared(), lambda *_: None)
         store = Store(tmp_path, "w")
-        return {row["id"]: row["raw"] for row in store.rows(ask.id for ask in asks(order, rows))}
+        return {row["id"]: row["raw"] for row in store.rows(ask.id for ask in asks(order))}
 
     four, eight = sampled(4), sampled(8)
     assert {key: eight[key] for key in four} == four
