@@ -159,8 +159,8 @@ def test_a_second_engine_starts_where_one_was_closed_and_nothing_outlives_a_sigk
     try:
         closed = running.stdout.readline()
         assert closed == "True 0\n", (tmp_path / "log").read_text()
-        # The engine core, its worker, and the watch beside them.
-        assert running.stdout.readline() == "True 3\n", (tmp_path / "log").read_text()
+        # The engine, and the watch beside it.
+        assert running.stdout.readline() == "True 2\n", (tmp_path / "log").read_text()
         below = descendants(running.pid)
     finally:
         running.kill()

@@ -1,0 +1,190 @@
+"""A process of its own for an engine: what its libraries load, print and leak stays there, and ends with it.
+
+It judges no request and keeps no completion. What crosses between the two processes is pickled, over a socket pair that
+nobody else can reach. A module that can be hosted has `load(role, model, seed)`, which gives a `Loaded`.
+"""
+
+import os
+import queue
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import threading
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from importlib import import_module
+from multiprocessing.connection import Connection
+from pathlib import Path
+from typing import Any, NoReturn, Protocol
+
+from pipeline.engines import Completion, Request
+from pipeline.engines.lifeline import Lifeline
+from pipeline.roles import Role
+
+# Not `-m`: what this module pickles must be known by its own name on both sides.
+_MAIN = "import sys; from pipeline.engines import host; host.serve(host.Connection(int(sys.argv[1])))"
+CLOSE_S = 10.0  # what an engine gets to end by itself before it is killed
+
+
+class Loaded(Protocol):
+    """An engine inside its process."""
+
+    figures: dict[str, float]
+    window: int  # requests it wants in flight, so that none of its places is ever empty
+
+    def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        """As `Engine.stream`; None stands for "no request at the moment", and comes only while some are in flight."""
+
+
+@dataclass(frozen=True)
+class _Job:
+    module: str
+    role: Role
+    model: Path
+    seed: int
+
+
+@dataclass(frozen=True)
+class _Failure:
+    """How the engine's process reports an error that a person should read."""
+
+    message: str
+
+
+class Hosted:
+    """An engine whose work is done in a process of its own (see `Engine`)."""
+
+    def __init__(self, module: str, role: Role, model: Path, seed: int, log: Path | None) -> None:
+        """Start it and wait until it is up. Raises ValueError with the log's place where it does not come up."""
+        self.figures: dict[str, float] = {}
+        self._name, self._log = role.engine, log or Path(tempfile.gettempdir()) / f"{role.engine}-{os.getpid()}.log"
+        self._lifeline: Lifeline | None = Lifeline()
+        ours, theirs = socket.socketpair()
+        try:
+            with theirs:
+                self._process = _spawn(theirs, self._log)
+            self._connection = Connection(ours.detach())
+            self._connection.send(_Job(module, role, model, seed))
+            self._window = int(self._receive())
+            self._lifeline.up()
+        except BaseException as error:
+            self.close()
+            if isinstance(error, ValueError):
+                raise ValueError(f"{self._name} did not start with {model}: {error}. Its log is {self._log}") from error
+            raise
+
+    def stream(self, requests: Iterable[Request]) -> Iterator[Completion]:
+        """See `Engine`. Raises ValueError where the engine dies; what it had finished has been yielded."""
+        waiting, running, more = iter(requests), 0, True
+        while True:
+            while more and running < self._window:
+                request = next(waiting, None)
+                more = request is not None
+                if request is not None:
+                    self._send(request)
+                    running += 1
+            if not running:
+                return
+            try:
+                completion, self.figures = self._receive()
+            except ValueError as error:
+                raise ValueError(
+                    f"{self._name} died while generating: {error}. Its log is {self._log}. All completions it had "
+                    f"finished are stored: run again for the others, with a smaller max_num_seqs or max_model_len if "
+                    f"memory ran out."
+                ) from error
+            running -= 1
+            yield completion
+
+    def _send(self, request: Request) -> None:
+        with suppress(OSError):  # its process has ended: the next receive says how
+            self._connection.send(request)
+
+    def _receive(self) -> Any:
+        """The next message of the engine's process. Raises ValueError for its failures and its end."""
+        try:
+            message = self._connection.recv()
+        except (EOFError, OSError) as error:
+            code = self._process.wait()
+            how = f"was killed by signal {-code}" if code < 0 else f"ended with code {code}"
+            raise ValueError(f"its process {how}") from error
+        if isinstance(message, _Failure):
+            raise ValueError(message.message)
+        return message
+
+    def close(self) -> None:
+        """See `Engine`. The process ends at once: it holds nothing that is not sent already."""
+        if self._lifeline is None:
+            return
+        if hasattr(self, "_connection"):
+            self._connection.close()
+        if hasattr(self, "_process"):
+            try:
+                self._process.wait(CLOSE_S)
+            except subprocess.TimeoutExpired:
+                self._process.kill()
+                self._process.wait()
+        self._lifeline.cut()
+        self._lifeline = None
+
+
+def _spawn(theirs: socket.socket, log: Path) -> "subprocess.Popen[bytes]":
+    """A Python of its own that serves at one end of the socket pair and writes to the log alone."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    root = str(Path(__file__).resolve().parents[2])
+    path = os.pathsep.join(filter(None, (root, os.environ.get("PYTHONPATH"))))
+    with open(log, "ab") as file:
+        return subprocess.Popen(
+            [sys.executable, "-c", _MAIN, str(theirs.fileno())],
+            stdin=subprocess.DEVNULL,
+            stdout=file,
+            stderr=file,
+            env=os.environ | {"PYTHONPATH": path},
+            pass_fds=[theirs.fileno()],
+        )
+
+
+class _Inbox:
+    """The requests as they come in, for an engine that must not wait while it has work in flight."""
+
+    def __init__(self, connection: Connection) -> None:
+        self.running = 0
+        self._connection = connection
+        self._queue: queue.SimpleQueue[Request] = queue.SimpleQueue()
+        threading.Thread(target=self._receive, name="requests", daemon=True).start()
+
+    def _receive(self) -> NoReturn:
+        try:
+            while True:
+                self._queue.put(self._connection.recv())
+        except (EOFError, OSError):
+            os._exit(0)  # nobody listens any more; children of the engine are the lifeline's
+
+    def __iter__(self) -> Iterator[Request | None]:
+        while True:
+            try:
+                request = self._queue.get(block=not self.running)
+            except queue.Empty:
+                yield None
+                continue
+            self.running += 1
+            yield request
+
+
+def serve(connection: Connection) -> None:
+    """Load the engine that the first message names, and answer every request until the other end is closed."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; only the process in front decides
+    job: _Job = connection.recv()
+    try:
+        engine: Loaded = import_module(job.module).load(job.role, job.model, job.seed)
+        connection.send(engine.window)
+        inbox = _Inbox(connection)
+        for completion in engine.stream(inbox):
+            inbox.running -= 1
+            connection.send((completion, engine.figures))
+    except Exception as error:
+        connection.send(_Failure(f"{error}"))
+        raise

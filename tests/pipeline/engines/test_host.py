@@ -1,0 +1,113 @@
+"""What crosses between an engine's process and the one that uses it, however either of them ends."""
+
+import os
+import signal
+import time
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+import pytest
+
+from pipeline.engines import Completion, Request
+from pipeline.engines.host import Hosted
+from pipeline.engines.lifeline import descendants
+from pipeline.roles import Role, Sampling
+from tests.pipeline.engines.test_lifeline import eventually, gone
+
+WINDOW = 3
+
+
+class Counting:
+    """An engine for the other process: answers with what it was asked, the oldest first, once nothing more comes."""
+
+    def __init__(self) -> None:
+        self.figures = {"asked": 0.0, "pid": float(os.getpid())}
+        self.window = WINDOW
+
+    def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        running: list[Request] = []
+        waiting = iter(requests)
+        while True:
+            while len(running) < self.window and (request := next(waiting, None)) is not None:
+                running.append(request)
+                self.figures["asked"] += 1
+            oldest = running.pop(0)
+            if oldest.prompt == "die":
+                os.kill(os.getpid(), signal.SIGKILL)
+            if oldest.prompt == "fail":
+                raise RuntimeError("the weights are tired")
+            time.sleep(0.001)
+            yield Completion(oldest.id, f"heard {oldest.prompt}", None, "stop", None, 1, len(running))
+
+
+def load(role: Role, model: Path, seed: int) -> Counting:
+    os.write(1, b"the engine's libraries speak")
+    if role.model == "broken":
+        raise ValueError("no such weights")
+    return Counting()
+
+
+def start(tmp_path: Path, model: str = "any") -> Hosted:
+    return Hosted(__name__, Role(model=model), tmp_path, 1, tmp_path / "logs" / "engine.log")
+
+
+def requests(*prompts: str) -> list[Request]:
+    return [Request(f"{number:032x}", prompt, None, [], Sampling(), 5, 0, "") for number, prompt in enumerate(prompts)]
+
+
+def test_every_request_is_answered_once_and_the_engine_speaks_to_its_log(
+    tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    engine = start(tmp_path)
+    taken: list[str] = []
+
+    def asked() -> Iterator[Request]:
+        for request in requests(*map(str, range(50))):
+            taken.append(request.id)
+            yield request
+
+    answers = []
+    for answer in engine.stream(asked()):
+        answers.append(answer)
+        assert len(taken) <= len(answers) + WINDOW, "more was taken than the engine has room for"
+    assert sorted((each.id, each.text) for each in answers) == [
+        (request.id, f"heard {request.prompt}") for request in requests(*map(str, range(50)))
+    ]
+    assert engine.figures["asked"] == 50
+    assert engine.figures["pid"] != os.getpid()
+    assert [each.text for each in engine.stream(requests("again"))] == ["heard again"]
+    engine.close()
+    engine.close()
+    assert capfd.readouterr() == ("", "")
+    assert "the engine's libraries speak" in (tmp_path / "logs" / "engine.log").read_text()
+
+
+def test_its_process_ends_when_it_is_closed_even_with_work_in_flight(tmp_path: Path) -> None:
+    before = descendants(os.getpid())
+    engine = start(tmp_path)
+    below = {pid: born for pid, born in descendants(os.getpid()).items() if pid not in before}
+    assert len(below) == 2  # the engine, and the watch beside it
+    next(engine.stream(requests("1", "2", "3")))
+    engine.close()
+    assert eventually(lambda: gone(below))
+
+
+def test_an_engine_that_does_not_come_up_says_why_and_where_its_log_is(tmp_path: Path) -> None:
+    before = descendants(os.getpid())
+    with pytest.raises(ValueError, match=r"did not start with .*: no such weights\. Its log is .*engine\.log"):
+        start(tmp_path, "broken")
+    assert descendants(os.getpid()) == before
+
+
+@pytest.mark.parametrize(
+    ("prompt", "cause"), [("die", "its process was killed by signal 9"), ("fail", "the weights are tired")]
+)
+def test_an_engine_that_dies_is_an_error_after_all_that_it_had_finished(
+    tmp_path: Path, prompt: str, cause: str
+) -> None:
+    engine = start(tmp_path)
+    answers = engine.stream(requests("1", "2", prompt, "4"))
+    assert [next(answers).text, next(answers).text] == ["heard 1", "heard 2"]
+    with pytest.raises(ValueError, match=rf"died while generating: {cause}\. Its log is .*run again for the others"):
+        next(answers)
+    engine.close()
