@@ -4,9 +4,9 @@ It loads nothing: `models.py` finds weights, `engines/` runs them.
 """
 
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from pipeline.section import Section
 
@@ -18,13 +18,24 @@ class EngineExec(Section):
 
     max_num_seqs: int | None = Field(None, ge=1)  # sequences in flight
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
-    tensor_parallel_size: int = Field(1, ge=1)
+    tensor_parallel_size: int = Field(1, ge=1)  # GPUs of one engine
+    replicas: int = Field(1, ge=1)  # engines side by side over one queue, each with GPUs (or cores) of its own
     kv_cache_gib: int | None = Field(None, ge=1)  # CPU build only
     base_urls: tuple[str, ...] = ()  # of OpenAI-compatible servers, ending in /v1
     api_key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key; the key never stands here
     concurrency: int = Field(16, ge=1)  # requests in flight to servers
     timeout_s: float = Field(600.0, gt=0)  # of one request to a server
     delay_s: float = Field(0.0, ge=0)  # replay only: pause before each answer
+
+    @model_validator(mode="before")
+    @classmethod
+    def _one_engine_a_process(cls, values: Any) -> Any:
+        if isinstance(values, dict) and "data_parallel_size" in values:
+            raise ValueError(
+                "vLLM refuses data_parallel_size in one process. Set replicas to the number of engines: each gets a "
+                "process and GPUs of its own, and all work on one queue"
+            )
+        return values
 
 
 class Sampling(Section):

@@ -4,14 +4,14 @@ It waits for no batch to end and keeps no result; it renders no prompts (request
 """
 
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from pipeline.engines import Completion, Request, failed
-from pipeline.engines.host import Hosted
+from pipeline.engines.host import Hosted, Place
 from pipeline.roles import Role, Sampling
 
 # Requests handed to the engine beyond those it can run at once, so that none of its places waits for this loop.
@@ -19,6 +19,7 @@ WINDOW = 1.5
 CPU_MAX_NUM_SEQS, GPU_MAX_NUM_SEQS = 128, 256
 CPU_BLOCK_SIZE = 32  # the CPU build's own 128 never shares the prefix of a short prompt; below 32 it is slow
 GIB = 1 << 30
+Device = TypeVar("Device")
 
 
 def start(role: Role, model: Path | None, seed: int, log: Path | None) -> Hosted:
@@ -28,9 +29,34 @@ def start(role: Role, model: Path | None, seed: int, log: Path | None) -> Hosted
     return Hosted(__name__, role, model, seed, log)
 
 
-def load(role: Role, model: Path, seed: int) -> "Vllm":
-    """Load vLLM into this process."""
+def load(role: Role, model: Path, seed: int, place: Place) -> "Vllm":
+    """Load vLLM into this process, on its place's part of the machine."""
+    if on_cpu():
+        cores = part(sorted(os.sched_getaffinity(0)), 1, place)
+        os.sched_setaffinity(0, cores)
+    elif place.of > 1:
+        devices = part(visible_gpus(), role.exec.tensor_parallel_size, place)
+        os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)
     return Vllm(role, model, seed)
+
+
+def part(devices: Sequence[Device], least: int, place: Place) -> list[Device]:
+    """A replica's share of the devices, the same number for each. Raises ValueError where that is under `least`."""
+    share = len(devices) // place.of
+    if share < least:
+        raise ValueError(
+            f"exec.replicas is {place.of} with {least} device(s) for each, but only {len(devices)} can be used. Lower "
+            f"exec.replicas or exec.tensor_parallel_size"
+        )
+    return list(devices[place.number * share : (place.number + 1) * share])
+
+
+def visible_gpus() -> list[str]:
+    """The GPUs that this process may use, as CUDA_VISIBLE_DEVICES names them."""
+    named = os.environ.get("CUDA_VISIBLE_DEVICES")
+    if named is not None:
+        return [name for name in named.split(",") if name]
+    return [str(number) for number, _ in enumerate(Path("/proc/driver/nvidia/gpus").glob("*"))]
 
 
 class Vllm:

@@ -60,6 +60,11 @@ def test_a_wrong_recipe_says_what_and_where(tmp_path: Path, more: str, says: str
     assert says in str(caught.value)
 
 
+def test_parallel_engines_in_one_process_are_refused_with_the_way_to_have_them(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match=r"teacher\.exec: .*data_parallel_size .*Set replicas"):
+        load(write(tmp_path, MINIMAL), ["teacher.exec.data_parallel_size=2"])
+
+
 def test_an_unknown_key_of_a_source_names_the_nearest_one(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load(write(tmp_path, MINIMAL.replace("path: a.jsonl", "path: a.jsonl, colums: {}")))

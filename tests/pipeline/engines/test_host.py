@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from pipeline.engines import Completion, Request
-from pipeline.engines.host import Hosted
+from pipeline.engines.host import Hosted, Place
 from pipeline.engines.lifeline import descendants
-from pipeline.roles import Role, Sampling
+from pipeline.roles import EngineExec, Role, Sampling
 from tests.pipeline.engines.test_lifeline import eventually, gone
 
 WINDOW = 3
@@ -20,9 +20,10 @@ WINDOW = 3
 class Counting:
     """An engine for the other process: answers with what it was asked, the oldest first, once nothing more comes."""
 
-    def __init__(self) -> None:
-        self.figures = {"asked": 0.0, "pid": float(os.getpid())}
+    def __init__(self, seed: int, place: Place) -> None:
+        self.figures = {"asked": 0.0}
         self.window = WINDOW
+        self.name = f"{place.number} of {place.of} with seed {seed}"
 
     def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         running: list[Request] = []
@@ -37,18 +38,20 @@ class Counting:
             if oldest.prompt == "fail":
                 raise RuntimeError("the weights are tired")
             time.sleep(0.001)
-            yield Completion(oldest.id, f"heard {oldest.prompt}", None, "stop", None, 1, len(running))
+            text = self.name if oldest.prompt == "who" else f"heard {oldest.prompt}"
+            yield Completion(oldest.id, text, [os.getpid()], "stop", None, 1, len(running))
 
 
-def load(role: Role, model: Path, seed: int) -> Counting:
+def load(role: Role, model: Path, seed: int, place: Place) -> Counting:
     os.write(1, b"the engine's libraries speak")
     if role.model == "broken":
         raise ValueError("no such weights")
-    return Counting()
+    return Counting(seed, place)
 
 
-def start(tmp_path: Path, model: str = "any") -> Hosted:
-    return Hosted(__name__, Role(model=model), tmp_path, 1, tmp_path / "logs" / "engine.log")
+def start(tmp_path: Path, model: str = "any", replicas: int = 1) -> Hosted:
+    role = Role(model=model, exec=EngineExec(replicas=replicas))
+    return Hosted(__name__, role, tmp_path, 40, tmp_path / "logs" / "engine.log")
 
 
 def requests(*prompts: str) -> list[Request]:
@@ -74,7 +77,7 @@ def test_every_request_is_answered_once_and_the_engine_speaks_to_its_log(
         (request.id, f"heard {request.prompt}") for request in requests(*map(str, range(50)))
     ]
     assert engine.figures["asked"] == 50
-    assert engine.figures["pid"] != os.getpid()
+    assert {tuple(each.token_ids or ()) for each in answers} != {(os.getpid(),)}
     assert [each.text for each in engine.stream(requests("again"))] == ["heard again"]
     engine.close()
     engine.close()
@@ -110,4 +113,31 @@ def test_an_engine_that_dies_is_an_error_after_all_that_it_had_finished(
     assert [next(answers).text, next(answers).text] == ["heard 1", "heard 2"]
     with pytest.raises(ValueError, match=rf"died while generating: {cause}\. Its log is .*run again for the others"):
         next(answers)
+    engine.close()
+
+
+def test_replicas_share_one_queue_and_siblings_stay_together(tmp_path: Path) -> None:
+    engine = start(tmp_path, replicas=2)
+    prompts = [f"problem {number // 2}" for number in range(60)]
+    served: dict[str, set[int]] = {}
+    ids = []
+    for answer in engine.stream(requests(*prompts)):
+        ids.append(answer.id)
+        served.setdefault(answer.text, set()).update(answer.token_ids or ())
+    assert sorted(ids) == [request.id for request in requests(*prompts)]
+    assert len(set.union(*served.values())) == 2, "one of the replicas had nothing to do"
+    assert all(len(pids) == 1 for pids in served.values())
+    assert engine.figures == {"asked": 60}
+    named = {answer.text for answer in engine.stream(requests("who", "x", "y", "who"))}
+    assert named == {"0 of 2 with seed 40", "1 of 2 with seed 41", "heard x", "heard y"}
+    engine.close()
+    logs = [tmp_path / "logs" / f"engine-{number}.log" for number in (0, 1)]
+    assert all("libraries speak" in log.read_text() for log in logs)
+
+
+def test_when_one_replica_dies_the_others_end_too(tmp_path: Path) -> None:
+    engine = start(tmp_path, replicas=2)
+    answers = engine.stream(requests("1", "die", "2", "3"))
+    with pytest.raises(ValueError, match=r"killed by signal 9\. Its log is .*engine-\d\.log"):
+        list(answers)
     engine.close()

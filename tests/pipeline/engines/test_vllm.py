@@ -10,8 +10,9 @@ import pytest
 
 from pipeline import templates
 from pipeline.engines import Request
+from pipeline.engines.host import Place
 from pipeline.engines.lifeline import descendants
-from pipeline.engines.vllm import sampling_params
+from pipeline.engines.vllm import part, sampling_params, visible_gpus
 from pipeline.roles import Sampling, Teacher
 from pipeline.sampling import Order, asks, complete
 from pipeline.store import Store, writing
@@ -125,6 +126,32 @@ def test_every_sampling_value_reaches_vllm() -> None:
     assert {key: getattr(params, key) for key in given} == given
 
 
+@pytest.mark.parametrize(
+    ("devices", "least", "place", "found"),
+    [
+        ("abcd", 1, Place(), "abcd"),
+        ("abcd", 2, Place(0, 2), "ab"),
+        ("abcd", 2, Place(1, 2), "cd"),
+        ("abcde", 1, Place(1, 2), "cd"),
+        ("ab", 1, Place(1, 2), "b"),
+    ],
+)
+def test_a_replica_takes_its_own_part_of_the_devices(devices: str, least: int, place: Place, found: str) -> None:
+    assert part(devices, least, place) == list(found)
+
+
+def test_more_replicas_than_devices_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"replicas is 3 with 2 device\(s\) for each, but only 4 can be used"):
+        part("abcd", 2, Place(0, 3))
+
+
+def test_the_gpus_are_those_that_the_environment_leaves(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "4,GPU-7")
+    assert visible_gpus() == ["4", "GPU-7"]
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "")
+    assert visible_gpus() == []
+
+
 ENGINE_SCRIPT = """
 import os, sys, time
 from pathlib import Path
@@ -134,7 +161,7 @@ from pipeline.roles import Role, Sampling
 
 def main():
     folder, log = Path(sys.argv[1]), Path(sys.argv[2])
-    role = Role(model="tiny", max_model_len=128, exec={"max_num_seqs": 4, "kv_cache_gib": 1})
+    role = Role(model="tiny", max_model_len=128, exec={"max_num_seqs": 4, "kv_cache_gib": 1, "replicas": 2})
     for seed in (1, 2):
         engine = start(role, folder, seed, log)
         asked = [Request(f"{n:032x}", "", [5, 6, 7 + n], [], Sampling(), 8, 0, "") for n in range(6)]
@@ -158,9 +185,9 @@ def test_a_second_engine_starts_where_one_was_closed_and_nothing_outlives_a_sigk
     assert running.stdout is not None
     try:
         closed = running.stdout.readline()
-        assert closed == "True 0\n", (tmp_path / "log").read_text()
-        # The engine, and the watch beside it.
-        assert running.stdout.readline() == "True 2\n", (tmp_path / "log").read_text()
+        assert closed == "True 0\n", (tmp_path / "log-0").read_text()
+        # Two replicas, and the watch beside them.
+        assert running.stdout.readline() == "True 3\n", (tmp_path / "log-0").read_text()
         below = descendants(running.pid)
     finally:
         running.kill()
