@@ -1,5 +1,6 @@
 """The command line: reads what was typed, calls the rest, and prints. The only file that prints; it decides nothing."""
 
+import errno
 import json
 import os
 import signal
@@ -23,6 +24,7 @@ from pipeline.stage import StageError
 
 DONE, FAILED, USAGE, STALE = 0, 1, 2, 3
 INTERRUPTED = 130
+REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # by the disk, not for a mistake in what was typed
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -63,7 +65,16 @@ def _errors() -> Iterator[None]:
     except (StageError, Locked, ValueError, OSError) as error:
         if os.environ.get("SEQDISTILL_TRACEBACK"):
             raise
-        _fail(str(error) or error.__class__.__name__, FAILED)
+        refused = isinstance(error, OSError) and error.errno in REFUSALS
+        _fail(_refusal(error) if refused else str(error) or error.__class__.__name__, FAILED)
+
+
+def _refusal(error: BaseException) -> str:
+    assert isinstance(error, OSError)
+    return (
+        f"{error.filename or 'A file'} cannot be written: {error.strerror}. What was finished is kept; mend the disk "
+        f"(free some space) and run again: it goes on from there."
+    )
 
 
 def _fail(message: str, code: int) -> NoReturn:

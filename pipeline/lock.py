@@ -3,6 +3,7 @@
 It guards one writer per folder; readers need none, since they trust only manifests.
 """
 
+import contextlib
 import fcntl
 import json
 import os
@@ -27,11 +28,12 @@ def hold(path: Path, what: str) -> Iterator[None]:
         except OSError as error:
             file.seek(0)
             raise Locked(f"{what} is being written by {_holder(file.read())}. Wait for it, or end it.") from error
-        file.seek(0)
-        file.truncate()
         started = datetime.now(UTC).isoformat(timespec="seconds")
-        json.dump({"pid": os.getpid(), "host": socket.gethostname(), "since": started}, file)
-        file.flush()
+        who = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": started})
+        os.ftruncate(file.fileno(), 0)
+        # The lock is held without the name too, which is only for who waits: a full disk is met by what needs it.
+        with contextlib.suppress(OSError):
+            os.write(file.fileno(), who.encode())
         yield
 
 

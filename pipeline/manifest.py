@@ -6,6 +6,7 @@ Readers trust only the manifest. It does not decide what to do about a differenc
 import json
 import os
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -169,12 +170,26 @@ def _parse(kind: type[Parsed], text: str, path: Path) -> Parsed:
 def write_durably(path: Path, text: str) -> None:
     """Write by temporary file, fsync, rename and directory fsync: after a crash the file is the old one or the new."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    with open(partial, "w", encoding="utf-8") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(partial, path)
-    sync_folder(path.parent)
+    with written(path, partial):
+        with open(partial, "w", encoding="utf-8") as file:
+            file.write(text)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+        sync_folder(path.parent)
+
+
+@contextmanager
+def written(path: Path, partial: Path) -> Iterator[None]:
+    """Where the disk refuses what is written to `partial` first: leave none of it there, and raise OSError for `path`.
+
+    An error of a write, unlike one of an open, does not say which file it is about.
+    """
+    try:
+        yield
+    except OSError as error:
+        partial.unlink(missing_ok=True)
+        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
 def sync_folder(folder: Path) -> None:

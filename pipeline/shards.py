@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from pipeline.digests import sha256
-from pipeline.manifest import File, Shard, sync_folder
+from pipeline.manifest import File, Shard, sync_folder, written
 
 _MODULUS = 1 << 128
 
@@ -59,16 +59,13 @@ def write_shard(path: Path, table: pa.Table, root: Path) -> Shard:
         raise FileExistsError(f"{path} exists; a written shard never changes")
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
-    try:
+    with written(path, partial):
         with open(partial, "wb") as file:
             pq.write_table(table, file, compression="zstd", write_page_checksum=True)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
-    except OSError:
-        partial.unlink(missing_ok=True)
-        raise
-    sync_folder(path.parent)
+        sync_folder(path.parent)
     entry = file_entry(path, root)
     return Shard(
         **entry.model_dump(),

@@ -13,7 +13,7 @@ ROOT = Path(__file__).resolve().parent.parent
 LAYERS = (
     ("install", "section", "records", "text", "think", "lock", "statistics", "expression", "canonical"),
     ("roles", "manifest"),
-    ("shards", "templates", "similarity", "digests", "convert", "mirror"),
+    ("shards", "templates", "similarity", "digests", "convert", "mirror", "journal"),
     ("models", "doctor", "store", "engines", "verifiers", "rules", "objectives", "executors"),
     ("sampling", "training", "sources", "page", "scoring"),
     ("stage",),

@@ -189,8 +189,8 @@ def test_what_was_appended_before_a_sigkill_is_there_afterwards(tmp_path: Path) 
 def test_a_record_is_synced_though_none_follows_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     synced = threading.Event()
     real = os.fsync
-    monkeypatch.setattr("pipeline.store.SYNC_S", 0.01)
-    monkeypatch.setattr("pipeline.store.os.fsync", lambda handle: (real(handle), synced.set()))
+    monkeypatch.setattr("pipeline.journal.SYNC_S", 0.01)
+    monkeypatch.setattr("pipeline.journal.os.fsync", lambda handle: (real(handle), synced.set()))
     with writing(tmp_path, WEIGHTS) as store:
         store.append(record(1))
         synced.clear()  # the folder's own sync came first
@@ -205,7 +205,7 @@ def test_a_disk_that_refuses_is_one_clear_error_and_what_came_before_stays(
         raise OSError(28, "No space left on device")
 
     fill(tmp_path, record(0))
-    monkeypatch.setattr(f"pipeline.store.os.{failing}", refuse)
+    monkeypatch.setattr(f"pipeline.journal.os.{failing}", refuse)
     with pytest.raises(ValueError, match=r"No space left on device.*run again"):
         fill(tmp_path, record(1))
     monkeypatch.undo()
@@ -223,7 +223,7 @@ def test_a_write_cut_short_by_a_full_disk_is_a_torn_tail(tmp_path: Path, monkeyp
         room[0] -= done
         return done
 
-    monkeypatch.setattr("pipeline.store.os.write", write)
+    monkeypatch.setattr("pipeline.journal.os.write", write)
     with pytest.raises(ValueError, match="No space left"):
         fill(tmp_path, record(0, text="a" * 600), record(1, text="b" * 600), record(2))
     monkeypatch.undo()
