@@ -46,6 +46,19 @@ def conversation(template: str, problem: str, system: str | None = None) -> list
     return [*opening, *spoken, {"role": "user", "content": turns[-1][1].replace(PROBLEM_FIELD, problem)}]
 
 
+def worked_examples(template: str) -> list[str]:
+    """The questions that a template answers itself, without what it puts around {problem} in its last turn.
+
+    Raises ValueError for a template of another shape than `conversation` takes.
+    """
+    *shown, asked = [turn["content"] for turn in conversation(template, PROBLEM_FIELD) if turn["role"] == "user"]
+    before, _, after = asked.partition(PROBLEM_FIELD)
+    return [
+        text.removeprefix(before).removesuffix(after) if text.startswith(before) and text.endswith(after) else text
+        for text in shown
+    ]
+
+
 def _turns(template: str) -> list[tuple[str, str]]:
     """(role, text) of a template's turns, white space around each trimmed; without a heading it is one user turn."""
     head, *rest = _TURN.split(template.strip())

@@ -4,16 +4,17 @@ It asks no model anything, and judges no answer but a generator's own gold one.
 """
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from itertools import combinations, islice
 from pathlib import Path
 from typing import Any
 
 from pydantic import Field, model_validator
 
-from pipeline.canonical import Space, canonical_key, draws_to_tell
+from pipeline.canonical import Space, canonical_key, canonical_keys, draws_to_tell
 from pipeline.digests import sha256
 from pipeline.records import PROBLEM, REJECT
+from pipeline.roles import Role
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.sources import SOURCES, TRAIN, Candidate, FileSource, ReasoningGymSource, Source, SourceError
@@ -22,6 +23,7 @@ from pipeline.sources.file import place_of
 from pipeline.sources.reasoning_gym import version
 from pipeline.sources.selection import Found, Selection
 from pipeline.stage import Inputs, Output, Progress, Stage, StageError
+from pipeline.templates import worked_examples
 
 SEED_GAP = 1_000_000_000  # between the first seeds of blocks; a block's draws stay below it
 SPACE_FACTOR = 10  # a task's canonical space holds at least so many times the problems asked of it
@@ -123,9 +125,25 @@ def problem(candidate: Candidate) -> dict[str, Any]:
     return {name: getattr(candidate, name) for name in PROBLEM.names}
 
 
-def collect(config: Config, root: Path, output: Output) -> Selection:
+def prompts(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
+    """The templates whose worked examples must not be asked: those of teacher and student."""
+    return tuple(dict.fromkeys(name for role in roles.values() for name in (role.prompt, *role.task_prompts.values())))
+
+
+def shown(inputs: Inputs) -> dict[str, str]:
+    """The canonical keys of the exercises that prompts show with their answers, each with its prompt's name."""
+    roles = {"teacher": inputs.teacher, "student": inputs.student}
+    texts = {name: inputs.prompt(name) for name in prompts(None, roles)}
+    # No task is named: an example is read by every reader, since its template may serve several tasks.
+    return {
+        key: name for name, text in texts.items() for one in worked_examples(text) for key in canonical_keys("", one)
+    }
+
+
+def collect(config: Config, inputs: Inputs, output: Output) -> Selection:
     """Everything that the sources hold, decided: held-out blocks first, then training rows, then training draws."""
-    selection = Selection(config.overlap_words, config.template_share, config.near_duplicate_jaccard)
+    root = inputs.root
+    selection = Selection(config.overlap_words, config.template_share, config.near_duplicate_jaccard, shown(inputs))
     generators = [
         (origin, source) for origin, source in enumerate(config.sources) if isinstance(source, ReasoningGymSource)
     ]
@@ -194,7 +212,7 @@ def report(
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Collect problems from every source; see the functions above for what is refused and why."""
     try:
-        selection = collect(config, inputs.root, output)
+        selection = collect(config, inputs, output)
     except SourceError as error:
         raise StageError(str(error)) from error
     if not selection.accepted:
@@ -209,11 +227,13 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
 
 STAGE = Stage(
     name="seed",
-    version=1,
+    version=2,
     config=Config,
     run=run,
     reads={},
     writes={"problems": PROBLEM, "rejects": REJECT},
     spread="whole",
+    roles={"teacher": ("prompt", "task_prompts"), "student": ("prompt", "task_prompts")},
+    prompts=prompts,
     contents=source_digests,
 )

@@ -3,7 +3,7 @@
 It opens no source and writes nothing; every refused candidate stays with its reason.
 """
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
 from itertools import islice
 from typing import Any
@@ -25,14 +25,20 @@ Found = tuple[int, Candidate]
 class Selection:
     """What was decided so far. Everything is held out before anything is trained on."""
 
-    def __init__(self, overlap_words: int, template_share: float, near_duplicate_jaccard: float) -> None:
-        """`overlap_words` and `template_share` are Overlap's, `near_duplicate_jaccard` is the threshold of MinHash."""
+    def __init__(
+        self, overlap_words: int, template_share: float, near_duplicate_jaccard: float, shown: Mapping[str, str]
+    ) -> None:
+        """`overlap_words` and `template_share` are Overlap's, `near_duplicate_jaccard` is the threshold of MinHash.
+
+        `shown` are the canonical keys of what prompts show with its answer, each with the prompt's name.
+        """
         self.accepted: dict[str, Found] = {}  # by problem id
         self.rejected: list[dict[str, Any]] = []  # REJECT rows
         self._held_out: dict[str, Candidate] = {}  # canonical key -> the held-out problem that goes by it
         self._disputed: set[str] = set()  # ids of training texts with two answers
         self._overlap_words, self._template_share = overlap_words, template_share
         self._jaccard = near_duplicate_jaccard
+        self._shown = shown
         self._overlap: Overlap | None = None  # built when the first training candidate is looked at
 
     def reject(self, origin: int, candidate: Candidate, reason: str, detail: str = "") -> None:
@@ -57,6 +63,8 @@ class Selection:
             twin = self._twin(row)
             if row.id in disputed:
                 self.reject(origin, row, "conflicting_answer")
+            elif self._answered_by(row):
+                self.reject(origin, row, "worked_example", self._answered_by(row))
             elif row.id in self.accepted and self.accepted[row.id][1].split == row.split:
                 self.reject(origin, row, "duplicate")
             elif twin is not None and twin.split != row.split:
@@ -76,6 +84,8 @@ class Selection:
             twin = self._twin(row)
             if row.fault is not None:
                 self.reject(origin, row, row.fault, row.detail)
+            elif self._answered_by(row):
+                self.reject(origin, row, "worked_example", self._answered_by(row))
             elif twin is not None:
                 self.reject(origin, row, "held_out_match", _named(twin))
             else:
@@ -152,10 +162,16 @@ class Selection:
         """The held-out problem that is the same exercise, if there is one."""
         return next((self._held_out[key] for key in sorted(_keys(candidate)) if key in self._held_out), None)
 
+    def _answered_by(self, candidate: Candidate) -> str:
+        """The prompt that shows this exercise with its answer; empty where none does."""
+        return next((f"prompt {self._shown[key]}" for key in sorted(_keys(candidate)) if key in self._shown), "")
+
     def _against(self, row: Candidate) -> tuple[str | None, str]:
         """The reason against a training candidate that lies in itself or in what is held out, and its detail."""
         if row.fault is not None:
             return row.fault, row.detail
+        if self._answered_by(row):
+            return "worked_example", self._answered_by(row)
         twin = self._twin(row)
         if twin is not None:
             return "held_out_match", _named(twin)

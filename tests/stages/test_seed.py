@@ -9,10 +9,15 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from pipeline import recipe
+from pipeline.canonical import canonical_keys
 from pipeline.records import PROBLEM, REJECT, content_id
+from pipeline.roles import Student, Teacher
 from pipeline.stage import StageError
+from pipeline.templates import worked_examples
+from pipeline.text import fold
 from stages.seed import STAGE, Config, source_digests
-from tests.desk import DeskInputs, DeskOutput
+from tests.desk import ROOT, DeskInputs, DeskOutput
 
 HELD_OUT = {
     "dev": {"seed": 2_000_000_001, "count_per_task": 16},
@@ -41,10 +46,13 @@ def file(path: Path, rows: list[tuple[str, str]], **values: Any) -> dict[str, An
     return {"kind": "file", "path": str(path), **values}
 
 
-def run(folder: Path, sources: list[dict[str, Any]], held_out: dict[str, Any] | None = None) -> DeskOutput:
+def run(
+    folder: Path, sources: list[dict[str, Any]], held_out: dict[str, Any] | None = None, **teacher: Any
+) -> DeskOutput:
     output = DeskOutput(folder)
     config = Config.model_validate({"sources": sources, "held_out": held_out or {}})
-    STAGE.run(config, DeskInputs(folder), output)
+    inputs = DeskInputs(folder, teacher=Teacher(model="any", **teacher), student=Student(model="any"))
+    STAGE.run(config, inputs, output)
     return output
 
 
@@ -95,8 +103,6 @@ def test_more_training_problems_keep_the_earlier_ones_and_every_held_out_one(tmp
 
 
 def test_no_training_problem_is_a_held_out_exercise(tmp_path: Path) -> None:
-    from pipeline.canonical import canonical_keys
-
     output = run(tmp_path, [generator("chain_sum", 200), generator("gcd", 100)], HELD_OUT)
     held: dict[str, str] = {}
     for row in problems(output, "dev") + problems(output, "eval"):
@@ -106,6 +112,44 @@ def test_no_training_problem_is_a_held_out_exercise(tmp_path: Path) -> None:
         assert not canonical_keys(row["task"], row["text"]) & held.keys()
     assert reasons(output)["held_out_match"] > 0
     assert all("problem " in row["detail"] for row in output.rows("rejects") if row["reason"] == "held_out_match")
+
+
+def test_a_worked_example_of_a_prompt_is_asked_in_no_split(tmp_path: Path) -> None:
+    shown = ("What is 7 + 4 + 5 - 8?", "8")  # prompts/chain-sum.txt has 4 - 8 + 5 + 7
+    clean = ("What is 7 + 4 + 5 - 9?", "7")
+    sources = [
+        file(tmp_path / "own.jsonl", [shown, ("What is 1 + 4 + 5 - 8?", "2")]),
+        file(tmp_path / "exam.jsonl", [shown, clean], split="eval"),
+    ]
+    output = run(tmp_path, sources, task_prompts={"some_task": "chain-sum"})
+    assert [row["text"] for row in problems(output, "eval")] == [clean[0]]
+    assert {(row["split"], row["text"], row["reason"]) for row in output.rows("rejects")} == {
+        (split, shown[0], "worked_example") for split in ("eval", "train")
+    }
+    assert {row["detail"] for row in output.rows("rejects")} == {"line 1; prompt chain-sum"}
+    assert len(run(tmp_path, sources[1:]).rows("problems")) == 2
+
+
+def test_the_demo_holds_out_nothing_that_a_shipped_prompt_answers(tmp_path: Path) -> None:
+    demo = recipe.load(ROOT / "pipeline/recipes/demo.yaml", ())
+    config = demo.sections["seed"]
+    assert isinstance(config, Config)
+    few = [source.model_copy(update={"count": 1}) for source in config.sources]  # held-out blocks come first
+    output = DeskOutput(tmp_path)
+    inputs = DeskInputs(tmp_path, teacher=demo.teacher, student=demo.student)
+    STAGE.run(config.model_copy(update={"sources": few}), inputs, output)
+    held = [row for row in output.rows("problems") if row["split"] != "train"]
+    assert Counter(row["split"] for row in held) == {"dev": 288, "eval": 288, "eval_again": 288}
+    keys = {key for row in held for key in canonical_keys(row["task"], row["text"])}
+    texts = {fold(row["text"]) for row in held}
+    templates = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "prompts").glob("*.txt"))]
+    examples = [question for template in templates for question in worked_examples(template)]
+    assert len(examples) >= 14
+    for question in examples:
+        assert fold(question) not in texts
+        assert not canonical_keys("", question) & keys, question
+    # The blocks did draw such an exercise, so that this test sees one that is let through.
+    assert "worked_example" in {row["reason"] for row in output.rows("rejects")}
 
 
 def test_a_task_with_too_few_different_problems_is_refused_with_the_numbers(tmp_path: Path) -> None:
