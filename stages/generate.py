@@ -144,7 +144,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
         )
     # Written before a token is spent: after a kill, a changed recipe still knows what this one had bought.
     write_durably(output.work / WANTED_FILE, "\n".join([order.weights, *ids]) + "\n")
-    files = None if teacher.engine == "openai" else inputs.model("teacher")
+    files = sampling.engine_files(teacher, lambda: inputs.model("teacher"))
     with writing(inputs.store, order.weights) as store:
         figures = sampling.complete(
             [order],
