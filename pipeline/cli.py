@@ -276,7 +276,7 @@ def plan_command(recipe_path: RecipeArgument, settings: SetOption = None, data: 
         out.print(escape(line))
 
 
-@app.command(epilog="Example: seqdistill publish pipeline/recipes/demo.yaml ./my-dataset")
+@app.command(epilog="Example: seqdistill publish pipeline/recipes/demo.yaml ./my-dataset --language en")
 def publish(
     recipe_path: RecipeArgument,
     dest: Annotated[Path, typer.Argument(help="A folder to make, or one that was published before.")],
@@ -285,6 +285,10 @@ def publish(
     ] = "",
     public: Annotated[bool, typer.Option(help="Make the repository public; it is private otherwise.")] = False,
     yes: Annotated[bool, typer.Option("--yes", help="Upload without asking.")] = False,
+    languages: Annotated[
+        list[str] | None,
+        typer.Option("--language", help="A language of the rows, for the card: --language en. May be repeated."),
+    ] = None,
     settings: SetOption = None,
     data: DataOption = DEFAULT_DATA,
 ) -> None:
@@ -296,7 +300,7 @@ def publish(
         word = this.states()["mix"].word
         if word != "fresh":
             raise StageError(f"mix is {word}; only a fresh mix is published. Run it first with --to mix.")
-        publishing.publish(this.folder, dest)
+        publishing.publish(this.folder, dest, languages or ())
         out.print(f"Published to {dest}")
         if push:
 

@@ -8,7 +8,7 @@ import fcntl
 import json
 import os
 import socket
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,15 +19,21 @@ class Locked(Exception):
 
 
 @contextmanager
-def hold(path: Path, what: str) -> Iterator[None]:
-    """Hold the lock file at `path` for `what` ("stage sft of run demo"). Raises Locked where another process does."""
+def hold(path: Path, what: str, wait: Callable[[str], None] | None = None) -> Iterator[None]:
+    """Hold the lock file at `path` for `what` ("stage sft of run demo").
+
+    Where another process holds it, `wait` is told so and the lock is waited for; without `wait`, raises Locked.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError as error:
-            file.seek(0)
-            raise Locked(f"{what} is being written by {_holder(file.read())}. Wait for it, or end it.") from error
+            if wait is None:
+                file.seek(0)
+                raise Locked(f"{what} is being written by {_holder(file.read())}. Wait for it, or end it.") from error
+            wait(f"another process holds {what}; waiting for it")
+            fcntl.flock(file, fcntl.LOCK_EX)
         started = datetime.now(UTC).isoformat(timespec="seconds")
         who = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": started})
         os.ftruncate(file.fileno(), 0)

@@ -5,13 +5,12 @@ model's repository is never fetched or run, and neither are pickled weights.
 """
 
 import difflib
-import fcntl
 import hashlib
 import os
 import re
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -19,7 +18,7 @@ from typing import Literal
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from pipeline import mirror
+from pipeline import lock, mirror
 from pipeline.digests import Digests
 from pipeline.manifest import write_durably
 from pipeline.mirror import Mirror
@@ -313,15 +312,6 @@ def _first_line(error: Exception) -> str:
     return next(iter(str(error).splitlines()), "") or type(error).__name__
 
 
-@contextmanager
-def _alone(root: Path, name: str, say: Say) -> Iterator[None]:
-    """Wait for and hold the lock of a model (or of the catalogue): the kernel releases it with its holder."""
-    path = root / FOLDER / f".{name.replace('/', '--')}.lock"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    with open(path, "a", encoding="utf-8") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            say(f"another process holds {name}; waiting for it")
-            fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+def _alone(root: Path, name: str, say: Say) -> AbstractContextManager[None]:
+    """The lock of a model (or of the catalogue), waited for: who comes second finds the work done."""
+    return lock.hold(root / FOLDER / f".{name.replace('/', '--')}.lock", name, wait=say)

@@ -6,7 +6,7 @@ It decides nothing about whether a stage should run (`runner.py`).
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -60,10 +60,10 @@ class RunOutput:
         buffer.clear()
         self._buffered[dataset] = 0
 
-    def previous(self, dataset: str) -> list[tuple[Shard, pa.Table]]:
+    def previous(self, dataset: str, columns: Sequence[str] = ("id",)) -> list[tuple[Shard, pa.Table]]:
         if self._last is None or dataset not in self._last.datasets:
             return []
-        return [(shard, read_shard(self.folder, shard, ["id"])) for shard in self._last.datasets[dataset].shards]
+        return [(shard, read_shard(self.folder, shard, columns)) for shard in self._last.datasets[dataset].shards]
 
     def keep(self, dataset: str, shard: Shard) -> None:
         self._shards[dataset].append(shard)

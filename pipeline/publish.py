@@ -5,6 +5,7 @@ It does not decide whether the mix is fresh (the command line asks the run), and
 
 import json
 import os
+import re
 import shutil
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
@@ -25,6 +26,7 @@ from pipeline.shards import file_entry, read_shard, write_shard
 
 SPLITS = ("train", "validation")
 SHARD_BYTES = 256 << 20  # in memory, before compression
+_LANGUAGE = re.compile(r"[a-z]{2,3}|multilingual|code")  # as the hub takes them in a card
 # Columns that name files or models as the recipe did, perhaps by a local path.
 _NAMING_COLUMNS = ("source", "teacher")
 
@@ -51,9 +53,10 @@ class Published:
 def publish(run_folder: Path, dest: Path, languages: Sequence[str] = ()) -> Published:
     """Copy the mix of a run out as a dataset folder at `dest`, whole or not at all.
 
-    `languages` (as the hub writes them: "en") go into the card; the rows do not say. An earlier published folder at
+    `languages` (the hub's codes: "en") go into the card; the rows do not say. An earlier published folder at
     `dest` that is still intact is replaced; anything else there is refused. Raises PublishError.
     """
+    _check_languages(languages)
     manifests = _lineage(run_folder)
     mix = manifests["mix"]
     damage = check(run_folder / "mix")
@@ -75,6 +78,15 @@ def publish(run_folder: Path, dest: Path, languages: Sequence[str] = ()) -> Publ
     if sum(rows.values()) != mix.datasets["examples"].rows:
         raise AssertionError(f"{sum(rows.values())} rows published of {mix.datasets['examples'].rows}")
     return Published(dest, tuple(files), rows)
+
+
+def _check_languages(languages: Sequence[str]) -> None:
+    """Raise PublishError for what the hub would not show as a language."""
+    wrong = [language for language in languages if not _LANGUAGE.fullmatch(language)]
+    if wrong:
+        raise PublishError(
+            f"{wrong[0]!r} is no language code; expected ISO 639, in small letters: en, zh, swe. Give the code."
+        )
 
 
 def _lineage(run_folder: Path) -> dict[str, Manifest]:

@@ -110,6 +110,14 @@ def open_tokenizer(role: Role, model: Callable[[], Path], texts: Mapping[str, st
     return None
 
 
+def engine_files(role: Role, model: Callable[[], Path]) -> Path | None:
+    """What a role's engine reads: a model folder, a file of canned answers, or nothing for a server.
+
+    `model` finds it and is called only where it is needed.
+    """
+    return None if role.engine == "openai" else model()
+
+
 def conversation(role: Role, texts: Mapping[str, str], problem: Row) -> list[dict[str, str]]:
     """The messages that put a problem (its `text` and `task`) to a role."""
     template = texts[role.task_prompts.get(problem["task"], role.prompt)]

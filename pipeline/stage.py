@@ -4,7 +4,7 @@ It holds no order of stages (`plan.py`) and runs none (`runner.py`).
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -101,8 +101,8 @@ class Output(Protocol):
     def write(self, dataset: str, table: pa.Table) -> None:
         """Append rows; they go to disk as new shards, in this order, and count once the manifest names them."""
 
-    def previous(self, dataset: str) -> list[tuple[Shard, pa.Table]]:
-        """The shards of the last manifest with their ids (a table of one column), for a stage that adds rows."""
+    def previous(self, dataset: str, columns: Sequence[str] = ("id",)) -> list[tuple[Shard, pa.Table]]:
+        """The shards of the last manifest with some columns of their rows, for a stage that adds rows."""
 
     def keep(self, dataset: str, shard: Shard) -> None:
         """Take a shard of the last manifest over as it is."""

@@ -93,7 +93,7 @@ def subjects(config: Config, inputs: Inputs) -> list[Subject]:
             teacher,
             inputs.weights("teacher"),
             teacher.thinking,
-            lambda: teacher_files(inputs),
+            lambda: sampling.engine_files(teacher, lambda: inputs.model("teacher")),
         ),
         *(
             Subject("base", name, role, base, False, lambda: inputs.model("student"))
@@ -113,11 +113,6 @@ def base_roles(config: Config, student: Role, teacher: Role) -> dict[str, Role]:
             asked = {"prompt": name, "task_prompts": {}}
         roles.setdefault(name, student.model_copy(update=asked))
     return roles
-
-
-def teacher_files(inputs: Inputs) -> Path | None:
-    """What the teacher's engine reads: a model folder, a file of canned answers, or nothing for a server."""
-    return None if inputs.teacher.engine == "openai" else inputs.model("teacher")
 
 
 def questions(config: Config, inputs: Inputs) -> dict[str, Row]:

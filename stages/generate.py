@@ -77,8 +77,9 @@ def bill(config: Config, inputs: Inputs, output: Output) -> Bill:
 
 
 def bought(inputs: Inputs, output: Output) -> set[str]:
-    """The ids this run has paid for: those of its last manifest, and those a killed attempt had stored."""
-    ids = {trace_id for _, table in output.previous("traces") for trace_id in table.column("id").to_pylist()}
+    """The ids this run paid for: of its last manifest, and what a killed attempt stored. Failed ones cost nothing."""
+    rows = (row for _, table in output.previous("traces", ("id", "finish")) for row in table.to_pylist())
+    ids = {row["id"] for row in rows if row["finish"] != "error"}
     path = output.work / WANTED_FILE
     if path.exists():
         weights, *wanted = path.read_text(encoding="utf-8").splitlines()
@@ -144,7 +145,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
         )
     # Written before a token is spent: after a kill, a changed recipe still knows what this one had bought.
     write_durably(output.work / WANTED_FILE, "\n".join([order.weights, *ids]) + "\n")
-    files = None if teacher.engine == "openai" else inputs.model("teacher")
+    files = sampling.engine_files(teacher, lambda: inputs.model("teacher"))
     with writing(inputs.store, order.weights) as store:
         figures = sampling.complete(
             [order],

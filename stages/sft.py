@@ -304,8 +304,21 @@ def checked(config: Config, inputs: Inputs, tokenizer: Any, output: Output) -> M
     return material
 
 
+def refuse_many_gpus() -> None:
+    """Raises StageError where torch sees several GPUs: the trainer would spread a batch over them and fail on ours."""
+    import torch
+
+    visible = torch.cuda.device_count()
+    if visible > 1:
+        raise StageError(
+            f"found {visible} visible GPUs; the student is trained by one process on one GPU. Show it one: run again "
+            f"with CUDA_VISIBLE_DEVICES=0 in front (make sft: CUDA_VISIBLE_DEVICES=0 make sft)."
+        )
+
+
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Audit, train (or go on training), and write the checkpoint."""
+    refuse_many_gpus()
     template = inputs.student.chat_template
     try:
         tokenizer = load_tokenizer(inputs.model("student"), inputs.prompt(f"chat/{template}") if template else None)

@@ -1,7 +1,7 @@
 """In-memory Inputs and Output for testing one stage's `run` alone: tables in, tables out, artifacts in a folder."""
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +85,7 @@ class DeskOutput:
     def write(self, dataset: str, table: pa.Table) -> None:
         self.tables.setdefault(dataset, []).append(table)
 
-    def previous(self, dataset: str) -> list[tuple[Shard, pa.Table]]:
+    def previous(self, dataset: str, columns: Sequence[str] = ("id",)) -> list[tuple[Shard, pa.Table]]:
         return []
 
     def keep(self, dataset: str, shard: Shard) -> None:

@@ -1,6 +1,7 @@
 import os
 import subprocess
 import sys
+import threading
 from pathlib import Path
 
 import pytest
@@ -18,6 +19,32 @@ def test_a_lock_ends_with_its_block(tmp_path: Path) -> None:
     for _ in range(2):
         with hold(tmp_path / "a.lock", "stage x"):
             pass
+
+
+def test_who_waits_is_told_so_once_and_holds_the_lock_after_its_holder(tmp_path: Path) -> None:
+    held, waiting, said = threading.Event(), threading.Event(), list[str]()
+    order = list[str]()
+
+    def first() -> None:
+        with hold(tmp_path / "a.lock", "x"):
+            held.set()
+            assert waiting.wait(timeout=20)
+            order.append("first")
+
+    def wait(line: str) -> None:
+        said.append(line)
+        waiting.set()
+
+    thread = threading.Thread(target=first)
+    thread.start()
+    assert held.wait(timeout=20)
+    with hold(tmp_path / "a.lock", "model y", wait):
+        order.append("second")
+        with pytest.raises(Locked, match=f"process {os.getpid()} on"), hold(tmp_path / "a.lock", "x"):
+            raise AssertionError("it was held twice")
+    thread.join()
+    assert said == ["another process holds model y; waiting for it"]
+    assert order == ["first", "second"]
 
 
 def test_a_lock_dies_with_its_holder(tmp_path: Path) -> None:

@@ -87,6 +87,20 @@ def test_the_card_is_made_from_the_manifests(published: Path) -> None:
     assert "| | **all** | **120** |" in card
 
 
+@pytest.mark.parametrize(
+    ("languages", "wrong"),
+    [(("en", "swe", "multilingual"), None), (("en", "English"), "English"), (("en,de",), "en,de"), (("EN",), "EN")],
+)
+def test_languages_are_codes(run_folder: Path, tmp_path: Path, languages: tuple[str, ...], wrong: str | None) -> None:
+    if wrong is not None:
+        with pytest.raises(PublishError, match=f"'{wrong}' is no language code"):
+            publish(run_folder, tmp_path / "out", languages)
+        assert not (tmp_path / "out").exists()
+        return
+    card = (publish(run_folder, tmp_path / "out", languages).folder / "README.md").read_text(encoding="utf-8")
+    assert yaml.safe_load(card.split("---\n")[1])["language"] == list(languages)
+
+
 def test_an_intact_folder_has_no_findings(published: Path, run_folder: Path) -> None:
     assert check(published) == []
     assert check(run_folder) == []

@@ -1,5 +1,5 @@
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +28,8 @@ class Finished(DeskOutput):
         self.shards = shards
         self.taken: list[Shard] = []
 
-    def previous(self, dataset: str) -> list[tuple[Shard, pa.Table]]:
-        return [(shard, read_shard(self.folder, shard, ["id"])) for shard in self.shards]
+    def previous(self, dataset: str, columns: Sequence[str] = ("id",)) -> list[tuple[Shard, pa.Table]]:
+        return [(shard, read_shard(self.folder, shard, columns)) for shard in self.shards]
 
     def keep(self, dataset: str, shard: Shard) -> None:
         self.taken.append(shard)
@@ -184,6 +184,15 @@ def test_the_bill_counts_what_is_reused_missing_and_dropped(desk: Desk) -> None:
     assert desk.bill(rows[:1], samples=3) == Bill(wanted=3, reused=2, missing=1, dropped=2, tokens=6)
     hotter = Sampling(temperature=0.9)
     assert desk.bill(rows, samples=2, sampling=hotter) == Bill(wanted=4, reused=0, missing=4, dropped=4, tokens=24)
+
+
+def test_the_bill_does_not_count_failed_completions_as_bought(desk: Desk) -> None:
+    rows = [problem(1), problem(77)]
+    desk.run(rows, samples=1, error_share_limit=0.5)
+    assert [row["finish"] for row in desk.rows()] == ["stop", "error"]
+    assert desk.bill(rows, samples=1) == Bill(wanted=2, reused=1, missing=1, dropped=0, tokens=6)
+    assert desk.bill(rows, samples=1, sampling=Sampling(temperature=0.9)).dropped == 1
+    assert desk.bill(rows[:1], samples=1).dropped == 0
 
 
 def test_the_bill_knows_what_a_killed_run_had_bought(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:

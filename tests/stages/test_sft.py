@@ -154,3 +154,14 @@ def test_a_long_curve_is_averaged_in_runs() -> None:
     assert sft.curve(history, "loss", 100) == [[step, float(step)] for step in range(1, 8)]
     assert sft.curve(history, "loss", 3) == [[3, 2.0], [6, 5.0], [7, 7.0]]
     assert sft.curve(history, "eval_loss", 3) == [[7, 1.0]]
+
+
+def test_several_visible_gpus_are_refused_before_anything_is_loaded(
+    tmp_path: Path, student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(sft, "load_tokenizer", lambda *_: pytest.fail("loaded a tokenizer"))
+    with pytest.raises(StageError, match=r"found 3 visible GPUs; .* one GPU\. .*CUDA_VISIBLE_DEVICES=0"):
+        trained(tmp_path, student, tiny.examples(4))
