@@ -148,8 +148,9 @@ class Runner:
         started, clock = _now(), time.monotonic()
         identity = self.run.identity(stage)
         name = self.run.recipe.name
-        write_record(folder / INTENT_FILE, Intent(stage=stage.name, run=name, identity=identity, started=started))
         output = self._output(stage, state)
+        output.clear()
+        write_record(folder / INTENT_FILE, Intent(stage=stage.name, run=name, identity=identity, started=started))
         with _PeakMemory() as peak:
             stage.run(self.run.recipe.sections[stage.name], self._inputs(stage), output)
         _release_memory()
