@@ -11,12 +11,13 @@ from typing import Any
 from pipeline import plan
 from pipeline.digests import sha256
 from pipeline.manifest import INTENT_FILE, MANIFEST_FILE, File, Manifest, read_manifest, write_durably
+from pipeline.pilot import PILOT_FILE
 from pipeline.records import content_id
 from pipeline.shards import add_sums, file_entry
 
 CHECKSUMS = "checksums.json"
 # What of a stage's folder no manifest lists: its records, and a running stage's state.
-_UNRECORDED = (INTENT_FILE, MANIFEST_FILE, "work")
+_UNRECORDED = (INTENT_FILE, MANIFEST_FILE, PILOT_FILE, "work")
 
 
 def checksums(folder: Path) -> list[File]:

@@ -262,16 +262,32 @@ def peek(
         out.print("No rows match.")
 
 
-@app.command("plan", epilog="Example: seqdistill plan pipeline/recipes/demo.yaml")
-def plan_command(recipe_path: RecipeArgument, settings: SetOption = None, data: DataOption = DEFAULT_DATA) -> None:
-    """Tokens, hours and disk that generate would take, before anything is spent. Runs seed, which asks no teacher."""
-    from pipeline.estimate import estimate
+@app.command(
+    "plan",
+    epilog="Examples: seqdistill plan pipeline/recipes/demo.yaml; seqdistill plan my.yaml --pilot 0.02; "
+    "seqdistill plan my.yaml --no-pilot",
+)
+def plan_command(
+    recipe_path: RecipeArgument,
+    share: Annotated[
+        float, typer.Option("--pilot", min=0.0, max=1.0, help="The share of problems that the pilot asks.")
+    ] = 0.01,
+    no_pilot: Annotated[bool, typer.Option("--no-pilot", help="Ask no teacher; go by what is stored.")] = False,
+    settings: SetOption = None,
+    data: DataOption = DEFAULT_DATA,
+) -> None:
+    """Tokens, hours, disk, truncation and yield of generate, from a pilot whose completions are kept. Runs seed."""
+    from pipeline import pilot
+    from pipeline.estimate import estimate, missing
 
     with _errors():
         this = _load(recipe_path, settings, data)
-        with Display(out) as display:
-            Runner(this, display.watcher()).execute(["seed"])
-        lines = estimate(this)
+        with _terminable(), Display(out) as display:
+            runner = Runner(this, display.watcher())
+            runner.execute(["seed"])
+            asks = missing(this) > 0 and share > 0 and not no_pilot
+            found = pilot.lines(runner.pilot("generate", share)) if asks else []
+        lines = [*found, *estimate(this)]
     for line in lines:
         out.print(escape(line))
 

@@ -12,6 +12,11 @@ from pipeline.section import declared
 BYTES_PER_TOKEN = 12  # of journal and shards together, for text and token ids of a completion
 
 
+def missing(run: Run) -> int:
+    """Completions that generate would have to buy (at most). Expects a fresh seed."""
+    return Runner(run).bill(plan.stage("generate"), run.state("generate")).missing
+
+
 def estimate(run: Run) -> list[str]:
     """Lines for a person. Expects a fresh seed, since it counts the problems that seed wrote."""
     bill = Runner(run).bill(plan.stage("generate"), run.state("generate"))

@@ -5,7 +5,7 @@ Readers trust only the manifest. It does not decide what to do about a differenc
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -167,12 +167,12 @@ def _parse(kind: type[Parsed], text: str, path: Path) -> Parsed:
         ) from error
 
 
-def write_durably(path: Path, text: str) -> None:
+def write_durably(path: Path, text: str | Iterable[str]) -> None:
     """Write by temporary file, fsync, rename and directory fsync: after a crash the file is the old one or the new."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with written(path, partial):
         with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
+            file.writelines([text] if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)

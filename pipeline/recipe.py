@@ -14,7 +14,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from pipeline import plan
-from pipeline.roles import Role, Student, Teacher
+from pipeline.roles import Role, Student, Teacher, thinkers
 from pipeline.section import Section
 
 
@@ -24,27 +24,37 @@ class RecipeError(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked recipe: the run's name, the two roles, and a config for each stage."""
+    """A checked recipe: the run's name, its models, and a config for each stage."""
 
     name: str
     description: str
     teacher: Teacher
+    more_teachers: Mapping[str, Teacher]
     student: Student
     sections: Mapping[str, Section]
 
-    def role(self, name: str) -> Role:
-        return {"teacher": self.teacher, "student": self.student}[name]
+    @property
+    def teachers(self) -> dict[str, Teacher]:
+        """All teachers by name, the one called "teacher" first."""
+        return {"teacher": self.teacher, **self.more_teachers}
 
     @property
     def roles(self) -> dict[str, Role]:
-        return {"teacher": self.teacher, "student": self.student}
+        """All models by name."""
+        return {**self.teachers, "student": self.student}
+
+    def named(self, role: str) -> tuple[str, ...]:
+        """The names of the models that a stage means by a role: "teachers" stands for all of them."""
+        return tuple(self.teachers) if role == "teachers" else (role,)
 
     def resolved(self) -> dict[str, Any]:
         """Every value, defaults included, as JSON."""
         return {
             "name": self.name,
             "description": self.description,
-            **{name: role.model_dump(mode="json") for name, role in self.roles.items()},
+            "teacher": self.teacher.model_dump(mode="json"),
+            "more_teachers": {name: role.model_dump(mode="json") for name, role in self.more_teachers.items()},
+            "student": self.student.model_dump(mode="json"),
             **{name: section.model_dump(mode="json") for name, section in self.sections.items()},
         }
 
@@ -53,7 +63,7 @@ class Recipe:
 def model() -> type[BaseModel]:
     """The pydantic model of a whole recipe, made from the stages' configs."""
     fields: dict[str, Any] = {"name": (str | None, None), "description": (str, "")}
-    fields |= {"teacher": (Teacher, ...), "student": (Student, ...)}
+    fields |= {"teacher": (Teacher, ...), "more_teachers": (dict[str, Teacher], {}), "student": (Student, ...)}
     for stage in plan.stages():
         required = any(field.is_required() for field in stage.config.model_fields.values())
         fields[stage.name] = (stage.config, ... if required else stage.config())
@@ -88,8 +98,23 @@ def check(values: dict[str, Any], name: str, where: str) -> Recipe:
         raise RecipeError(
             f"{where}: name is {run!r}; expected letters, digits, '-', '_' and '.', since it names a folder."
         )
-    description, teacher, student = (getattr(checked, key) for key in ("description", "teacher", "student"))
-    return Recipe(name=run, description=description, teacher=teacher, student=student, sections=sections)
+    models = {key: getattr(checked, key) for key in ("description", "teacher", "more_teachers", "student")}
+    _check_names(models["more_teachers"], where)
+    recipe = Recipe(name=run, **models, sections=sections)
+    try:
+        thinkers(recipe.teachers)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from error
+    return recipe
+
+
+def _check_names(teachers: Mapping[str, Teacher], where: str) -> None:
+    for name in teachers:
+        if name in ("teacher", "teachers", "student") or not name.replace("-", "").replace("_", "").isalnum():
+            raise RecipeError(
+                f"{where}: more_teachers has the name {name!r}; expected letters, digits, '-' and '_', and none of "
+                f"teacher, teachers and student."
+            )
 
 
 class _Loader(yaml.SafeLoader):

@@ -3,6 +3,7 @@
 It loads nothing: `models.py` finds weights, `engines/` runs them.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -80,3 +81,19 @@ class Teacher(Role):
 
 class Student(Role):
     """The model that is trained."""
+
+
+def thinkers(teachers: Mapping[str, Teacher]) -> dict[str, bool]:
+    """Whether a teacher thinks by itself, by the label that its traces carry.
+
+    Raises ValueError where two teachers of one label differ: their traces could not be told apart.
+    """
+    found: dict[str, bool] = {}
+    for name, teacher in teachers.items():
+        if found.setdefault(teacher.label, teacher.thinking) != teacher.thinking:
+            raise ValueError(
+                f"found thinking: {str(teacher.thinking).lower()} for {name}, and the other way round for another "
+                f"teacher of the same model {teacher.label}; expected the same for both. Give one of them a name of "
+                f"its own in data/models.yaml."
+            )
+    return found

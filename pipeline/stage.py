@@ -28,6 +28,7 @@ class Reads:
     dataset: str = ""
     columns: tuple[str, ...] = ()
     artifact: str = ""
+    when: Callable[[Any], bool] = lambda config: True  # whether a stage with this config reads it
 
 
 @dataclass(frozen=True)
@@ -58,6 +59,10 @@ class Inputs(Protocol):
     def teacher(self) -> Teacher: ...
 
     @property
+    def teachers(self) -> Mapping[str, Teacher]:
+        """All teachers by name, the one called "teacher" first."""
+
+    @property
     def student(self) -> Student: ...
 
     def table(self, name: str) -> pa.Table:
@@ -76,10 +81,10 @@ class Inputs(Protocol):
         """The text of a declared prompt template; "chat/x" for a chat template."""
 
     def weights(self, role: str) -> str:
-        """The identity of a role's weights: a digest or a hub commit."""
+        """The identity of a model's weights, by its name: a digest or a hub commit."""
 
     def model(self, role: str) -> Path:
-        """A local folder with a role's weights and tokenizer, fetched and converted where needed."""
+        """A local folder with a model's weights and tokenizer, by its name, fetched and converted where needed."""
 
     @property
     def store(self) -> Path:
@@ -140,10 +145,13 @@ class Stage:
     artifacts: tuple[str, ...] = ()
     # How it may be spread: a shard alone, all traces of a problem together, or one global step.
     spread: Literal["each", "by_problem", "whole"] = "whole"
-    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # role -> the keys that can change the output
+    # role -> the keys that can change the output. A role is "teacher", "student", or "teachers" for all teachers.
+    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     weights: tuple[str, ...] = ()  # roles whose weights it runs
     prompts: Callable[[Any, Mapping[str, Role]], tuple[str, ...]] = no_names
     # Digests of the files that a config names: their content is identity, their path is not.
     contents: Callable[[Any, Path], dict[str, str]] = no_contents
     on_stale: Literal["rebuild", "ask"] = "rebuild"  # ask: costs too much to do again unasked
     bill: Callable[[Any, Inputs, Output], Bill] | None = None  # for a stage that reuses by id what it once bought
+    # For a stage that spends: do a share of its work, which is kept, and say as JSON what the whole will take.
+    pilot: Callable[[Any, Inputs, Output, float], dict[str, Any]] | None = None

@@ -136,6 +136,11 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
+def decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    """The text of token ids, special tokens and spaces as they are."""
+    return str(tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
 def example_ids(tokenizer: Any, messages: Messages, completion: str) -> tuple[list[int], list[int]]:
     """Token ids of a training example: the prompt (equal to `prompt_ids`) and the completion with its end token.
 

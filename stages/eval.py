@@ -14,10 +14,11 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline import engines, sampling, scoring
+from pipeline import engines, orders, sampling, scoring
+from pipeline.orders import Order
 from pipeline.records import SCORE, content_id
 from pipeline.roles import Role, Sampling
-from pipeline.sampling import Figures, Order
+from pipeline.sampling import Figures
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
@@ -78,10 +79,10 @@ def subjects(config: Config, inputs: Inputs) -> list[Subject]:
     student = inputs.student
     if config.student_engine is not None:
         student = student.model_copy(update={"engine": config.student_engine})
-    if student.engine not in sampling.LOCAL:
+    if student.engine not in orders.LOCAL:
         raise StageError(
             f"the student's engine is {student.engine}; a checkpoint on the disk runs on "
-            f"{' or '.join(sampling.LOCAL)}. Set eval.student_engine to one of them."
+            f"{' or '.join(orders.LOCAL)}. Set eval.student_engine to one of them."
         )
     base = inputs.weights("student")
     distilled = inputs.manifest("checkpoint").artifacts["checkpoint"].fingerprint
@@ -93,7 +94,7 @@ def subjects(config: Config, inputs: Inputs) -> list[Subject]:
             teacher,
             inputs.weights("teacher"),
             teacher.thinking,
-            lambda: sampling.engine_files(teacher, lambda: inputs.model("teacher")),
+            lambda: orders.engine_files(teacher, lambda: inputs.model("teacher")),
         ),
         *(
             Subject("base", name, role, base, False, lambda: inputs.model("student"))
@@ -129,13 +130,13 @@ def questions(config: Config, inputs: Inputs) -> dict[str, Row]:
 
 def order_of(config: Config, inputs: Inputs, subject: Subject, known: Mapping[str, Row]) -> Order:
     """What is asked of one subject. Its tokenizer comes from its own folder: a checkpoint is asked in its template."""
-    texts = {name: inputs.prompt(name) for name in sampling.prompt_names(subject.role)}
+    texts = {name: inputs.prompt(name) for name in orders.prompt_names(subject.role)}
     return Order(
         role=subject.role,
         weights=subject.weights,
         problems=known.values,
         texts=texts,
-        tokenizer=sampling.open_tokenizer(subject.role, lambda: _folder(subject), texts),
+        tokenizer=orders.open_tokenizer(subject.role, lambda: _folder(subject), texts),
         sampling=config.sampling,
         samples=config.samples,
         max_tokens=config.max_tokens,
@@ -203,10 +204,11 @@ def judged(
 
 
 def completions(order: Order, store: Store) -> Iterator[Row]:
-    """What the store holds for an order, a few at a time."""
-    rest = sampling.asks(order)
-    while some := list(islice(rest, ROWS)):
-        yield from sampling.stored(order, store, some)
+    """What the store holds for an order, a few at a time; longer answers of an earlier eval are cut as these are."""
+    rest = orders.asks(order)
+    while some := {ask.id: ask for ask in islice(rest, ROWS)}:
+        for row in orders.stored(order, store, some):
+            yield orders.cut(order, row)
 
 
 def examine(
@@ -214,10 +216,10 @@ def examine(
 ) -> tuple[list[tuple[Subject, list[scoring.Answer]]], Figures]:
     """Ask one model, with one prompt or several, what the store lacks; judge all of its answers and write scores."""
     first = group[0]
-    orders = [order_of(config, inputs, subject, known) for subject in group]
+    asked = [order_of(config, inputs, subject, known) for subject in group]
     with writing(inputs.store, first.weights) as store:
-        figures = sampling.complete(
-            orders,
+        figures, _ = sampling.complete(
+            asked,
             store,
             lambda seed: engines.start(first.role, first.files(), seed, output.work / f"{first.model}.log"),
             lambda done, total, note: output.progress(Progress(done, total, "answers", f"{first.model}: {note}")),
@@ -225,7 +227,7 @@ def examine(
         )
         examined = [
             (subject, judge(config, output, subject, completions(order, store), known))
-            for subject, order in zip(group, orders, strict=True)
+            for subject, order in zip(group, asked, strict=True)
         ]
     return examined, figures
 
@@ -281,7 +283,7 @@ def prompts(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
     """The templates of all three models' prompts."""
     teacher, student = roles["teacher"], roles["student"]
     asked = [teacher, student, *base_roles(config, student, teacher).values()]
-    return tuple(dict.fromkeys(name for role in asked for name in sampling.prompt_names(role)))
+    return tuple(dict.fromkeys(name for role in asked for name in orders.prompt_names(role)))
 
 
 def run(config: Config, inputs: Inputs, output: Output) -> None:

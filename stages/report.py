@@ -12,7 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from pipeline import __version__
+from pipeline import __version__, pilot
 from pipeline.manifest import Manifest, write_durably
 from pipeline.page import html
 from pipeline.section import Section
@@ -59,10 +59,25 @@ def build(manifests: Mapping[str, Manifest], lengths: Mapping[str, list[int]]) -
         "funnel_by_task": mix.get("funnel_by_task", {}),
         "traces": sum(row["traces"] for row in mix["funnel"]),
         "lengths": {name: spread(values) for name, values in lengths.items()},
+        "pilot": pilot.beside(manifests["generate"].facts.get("pilot"), actual(manifests, lengths)),
         "curve": {"train": points(sft.get("loss", ())), "validation": points(sft.get("eval_loss", ()))},
         "seconds": {name: manifest.seconds for name, manifest in manifests.items()},
         "rows": {name: manifest.rows for name, manifest in manifests.items()},
         "peak_memory_mib": {name: manifest.facts.get("peak_memory_mib") for name, manifest in manifests.items()},
+    }
+
+
+def actual(manifests: Mapping[str, Manifest], lengths: Mapping[str, list[int]]) -> dict[str, float | None]:
+    """What generate came to, by the names of a pilot's predictions. Hours only where all of it was made in one go."""
+    made, judged = manifests["generate"], manifests["verify"].facts
+    tokens = [value for values in lengths.values() for value in values]
+    decided = judged.get("right", 0) + judged.get("wrong", 0)
+    part = made.facts.get("reused", 0)
+    return {
+        "completion_tokens": float(sum(tokens)),
+        "hours": made.facts.get("seconds", 0.0) / 3600 if made.facts.get("bought", 0) > 20 * part else None,
+        "truncated_share": len(lengths["cut off"]) / len(tokens) if tokens else None,
+        "right_share": judged.get("right", 0) / decided if decided else None,
     }
 
 

@@ -5,6 +5,7 @@ It is slow: a batch ends with its longest sequence. It has no presence and frequ
 
 import gc
 from collections.abc import Iterable, Iterator
+from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -47,10 +48,10 @@ class Hf:
         self._model.generation_config = GenerationConfig()  # the model's own sampling defaults stay out
         torch.manual_seed(seed)
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         """See `Engine`: the completions of a batch come together."""
         waiting = iter(requests)
-        while batch := list(islice(waiting, self._batch)):
+        while batch := list(islice(iter(partial(next, waiting, None), None), self._batch)):
             room = [request for request in batch if len(self._ids(request)) < self._context]
             for request in batch:
                 if request not in room:

@@ -59,8 +59,8 @@ class Replay:
         self._answers = answers
         self._delay_s = delay_s
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        for request in requests:
+    def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        for request in filter(None, requests):
             if self._delay_s:
                 time.sleep(self._delay_s)
             yield self._answer(request)
@@ -69,7 +69,7 @@ class Replay:
         completions = self._answers.get(request.problem_text)
         if not completions:
             return failed(request, NOTHING_CANNED)
-        text = completions[request.sample % len(completions)]
+        text = completions[request.sample % len(completions)].removeprefix(request.begun)
         tokens = _TOKEN.findall(text)
         cut = len(tokens) > request.max_tokens
         return Completion(

@@ -97,3 +97,18 @@ def test_a_setting_that_cannot_be_applied_is_an_error(tmp_path: Path, setting: s
 def test_a_missing_recipe_lists_the_shipped_ones(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"No recipe at .*demo\.yaml"):
         load(tmp_path / "none.yaml")
+
+
+def test_more_teachers_have_names_of_their_own(tmp_path: Path) -> None:
+    found = load(write(tmp_path, MINIMAL + "more_teachers: {coder: {model: c, engine: replay}}\n"))
+    assert list(found.teachers) == ["teacher", "coder"]
+    assert list(found.roles) == ["teacher", "coder", "student"]
+    assert found.named("teachers") == ("teacher", "coder")
+    assert found.resolved()["more_teachers"]["coder"]["model"] == "c"
+    with pytest.raises(RecipeError, match="more_teachers has the name 'student'"):
+        load(write(tmp_path, MINIMAL + "more_teachers: {student: {model: c}}\n"))
+
+
+def test_teachers_whose_traces_look_alike_must_think_alike(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="found thinking: true for twin, and the other way round for another teacher"):
+        load(write(tmp_path, MINIMAL + "more_teachers: {twin: {model: t, thinking: true}}\n"))

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import engines, sampling
+from pipeline import engines, orders
 from pipeline.engines.replay import Replay
 from pipeline.manifest import Manifest
 from pipeline.records import PROBLEM, SCORE
@@ -82,7 +82,7 @@ class Canned(Replay):
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     made = Fake(dict(PATTERNS))
     monkeypatch.setattr(engines, "start", made.start)
-    monkeypatch.setattr(sampling, "open_tokenizer", lambda role, model, texts: None)
+    monkeypatch.setattr(orders, "open_tokenizer", lambda role, model, texts: None)
     return made
 
 

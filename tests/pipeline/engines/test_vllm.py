@@ -13,8 +13,9 @@ from pipeline.engines import Request
 from pipeline.engines.host import Place
 from pipeline.engines.lifeline import descendants
 from pipeline.engines.vllm import part, sampling_params, visible_gpus
+from pipeline.orders import Order, asks
 from pipeline.roles import Sampling, Teacher
-from pipeline.sampling import Order, asks, complete
+from pipeline.sampling import complete
 from pipeline.store import Store, writing
 from tests import tiny
 from tests.pipeline.engines.conftest import MODEL, ROOT, Running
