@@ -6,7 +6,7 @@ It decides nothing about whether a stage should run (`runner.py`).
 import shutil
 import time
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -136,9 +136,20 @@ class RunOutput:
 
     def sweep(self) -> None:
         """Delete shards that the new manifest does not name, and the state for resuming. Called after the manifest."""
-        for name, shards in self._shards.items():
-            named = {self.folder / shard.path for shard in shards}
-            for path in (self.folder / name).iterdir():
+        self._keep_only(self._shards)
+        shutil.rmtree(self.work, ignore_errors=True)
+
+    def clear(self) -> None:
+        """Delete what attempts that did not end left: shards that the last manifest does not name.
+
+        Called before anything is written, or each attempt on a disk that is nearly full would leave less room.
+        """
+        last = {} if self._last is None else self._last.datasets
+        self._keep_only({name: last[name].shards if name in last else [] for name in self._stage.writes})
+
+    def _keep_only(self, shards: Mapping[str, Sequence[Shard]]) -> None:
+        for name, kept in shards.items():
+            named = {self.folder / shard.path for shard in kept}
+            for path in (self.folder / name).glob("*"):
                 if path not in named:
                     path.unlink()
-        shutil.rmtree(self.work, ignore_errors=True)

@@ -3,14 +3,10 @@
 It prints nothing: what a person should see goes through the callbacks of `Watcher`.
 """
 
-import contextlib
-import ctypes
-import gc
 import json
 import shutil
 import socket
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Iterable
@@ -19,7 +15,7 @@ from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
 
-from pipeline import lock, models, plan
+from pipeline import heap, lock, models, plan
 from pipeline.manifest import (
     INTENT_FILE,
     MANIFEST_FILE,
@@ -148,11 +144,12 @@ class Runner:
         started, clock = _now(), time.monotonic()
         identity = self.run.identity(stage)
         name = self.run.recipe.name
-        write_record(folder / INTENT_FILE, Intent(stage=stage.name, run=name, identity=identity, started=started))
         output = self._output(stage, state)
+        output.clear()
+        write_record(folder / INTENT_FILE, Intent(stage=stage.name, run=name, identity=identity, started=started))
         with _PeakMemory() as peak:
             stage.run(self.run.recipe.sections[stage.name], self._inputs(stage), output)
-        _release_memory()
+        heap.release()  # what one stage held, before the next one needs it
         datasets, artifacts = output.seal()
         manifest = Manifest(
             stage=stage.name,
@@ -206,14 +203,6 @@ class _PeakMemory:
             self.mib = max(self.mib, total >> 20)
             if self._done.wait(0.5):
                 return
-
-
-def _release_memory() -> None:
-    """Give what a stage held (a trainer's weights lie in cycles) back to the system, before the next one needs it."""
-    gc.collect()
-    if sys.platform == "linux":
-        with contextlib.suppress(OSError, AttributeError):  # a C library without it, as on Alpine
-            ctypes.CDLL(None).malloc_trim(0)
 
 
 def _move_aside(folder: Path) -> None:

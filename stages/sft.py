@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator
 
-from pipeline import objectives
+from pipeline import heap, objectives
 from pipeline.records import content_id
 from pipeline.roles import Role
 from pipeline.section import Section, declared
@@ -337,7 +337,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     trainer = build_trainer(config, inputs, output, tokenizer, material, last)
     training = time.monotonic()
     try:
-        trainer.go_on(last)
+        with heap.kept():
+            trainer.go_on(last)
     except Diverged as error:
         raise StageError(str(error)) from error
     begun = 0 if last is None else checkpoints.step_of(last)

@@ -252,7 +252,6 @@ def manifests(made: dict[str, dict[str, pa.Table]], samples: int = 2) -> dict[st
 
 def eval_facts(scores: list[dict[str, Any]], samples: int) -> dict[str, Any]:
     """The facts of eval, of the made-up scores."""
-    from pipeline.sampling import Figures
     from pipeline.scoring import Answer
     from stages.eval import Config, Subject, summary
 
@@ -266,5 +265,5 @@ def eval_facts(scores: list[dict[str, Any]], samples: int) -> dict[str, Any]:
         ]
         role = Student(model=f"the-{model}", prompt=prompt)
         subject = Subject(model, prompt, role, f"digest-of-{model}", False, lambda: None)  # type: ignore[arg-type]
-        examined.append((subject, answers, Figures(wanted=len(rows), bought=len(rows), seconds=1.0)))
+        examined.append((subject, answers))
     return summary(Config(samples=samples), examined, len({row["problem_id"] for row in scores}))

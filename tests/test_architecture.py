@@ -11,7 +11,7 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Each line may import from the lines above it and from its own.
 LAYERS = (
-    ("install", "section", "records", "text", "think", "lock", "statistics", "expression", "canonical"),
+    ("install", "section", "records", "text", "think", "lock", "statistics", "expression", "canonical", "heap"),
     ("roles", "manifest"),
     ("shards", "templates", "similarity", "digests", "convert", "mirror", "journal"),
     ("models", "doctor", "store", "engines", "verifiers", "rules", "objectives", "executors"),

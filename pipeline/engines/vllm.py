@@ -10,6 +10,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
+from pipeline import heap
 from pipeline.engines import Completion, Request, failed
 from pipeline.engines.host import Hosted, Place
 from pipeline.roles import Role, Sampling
@@ -34,6 +35,7 @@ def load(role: Role, model: Path, seed: int, place: Place) -> "Vllm":
     if on_cpu():
         cores = part(sorted(os.sched_getaffinity(0)), 1, place)
         os.sched_setaffinity(0, cores)
+        heap.keep()
     elif place.of > 1:
         devices = part(visible_gpus(), role.exec.tensor_parallel_size, place)
         os.environ["CUDA_VISIBLE_DEVICES"] = ",".join(devices)

@@ -168,7 +168,7 @@ def fill_up(subject: Loop | CommandLine, disk: Path, step_kb: int, tally: Tally)
     size_kb = step_kb
     while not subject.run(NO_FAULT, errno.ENOSPC, tally):
         size_kb += step_kb
-        if size_kb > 1000 * step_kb:
+        if size_kb > 60 * step_kb:
             raise RuntimeError(f"still not enough room at {size_kb} KB: {tally}")
         grow(disk, size_kb)
     subject.compare(tally)

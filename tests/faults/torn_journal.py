@@ -88,9 +88,7 @@ def flip(root: Path, records: Records, bits: int, seed: int, quietly: bool) -> T
     draw, tally, line = random.Random(seed), Tally(), 1
     for place, byte in enumerate(whole):
         for bit in draw.sample(range(8), bits):
-            damaged = bytearray(whole)
-            damaged[place] ^= 1 << bit
-            path.write_bytes(damaged)
+            put(path, place, byte ^ 1 << bit)
             if quietly:
                 os.utime(path, ns=(stamp, stamp))
             tally.tried += 1
@@ -101,8 +99,16 @@ def flip(root: Path, records: Records, bits: int, seed: int, quietly: bool) -> T
                 tally.unnoticed += 1
             except ValueError as error:
                 tally.unnamed += f"{path}, line {line}," not in str(error)
+            put(path, place, byte)
         line += byte == 10
     return tally
+
+
+def put(path: Path, place: int, byte: int) -> None:
+    """Change one byte of a file; to write all of it anew would have some file systems sync it each time."""
+    with open(path, "r+b") as file:
+        file.seek(place)
+        file.write(bytes([byte]))
 
 
 def main() -> int:

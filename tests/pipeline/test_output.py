@@ -5,7 +5,7 @@ import pyarrow.parquet
 import pytest
 
 from pipeline import output as outputs
-from pipeline.manifest import Dataset
+from pipeline.manifest import Dataset, Manifest
 from pipeline.output import RunOutput
 from pipeline.section import Section
 from pipeline.stage import Stage, StageError
@@ -78,3 +78,17 @@ def test_an_artifact_stands_in_its_place_only_after_the_swap_and_the_old_manifes
 def test_a_declared_artifact_that_was_not_made_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(StageError, match="ended without its artifact page"):
         opened(tmp_path, "page").seal()
+
+
+def test_what_an_attempt_without_a_manifest_left_goes_before_the_next_and_named_shards_stay(tmp_path: Path) -> None:
+    ended, failed = opened(tmp_path), opened(tmp_path)
+    ended.write("rows", table("a"))
+    datasets, _ = ended.seal()
+    failed.write("rows", table("b"))
+    failed.seal()
+    assert len(list((tmp_path / "rows").iterdir())) == 2
+    last = Manifest.model_construct(datasets=datasets)
+    RunOutput(stage(), tmp_path, last, lambda moment: None, lambda line: None).clear()
+    assert [path.name for path in (tmp_path / "rows").iterdir()] == [Path(datasets["rows"].shards[0].path).name]
+    opened(tmp_path).clear()
+    assert list((tmp_path / "rows").iterdir()) == []
