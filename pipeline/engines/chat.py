@@ -25,7 +25,7 @@ NEUTRAL = {
 }
 NAMEABLE = (*NEUTRAL, "temperature", "top_p", "max_tokens", "skip_special_tokens")
 NEWER_LIMIT = "max_completion_tokens"  # what some hosted models call max_tokens, which they refuse
-COUNT_LIMIT = 2**31
+COUNT_LIMIT = 10**9  # a journal's records have no room for longer counts
 
 # How servers say that they do not know a field. One that refuses its value knows it, and has a default of its own.
 _UNKNOWN = re.compile(
@@ -183,6 +183,6 @@ def retry_after_s(value: str | None) -> float | None:
         return float(value)
     try:
         when = parsedate_to_datetime(value)
-    except ValueError:
+    except (ValueError, OverflowError):
         return None
     return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - datetime.now(UTC).timestamp())

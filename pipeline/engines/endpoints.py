@@ -62,6 +62,11 @@ class Endpoints:
         self.failed_probes = 0
         self._first_cooling_s, self._clock = first_cooling_s, clock
 
+    @property
+    def any_closed(self) -> bool:
+        """Whether any circuit lets requests through."""
+        return any(not one.opened for one in self.all)
+
     def take(self, failed_at: Collection[Endpoint] = ()) -> Turn | None:
         """A turn at the endpoint with the fewest requests in flight, or None where none may be asked now.
 

@@ -10,6 +10,7 @@ import random
 import threading
 from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -31,7 +32,7 @@ REFUSED = frozenset({400, 422})
 def start(role: Role, model: Path | None, seed: int, log: Path | None) -> "OpenAIServers":
     """Make ready to ask the role's base_urls; the seed is not sent (servers differ in what they do with one).
 
-    Raises ValueError where there are none, or one is no address.
+    Raises ValueError where there are none, one is no address, or the key is none that a header can hold.
     """
     if not role.exec.base_urls:
         raise ValueError(
@@ -56,6 +57,16 @@ def _check(address: str, number: int, variable: str) -> None:
         )
     if url.scheme not in ("http", "https") or not url.host:
         raise ValueError(f"found {address!r} in exec.base_urls; expected an address like http://localhost:8000/v1")
+
+
+def _key(variable: str) -> str:
+    """The key in the environment, empty where there is none. One that no header can hold is refused unrepeated."""
+    key = os.environ.get(variable, "").strip()  # a key read from a file brings the end of its line along
+    if not key.isascii() or not key.isprintable():
+        raise ValueError(
+            f"the key in {variable} holds a character that no HTTP header can; expected printable ASCII. Set it again."
+        )
+    return key
 
 
 class Temporary(Exception):
@@ -85,19 +96,20 @@ class OpenAIServers:
         self.figures: dict[str, float] = {"retries": 0, "circuits_opened": 0, "failed_probes": 0}
         self._role, self._tries, self._first_pause_s = role, tries, first_pause_s
         self._endpoints = Endpoints(role.exec.base_urls, first_cooling_s)
-        self._key = os.environ.get(role.exec.api_key_variable)
+        self._key = _key(role.exec.api_key_variable)
         self._client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
             timeout=httpx.Timeout(None, connect=min(CONNECT_LIMIT_S, role.exec.timeout_s)),
-            limits=httpx.Limits(),
+            limits=httpx.Limits(),  # none: `concurrency` is the limit
         )
-        self._changed = asyncio.Event()  # replaced each time it is set, when what `Endpoints` knows has changed
+        self._changed = asyncio.Event()  # pulses when what `Endpoints` knows has changed
         self._loop = asyncio.new_event_loop()
         # A daemon: an interrupted program that could not close it still ends.
         self._thread = threading.Thread(target=self._loop.run_forever, name="openai-requests", daemon=True)
         self._thread.start()
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        """See `Engine`."""
         waiting = iter(requests)
         running: set[Future[Completion]] = set()
         ended: queue.SimpleQueue[Future[Completion]] = queue.SimpleQueue()
@@ -116,55 +128,67 @@ class OpenAIServers:
             for task in running:
                 task.cancel()
 
+    def close(self) -> None:
+        """See `Engine`. What is in flight is called off."""
+        if self._loop.is_closed():
+            return
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._client.aclose()
+
     async def _complete(self, request: Request) -> Completion:
+        """Try until an answer comes, or it is clear that none will."""
         cause = ""
         failed_at: set[Endpoint] = set()
-        for number in range(self._tries):
-            if number:
-                await self._pause(number - 1)
-            turn = await self._turn(failed_at)
-            if turn is None:
-                return self._failed(request, number, self._endpoints.obituary() or cause)
-            try:
-                return await self._ask(turn, request)
-            except Permanent as error:
-                return self._failed(request, 0, str(error))
-            except Temporary as error:
-                cause = str(error)
-                failed_at.add(turn.endpoint)
-        return self._failed(request, self._tries, cause)
-
-    def _failed(self, request: Request, tries: int, cause: str) -> Completion:
+        try:
+            for number in range(self._tries):
+                if number:
+                    await self._back_off(number)
+                turn = await self._turn(failed_at)
+                try:
+                    return await self._ask(turn, request)
+                except Temporary as error:
+                    cause = f"after {number + 1} tries: {error}"
+                    failed_at.add(turn.endpoint)
+        except Permanent as error:
+            cause = str(error)
         if self._key:
             cause = cause.replace(self._key, "***")  # some servers repeat the key that they refuse
-        return failed(request, f"after {tries} {'try' if tries == 1 else 'tries'}: {cause}" if tries else cause)
+        return failed(request, cause)
 
-    async def _pause(self, number: int) -> None:
+    async def _back_off(self, number: int) -> None:
+        """The request's own pause before it is tried again for the `number`th time."""
         self.figures["retries"] += 1
-        own_s = min(LONGEST_PAUSE_S, self._first_pause_s * 2**number)
-        await asyncio.sleep(own_s * (1 + random.random()))  # jitter, so that refused requests do not return together
+        # Where every circuit is open their cooling is the pause. With one of its own as well, a request would always
+        # come back too late to see that all servers are cooling, and dead.
+        if self._endpoints.any_closed:
+            pause_s = min(LONGEST_PAUSE_S, self._first_pause_s * 2 ** (number - 1))
+            await asyncio.sleep(pause_s * (1 + random.random()))  # jitter: refused requests do not return together
 
-    async def _turn(self, failed_at: Collection[Endpoint]) -> Turn | None:
-        """Wait for an endpoint that may be asked; None once all are dead. Waiting is no try."""
+    async def _turn(self, failed_at: Collection[Endpoint]) -> Turn:
+        """Wait, which is no try, for an endpoint that may be asked. Raises Permanent once all are dead."""
         while (turn := self._endpoints.take(failed_at)) is None:
-            if self._endpoints.obituary() is not None:
-                return None
+            obituary = self._endpoints.obituary()
+            if obituary is not None:
+                raise Permanent(obituary)
             wait_s = self._endpoints.wait_s()
-            jitter_s = random.random() * self._first_pause_s
-            await self._change(None if wait_s is None else wait_s + jitter_s)
+            if wait_s is not None:
+                wait_s += random.random() * self._first_pause_s
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
         return turn
 
-    async def _change(self, limit_s: float | None) -> None:
-        """Until something changed at the endpoints, or `limit_s` have passed."""
-        changed = self._changed
-        try:
-            async with asyncio.timeout(limit_s):
-                await changed.wait()
-        except TimeoutError:
-            return
-
     async def _ask(self, turn: Turn, request: Request) -> Completion:
-        """One try, and what it says of the endpoint."""
+        """One try, and what it says of the endpoint. Raises Temporary and Permanent."""
         endpoints = self._endpoints
         try:
             completion = await self._answer(turn.endpoint, request)
@@ -189,7 +213,7 @@ class OpenAIServers:
             self.figures["circuits_opened"] = endpoints.circuits_opened
             self.figures["failed_probes"] = endpoints.failed_probes
             self._changed.set()
-            self._changed = asyncio.Event()
+            self._changed.clear()
 
     async def _answer(self, endpoint: Endpoint, request: Request) -> Completion:
         """The completion from one endpoint, asked again at once without fields that its server does not know."""
@@ -199,12 +223,16 @@ class OpenAIServers:
             response = await self._post(endpoint, body)
             if response.status_code not in REFUSED:
                 break
-            more = chat.refused(response.text, body, request.sampling)
+            more = chat.refused(_text(response), body, request.sampling)
             if not more:
                 break
             refused |= more
-        completion = self._read(endpoint, request, response)
-        self._remember(endpoint, refused)  # only now: had it been about something else, this would have failed too
+        completion = self._completion(endpoint, request, response)
+        # Only now: had the refusals been about something else, this would have failed too.
+        for name in refused - endpoint.refused:
+            key = f"servers_without_{name}"  # in the manifest of what was sampled: nothing is left out unseen
+            self.figures[key] = self.figures.get(key, 0) + 1
+        endpoint.refused |= refused
         return completion
 
     async def _post(self, endpoint: Endpoint, body: dict[str, object]) -> httpx.Response:
@@ -217,42 +245,22 @@ class OpenAIServers:
         except (httpx.HTTPError, OSError) as error:
             raise Temporary(f"{type(error).__name__} from {endpoint.url}: {error}") from error
 
-    def _read(self, endpoint: Endpoint, request: Request, response: httpx.Response) -> Completion:
-        status = response.status_code
-        said = response.text[:200].strip()
+    def _completion(self, endpoint: Endpoint, request: Request, response: httpx.Response) -> Completion:
+        status, said = response.status_code, _text(response)[:200].strip()
         refusal = f"HTTP {status} from {endpoint.url}: {said}"
         if status in BUSY or status >= 500:
             raise Temporary(refusal, status in BUSY, chat.retry_after_s(response.headers.get("retry-after")))
+        if status in (401, 403):
+            name = self._role.exec.api_key_variable
+            refusal += f" (the key came from {name})" if self._key else f" (no key: {name} is not set)"
         if status != 200:
-            raise Permanent(f"{refusal}{self._about_key(status)}")
+            raise Permanent(refusal)
         try:
             return chat.completion(request, response.json())
         except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
             raise Temporary(f"{endpoint.url} answered no chat completion ({error}): {said}") from error
 
-    def _remember(self, endpoint: Endpoint, refused: frozenset[str]) -> None:
-        for name in refused - endpoint.refused:
-            key = f"servers_without_{name}"  # in the manifest of what was sampled: nothing is left out unseen
-            self.figures[key] = self.figures.get(key, 0) + 1
-        endpoint.refused |= refused
 
-    def _about_key(self, status: int) -> str:
-        if status not in (401, 403):
-            return ""
-        name = self._role.exec.api_key_variable
-        return f" (the key came from {name})" if self._key else f" (no key: {name} is not set)"
-
-    def close(self) -> None:
-        if self._loop.is_closed():
-            return
-        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
-        self._loop.call_soon_threadsafe(self._loop.stop)
-        self._thread.join()
-        self._loop.close()
-
-    async def _end(self) -> None:
-        tasks = asyncio.all_tasks() - {asyncio.current_task()}
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await self._client.aclose()
+def _text(response: httpx.Response) -> str:
+    """What a server says, whatever encoding it claims: characters that a store can hold."""
+    return response.content.decode("utf-8", "replace")

@@ -34,6 +34,10 @@ TIMEOUT_S = 1.0
 WEIGHTS = "served"
 
 
+class Listening(ThreadingHTTPServer):
+    request_queue_size = 128  # with the default of 5 the system itself drops connections, for a second or more
+
+
 class Flaky:
     """A server on a free port that mistreats a share of its requests, and remembers each answer that it sent whole."""
 
@@ -45,7 +49,7 @@ class Flaky:
         self.ended = threading.Event()
         self._lock = threading.Lock()
         self._connections: set[socket.socket] = set()
-        self._http = ThreadingHTTPServer(("127.0.0.1", 0), self._handler())
+        self._http = Listening(("127.0.0.1", 0), self._handler())
         self.url = f"http://127.0.0.1:{self._http.server_port}/v1"
         threading.Thread(target=self._http.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
 

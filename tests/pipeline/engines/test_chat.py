@@ -34,7 +34,18 @@ def test_reasoning_that_a_server_took_out_is_put_back(message: dict[str, Any], f
     assert (found.text, found.finish, found.completion_tokens) == (text, finish, 0)
 
 
-@pytest.mark.parametrize(("value", "seconds"), [(None, None), ("7", 7.0), ("soon", None), ("-3", None)])
+@pytest.mark.parametrize(
+    ("value", "seconds"),
+    [
+        (None, None),
+        ("", None),
+        ("7", 7.0),
+        ("9" * 400, float("inf")),
+        ("soon", None),
+        ("-3", None),
+        ("Sat, 21 Nov 2026 16:00:00 +" + "9" * 30, None),
+    ],
+)
 def test_retry_after_in_seconds(value: str | None, seconds: float | None) -> None:
     assert retry_after_s(value) == seconds
 

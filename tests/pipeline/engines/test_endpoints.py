@@ -196,11 +196,13 @@ def test_the_dead_are_still_probed_and_may_come_back() -> None:
     for _ in range(FIRST_PROBES):
         failed_probe(endpoints, clock)
     assert endpoints.obituary() is not None
+    assert not endpoints.any_closed
     clock.now += endpoints.wait_s() or 0.0
     assert endpoints.obituary() is None, "a probe is due"
     probe = taken(endpoints)
     assert endpoints.obituary() is None, "a probe is under way"
     endpoints.answered(probe)
+    assert endpoints.any_closed
     assert not taken(endpoints).probe
 
 

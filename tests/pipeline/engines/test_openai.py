@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,7 +14,10 @@ import pytest
 from pipeline.engines import Completion, Request, start
 from pipeline.engines.endpoints import FAILURES_TO_OPEN
 from pipeline.engines.openai import OpenAIServers
-from pipeline.roles import Role, Sampling
+from pipeline.roles import Role, Sampling, Teacher
+from pipeline.sampling import Order, complete
+from pipeline.store import writing
+from tests.pipeline.engines.sparing import sparing
 
 Reply = tuple[int, dict[str, str], bytes] | None  # status, headers, body; None: the connection is cut
 
@@ -83,8 +87,13 @@ def requests(count: int, sampling: Sampling | None = None) -> list[Request]:
     ]
 
 
+def quick(made: Role, tries: int = 4) -> OpenAIServers:
+    """The engine with pauses of milliseconds."""
+    return OpenAIServers(made, tries, first_pause_s=0.001, first_cooling_s=0.001)
+
+
 def answers(made: Role, asked: list[Request], tries: int = 4) -> dict[str, Completion]:
-    engine = OpenAIServers(made, tries=tries, first_pause_s=0.001, first_cooling_s=0.001)
+    engine = quick(made, tries)
     try:
         found = list(engine.stream(iter(asked)))
     finally:
@@ -138,6 +147,17 @@ def test_no_more_than_concurrency_requests_are_taken_before_an_answer() -> None:
         assert len(taken) == 4
         assert len(list(stream)) == 19
         engine.close()
+
+
+def test_no_request_at_the_moment_is_not_the_end() -> None:
+    asked = requests(20)
+    found: list[Completion] = []
+    with server(fine) as url:
+        engine = OpenAIServers(role(url))
+        for each in engine.stream(sparing(asked, found, 3)):
+            found.append(each)
+        engine.close()
+    assert sorted(each.id for each in found) == [each.id for each in asked]
 
 
 def test_load_goes_where_the_fewest_requests_are_in_flight() -> None:
@@ -421,6 +441,61 @@ def test_the_key_comes_from_the_environment_and_reaches_no_cause(monkeypatch: py
     assert "a-secret" not in repr(found)
     assert "you sent Bearer ***" in _cause(found)
     assert "the key came from SOME_KEY" in (next(iter(found.values())).cause or "")
+
+
+def test_a_key_loses_the_end_of_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "a-secret\n")
+    seen: list[str] = []
+
+    def remember(body: dict[str, Any], headers: Any) -> Reply:
+        seen.append(headers["Authorization"])
+        return fine(body, headers)
+
+    with server(remember) as url:
+        answers(role(url, api_key_variable="SOME_KEY"), requests(1))
+    assert seen == ["Bearer a-secret"]
+
+
+@pytest.mark.parametrize("key", ["a-sécret", "a\nsecret"])
+def test_a_key_that_no_header_can_hold_is_refused_unrepeated(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", key)
+    with pytest.raises(ValueError, match="the key in SOME_KEY holds a character") as refusal:
+        start(role("http://localhost:8000/v1", api_key_variable="SOME_KEY"), None, 0)
+    assert "cret" not in str(refusal.value)
+
+
+def test_what_a_server_says_can_always_be_stored(tmp_path: Path) -> None:
+    # JSON may escape half of a character, which no encoding holds.
+    said = {
+        "text": (200, {}, chat("half \ud83d a sign")),
+        "reasoning": (200, {}, chat("4", reasoning="\ud83d")),
+        "whole": (200, {}, chat("a \U0001f422")),
+        "ending": (200, {}, chat("", "\ud83d")),
+        "refusal": (404, {"Content-Type": "text/plain; charset=utf-7"}, b"+2D0- \xed\xa0\xbd \xff"),
+        "counts": (200, {}, json.dumps({**json.loads(chat("4")), "usage": {"completion_tokens": 10**9}}).encode()),
+    }
+    with server(lambda body, headers: said[body["messages"][-1]["content"]]) as url:
+        made = Order(
+            role=Teacher(model="a-model", engine="openai", exec={"base_urls": (url,)}),
+            weights="served",
+            problems=lambda: ({"id": name, "text": name, "task": "any"} for name in said),
+            texts={"question": "{problem}"},
+            tokenizer=None,
+            sampling=Sampling(),
+            samples=1,
+            max_tokens=50,
+        )
+        with writing(tmp_path, "served") as store:
+            complete([made], store, lambda seed: quick(made.role), lambda *_: None)
+            rows = {row["problem_id"]: row for row in store.rows(store.ids())}
+    assert {name: row["raw"] for name, row in rows.items() if row["finish"] != "error"} == {
+        "text": "half \ufffd a sign",
+        "reasoning": "<think>\ufffd</think>4",
+        "whole": "a \U0001f422",
+    }
+    assert rows["ending"]["cause"] == r"the server ended it with '\ud83d'"
+    assert rows["refusal"]["cause"].endswith("+2D0- \ufffd\ufffd\ufffd \ufffd")
+    assert "1000000000 is no count of tokens" in rows["counts"]["cause"]
 
 
 def test_an_ending_that_is_neither_stop_nor_length_is_an_error() -> None:
