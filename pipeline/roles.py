@@ -25,7 +25,7 @@ class EngineExec(Section):
     base_urls: tuple[str, ...] = ()  # of OpenAI-compatible servers, ending in /v1
     api_key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key; the key never stands here
     concurrency: int = Field(16, ge=1)  # requests in flight to servers
-    timeout_s: float = Field(600.0, gt=0)  # of one request to a server
+    timeout_s: float = Field(600.0, gt=0)  # of one request to a server, from connecting to its last byte
     delay_s: float = Field(0.0, ge=0)  # replay only: pause before each answer
 
     @model_validator(mode="before")

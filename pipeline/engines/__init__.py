@@ -67,8 +67,8 @@ class Engine(Protocol):
     def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         """The completions as they finish, in any order. Requests are taken as there is room for them, no sooner.
 
-        None stands for "no request until the next completion": it comes only while some are in flight, and what calls
-        for another request is known once a completion has been yielded.
+        None in place of a request says that there is none at the moment. It comes only while some are in flight, and
+        `requests` is asked again after the next completion.
         """
 
     def close(self) -> None:

@@ -5,7 +5,6 @@ It is slow: a batch ends with its longest sequence. It has no presence and frequ
 
 import gc
 from collections.abc import Iterable, Iterator
-from functools import partial
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -49,9 +48,9 @@ class Hf:
         torch.manual_seed(seed)
 
     def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
-        """See `Engine`: the completions of a batch come together."""
+        """See `Engine`: the completions of a batch come together, and None ends a batch."""
         waiting = iter(requests)
-        while batch := list(islice(iter(partial(next, waiting, None), None), self._batch)):
+        while batch := list(islice(iter(lambda: next(waiting, None), None), self._batch)):
             room = [request for request in batch if len(self._ids(request)) < self._context]
             for request in batch:
                 if request not in room:

@@ -93,7 +93,7 @@ class Hosted:
         while True:
             while free := [each for each in self._replicas if each.running < each.window]:
                 request = next(waiting, None)
-                if request is None:  # none at the moment, or none at all
+                if request is None:
                     break
                 # Siblings go where the first of them went, over its window if need be: there their prefix is known.
                 if request.prompt != last:

@@ -60,7 +60,10 @@ class Replay:
         self._delay_s = delay_s
 
     def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
-        for request in filter(None, requests):
+        """See `Engine`."""
+        for request in requests:
+            if request is None:  # nothing is in flight here that could be waited for
+                continue
             if self._delay_s:
                 time.sleep(self._delay_s)
             yield self._answer(request)
