@@ -192,11 +192,29 @@ def written(path: Path, partial: Path) -> Iterator[None]:
         raise OSError(error.errno, error.strerror or str(error), str(path)) from error
 
 
+def sync_files(folder: Path) -> list[Path]:
+    """fsync every file under a folder, and the folders that name them, itself included. Returns the files, sorted.
+
+    For what a library wrote: a hash of a file is taken from memory, and says nothing of what is on the disk.
+    """
+    paths = sorted(folder.rglob("*"))
+    files = [path for path in paths if path.is_file()]
+    for path in [*files, *(path for path in paths if path.is_dir()), folder]:
+        _sync(path)
+    return files
+
+
 def sync_folder(folder: Path) -> None:
     """fsync a directory, so that renames in it survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:  # which does not say which file it is about
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(handle)
 

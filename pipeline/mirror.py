@@ -18,7 +18,7 @@ from pydantic import Field
 
 from pipeline.convert import VERSION
 from pipeline.digests import sha256
-from pipeline.manifest import sync_folder, write_durably
+from pipeline.manifest import sync_files, sync_folder, write_durably
 from pipeline.records import content_id
 from pipeline.section import Section
 
@@ -158,11 +158,10 @@ def run_convert(weights: Path, dest: Path, end_tokens: tuple[str, ...]) -> None:
 
 def seal(folder: Path, identity: str) -> None:
     """Record every file's size and sha256 and make all of it durable; the record is written last."""
-    files = {}
-    for path in sorted(folder.iterdir()):
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sync_files(folder)
+    }
     write_durably(folder / SEAL, json.dumps({"identity": identity, "files": files}, indent=1) + "\n")
 
 

@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.manifest import MANIFEST_FILE, Artifact, Dataset, Manifest, Shard, sync_folder
+from pipeline.manifest import MANIFEST_FILE, Artifact, Dataset, Manifest, Shard, sync_files, sync_folder
 from pipeline.records import content_id
 from pipeline.shards import add_sums, file_entry, read_shard, write_shard
 from pipeline.stage import Progress, Stage, StageError
@@ -115,10 +115,9 @@ class RunOutput:
 
     def _sealed(self, name: str) -> Artifact:
         partial = self._partial(name)
-        paths = sorted(path for path in partial.rglob("*") if path.is_file())
         files = [
             entry.model_copy(update={"path": f"{name}/{entry.path}"})
-            for entry in (file_entry(path, partial) for path in paths)
+            for entry in (file_entry(path, partial) for path in sync_files(partial))
         ]
         return Artifact(files=files, fingerprint=content_id([(file.path, file.sha256) for file in files]))
 
