@@ -163,6 +163,10 @@ def _local(name: str, path: Path, root: Path) -> Model:
             f"{path} has no config.json; expected a folder with config.json, safetensors and a tokenizer, as "
             "save_pretrained writes it."
         )
+    if not any(file.suffix in (".safetensors", ".gguf") for file in files):
+        raise ModelError(
+            f"{path} has no safetensors; pickled weights are not loaded. Save the model again with save_pretrained."
+        )
     digests = _digests(root)
     listing = "".join(f"{digests.of(file)}  {file.name}\n" for file in files)
     identity = f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"

@@ -315,6 +315,13 @@ def test_a_paths_identity_is_the_same_in_another_place(root: Path) -> None:
     assert models.resolve(str(root / "one"), root).identity == models.resolve("two/deep", root).identity
 
 
+def test_a_folder_whose_weights_are_pickled_is_refused_since_its_identity_would_not_hold_them(root: Path) -> None:
+    folder = save_model(root / "pickled")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(models.ModelError, match=r"pickled has no safetensors; .* Save the model again"):
+        models.resolve("pickled", root)
+
+
 def test_canned_answers_are_identified_by_their_bytes(root: Path) -> None:
     (root / "answers.jsonl").write_bytes(b"{}")
     role = Teacher(model="answers.jsonl", engine="replay")
