@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from pipeline.training.trainer import PlannedTrainer
 
 CURVE_POINTS = 500  # of the training loss in the manifest; TensorBoard has every step
+OPTIMIZER_FILE = "optimizer.pt"  # of a checkpoint, as transformers names it
 
 
 class Lora(Section):
@@ -316,6 +317,20 @@ def refuse_many_gpus() -> None:
         )
 
 
+def begun_at(output: Output, plan: str) -> Path | None:
+    """The checkpoint that a training of this plan goes on from. One without the optimizer's state is none.
+
+    The trainer would go on from it with an optimizer that remembers nothing and a learning rate at its warm-up.
+    """
+    root = output.work / "trainer"
+    last = checkpoints.ready(root, plan)
+    if last is None or (last / OPTIMIZER_FILE).is_file():
+        return last
+    output.say(f"step {checkpoints.step_of(last)} was saved without the optimizer's state, so training starts over")
+    shutil.rmtree(root)
+    return checkpoints.ready(root, plan)
+
+
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Audit, train (or go on training), and write the checkpoint."""
     refuse_many_gpus()
@@ -326,7 +341,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     except ValueError as error:
         raise StageError(str(error)) from error
     plan = content_id(declared(config), inputs.weights("student"), digest(material.train), digest(material.validation))
-    last = checkpoints.ready(output.work / "trainer", plan)
+    last = begun_at(output, plan)
     if last is None:
         shutil.rmtree(output.folder / "logs", ignore_errors=True)
     else:
