@@ -64,6 +64,8 @@ def test_a_changed_training_value_stops_with_code_3_and_names_it(finished: tuple
         (["plan", "RECIPE"], 0, "Nothing is to be bought."),
         (["plan", "RECIPE", "--set", "generate.samples=5"], 0, "48 are missing"),
         (["check", "RUN/mix"], 0, "every file is as its manifest says"),
+        (["check", "RUN/sft"], 0, "every file is as its manifest says"),
+        (["check", "RUN"], 0, "every file is as its manifest says"),
         (["publish", "RECIPE", "OUT", "--set", "mix.prefer=first"], 1, "only a fresh mix is published"),
     ],
 )
@@ -71,7 +73,9 @@ def test_what_is_typed_gets_its_answer_and_never_a_traceback(
     finished: tuple[Path, str], words: list[str], code: int, says: str
 ) -> None:
     folder, _ = finished
-    places = {"RECIPE": folder / "small.yaml", "RUN/mix": folder / "data/runs/small/mix", "OUT": folder / "refused"}
+    run = folder / "data/runs/small"
+    places = {"RECIPE": folder / "small.yaml", "OUT": folder / "refused"}
+    places |= {"RUN": run, "RUN/mix": run / "mix", "RUN/sft": run / "sft"}
     printed = seqdistill(folder / "data", *(places.get(word, word) for word in words), code=code)
     assert says in printed
     assert "Traceback" not in printed
