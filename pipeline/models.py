@@ -222,6 +222,7 @@ def pin(wanted: str | Role, root: Path, say: Say) -> Model:
 
 def newest_commit(hub: str, wanted: str | Role) -> str:
     """The commit a hub repository stands at; offline, the one this machine's cache has as its main branch."""
+    from httpx2 import HTTPError  # the hub's library speaks through it, and lets its errors out
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -230,7 +231,7 @@ def newest_commit(hub: str, wanted: str | Role) -> str:
         if commit:
             return commit
         raise ModelError(f"The hub names no commit of {hub}.")
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPError) as error:
         try:
             return Path(snapshot_download(hub, local_files_only=True, allow_patterns=["config.json"])).name
         except (LocalEntryNotFoundError, OSError):
@@ -282,6 +283,7 @@ def _intact(model: Model, root: Path) -> bool:
 
 
 def _fetch_snapshot(model: Model, say: Say, wanted: str | Role) -> Path:
+    from httpx2 import HTTPError
     from huggingface_hub import snapshot_download
 
     assert model.hub is not None
@@ -289,7 +291,7 @@ def _fetch_snapshot(model: Model, say: Say, wanted: str | Role) -> Path:
         say(f"fetching {model.identity}")
     try:
         folder = Path(snapshot_download(model.hub, revision=model.commit, allow_patterns=list(NEEDED)))
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, HTTPError) as error:
         problem = f"{model.identity} cannot be fetched: {_first_line(error)}"
         raise ModelError(_ways_out(problem, None, wanted)) from error
     if not any(folder.glob("*.safetensors")):

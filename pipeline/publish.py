@@ -214,8 +214,9 @@ def push(
     files = [file_entry(path, folder) for path in paths]
     if not confirm(_notice(files, repo, private)):
         return None
+    from httpx2 import HTTPError  # the hub's library speaks through it, and lets its errors out
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
     api = HfApi(token=token)
     try:
@@ -233,7 +234,7 @@ def push(
             allow_patterns=[file.path for file in files],
             delete_patterns=["data/*", "manifests/*"],
         )
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+    except (HTTPError, HFValidationError, OSError) as error:
         raise PublishError(
             f"The hub did not take {repo}: {error}. Check the name (user/dataset), the token (hf auth login, or "
             f"HF_TOKEN) and the connection; the folder {folder} is unchanged."

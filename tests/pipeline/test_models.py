@@ -7,6 +7,7 @@ import threading
 import zipfile
 from pathlib import Path
 
+import httpx2
 import pytest
 import yaml
 
@@ -264,20 +265,39 @@ def test_a_hub_id_with_its_commit_needs_no_record(root: Path) -> None:
     assert (root / "data" / "models.yaml").read_text() == before
 
 
+@pytest.mark.parametrize("kind", [OSError, httpx2.ConnectError])
 def test_without_the_hub_the_commit_comes_from_its_cache_or_the_error_names_the_ways_out(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
     import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     class Unreachable:
         def model_info(self, hub: str) -> None:
-            raise OSError("no route to the hub")
+            raise kind("no route to the hub")
 
+    def nothing(*_: object, **__: object) -> None:
+        raise LocalEntryNotFoundError("not in the cache")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", nothing)
     monkeypatch.setattr(huggingface_hub, "HfApi", Unreachable)
     with pytest.raises(models.ModelError, match=r"The commit of owner/large cannot be learned: no route to the hub"):
         models.pin("owner/large", root, silent)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: f"/cache/snapshots/{COMMIT}")
     assert models.pin("owner/large", root, silent).commit == COMMIT
+
+
+def test_weights_behind_a_proxy_that_refuses_are_an_error_with_the_ways_out(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    def refused(*_: object, **__: object) -> None:
+        raise httpx2.ProxyError("403 Forbidden")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refused)
+    with pytest.raises(models.ModelError, match=r"cannot be fetched: 403 Forbidden\.\nWays out"):
+        models.fetch(f"owner/large@{COMMIT}", root, silent)
 
 
 def test_only_weights_and_texts_are_taken_from_the_hub_at_the_pinned_commit(

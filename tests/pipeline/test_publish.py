@@ -6,7 +6,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
 
+import httpx2
 import huggingface_hub
+import huggingface_hub.errors
 import pyarrow.parquet as pq
 import pytest
 import yaml
@@ -246,8 +248,18 @@ def test_a_changed_folder_is_not_pushed(copy: Path, monkeypatch: pytest.MonkeyPa
     assert hub.tokens == []
 
 
-def test_what_the_hub_refuses_is_an_error_with_the_fix(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        huggingface_hub.errors.HFValidationError("no such name"),
+        huggingface_hub.errors.LocalTokenNotFoundError("no such name"),
+        httpx2.ConnectError("no such name"),
+    ],
+)
+def test_what_the_hub_refuses_is_an_error_with_the_fix(
+    published: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
     hub = Hub(monkeypatch)
-    hub.api.create_repo.side_effect = huggingface_hub.errors.HFValidationError("no such name")
+    hub.api.create_repo.side_effect = refusal
     with pytest.raises(PublishError, match="did not take me/sums: no such name"):
         push(published, "me/sums", lambda text: True)
