@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from pipeline.think import OPEN
 
 PROBLEM_FIELD = "{problem}"
@@ -97,7 +99,7 @@ def pin_date(chat_template: str) -> str:
 def render(tokenizer: Any, messages: Messages) -> str:
     """The text a model continues: the conversation in its chat template, generation prompt added.
 
-    Raises ValueError for a template that reads the clock.
+    Raises ValueError for a template that reads the clock, and for one that is malformed or refuses the conversation.
     """
     return _apply(tokenizer, messages, generation_prompt=True)
 
@@ -108,12 +110,19 @@ def render_whole(tokenizer: Any, messages: Messages, completion: str) -> str:
 
 
 def _apply(tokenizer: Any, messages: Messages, generation_prompt: bool) -> str:
-    text = tokenizer.apply_chat_template(
-        [dict(message) for message in messages],
-        tokenize=False,
-        add_generation_prompt=generation_prompt,
-        strftime_now=_refuse_clock,
-    )
+    try:
+        text = tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+            strftime_now=_refuse_clock,
+        )
+    except jinja2.TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise ValueError(
+            f"the chat template refuses a conversation of the turns {roles}: {error}. Change the role's system or "
+            f"prompt, or name another chat_template."
+        ) from error
     assert isinstance(text, str)
     return text
 

@@ -138,6 +138,22 @@ def test_a_clock_that_cannot_be_pinned_is_refused() -> None:
         templates.render(with_template(hidden), QUESTION)
 
 
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{{ raise_exception('System role not supported') }}", "System role not supported"),
+        ("{% for message in messages %}", "Unexpected end of template"),
+        ("{{ messages[7].content.strip() }}", "list object has no element 7"),
+    ],
+)
+def test_a_template_that_refuses_a_conversation_is_an_error_with_its_own_words_and_the_fix(
+    template: str, says: str
+) -> None:
+    refusing = with_template(template)
+    with pytest.raises(ValueError, match=rf"turns system, user: .*{says}.*name another chat_template"):
+        templates.render(refusing, templates.conversation("{problem}", "1 + 1", "Be brief."))
+
+
 def test_a_loaded_tokenizer_takes_the_roles_template_and_needs_one(tmp_path: Path) -> None:
     own = with_template("{{ strftime_now('%Y') }}" + tiny.CHAT_TEMPLATE)
     own.save_pretrained(tmp_path)
