@@ -72,11 +72,11 @@ class Config(Section):
 
 
 def benchmark_digests(config: Config, root: Path) -> dict[str, str]:
-    """The sha256 of each benchmark's file, by its path; "missing" where there is none."""
+    """The sha256 of each benchmark's file, by the benchmark's name; "missing" where there is none."""
     digests = {}
     for benchmark in config.benchmarks:
         path = place_of(benchmark.source(), root)
-        digests[benchmark.path] = sha256(path) if path.is_file() else "missing"
+        digests[benchmark.name] = sha256(path) if path.is_file() else "missing"
     return digests
 
 
