@@ -227,7 +227,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
 
 STAGE = Stage(
     name="seed",
-    version=2,
+    version=3,
     config=Config,
     run=run,
     reads={},

@@ -141,10 +141,12 @@ class Selection:
             row = next(drawn)
             draws += 1
             reason, detail = self._against(row)
+            stood = row.id in self.accepted and self.accepted[row.id][0] == origin
             if reason is not None:
                 self.reject(origin, row, reason, detail)
             elif self._dispute(row):
                 self.reject(origin, row, "conflicting_answer")
+                kept -= stood  # taken back with it
             elif row.id in self.accepted:
                 self.reject(origin, row, "duplicate")
             else:
