@@ -181,15 +181,17 @@ def write_durably(path: Path, text: str) -> None:
 
 @contextmanager
 def written(path: Path, partial: Path) -> Iterator[None]:
-    """Where the disk refuses what is written to `partial` first: leave none of it there, and raise OSError for `path`.
+    """Leave nothing of `partial` where it was not written whole; where the disk refuses it, raise OSError for `path`.
 
     An error of a write, unlike one of an open, does not say which file it is about.
     """
     try:
         yield
-    except OSError as error:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
 
 
 def sync_files(folder: Path) -> list[Path]:

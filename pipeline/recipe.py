@@ -93,7 +93,7 @@ def check(values: dict[str, Any], name: str, where: str) -> Recipe:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without anchors, and with doubled keys refused."""
+    """YAML without anchors, and with doubled keys and halves of surrogate pairs refused."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -103,11 +103,20 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue  # no text: refused below
             key = self.construct_object(key_node, deep=deep)
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return dict(super().construct_mapping(node, deep=deep))
+
+    def construct_scalar(self, node: Any) -> Any:
+        value = super().construct_scalar(node)
+        if any("\ud800" <= sign <= "\udfff" for sign in value):
+            problem = f"{value!r} holds half of a surrogate pair, which no file can hold; write the character itself"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return value
 
 
 def _values(text: str, where: str) -> dict[str, Any]:
