@@ -3,6 +3,7 @@
 It does not decide what a digest identifies (`models.py`).
 """
 
+import contextlib
 import hashlib
 import json
 import time
@@ -26,7 +27,7 @@ class Digests:
         self._file = file
         try:
             self._known = json.loads(file.read_text(encoding="utf-8"))
-        except (FileNotFoundError, ValueError):
+        except (OSError, ValueError):
             self._known = {}
 
     def of(self, path: Path) -> str:
@@ -40,6 +41,7 @@ class Digests:
         if time.time_ns() - status.st_mtime_ns > COARSE_NS:
             self._known = {other: entry for other, entry in self._known.items() if Path(other).exists()}
             self._known[key] = [*stamp, digest]
-            self._file.parent.mkdir(parents=True, exist_ok=True)
-            write_durably(self._file, json.dumps(self._known, indent=1) + "\n")
+            with contextlib.suppress(OSError):  # a full disk, or one that is read only
+                self._file.parent.mkdir(parents=True, exist_ok=True)
+                write_durably(self._file, json.dumps(self._known, indent=1) + "\n")
         return digest
