@@ -107,15 +107,16 @@ def run(
     if to and only:
         _fail("--to and --only exclude each other.", USAGE)
     forced = [_known_stage(name) for word in force or () for name in word.replace(",", " ").split()]
-    with _errors(), _terminable(), Display(out) as display:
-        runner = Runner(_load(recipe_path, settings, data), display.watcher())
-        if only:
-            runner.only(_known_stage(only), forced)
-        else:
-            last = plan.ORDER.index(_known_stage(to)) if to else len(plan.ORDER) - 1
-            runner.execute(plan.ORDER[: last + 1], forced)
-    if "report" in (to or "report", only) and not (only and only != "report"):
-        _summary(runner.run)
+    with _errors():
+        with _terminable(), Display(out) as display:
+            runner = Runner(_load(recipe_path, settings, data), display.watcher())
+            if only:
+                runner.only(_known_stage(only), forced)
+            else:
+                last = plan.ORDER.index(_known_stage(to)) if to else len(plan.ORDER) - 1
+                runner.execute(plan.ORDER[: last + 1], forced)
+        if (only or to or "report") == "report":
+            _summary(runner.run)
 
 
 @contextmanager
@@ -152,7 +153,7 @@ def _summary(this: Run) -> None:
     gap = report["gap_recovered"]
     out.print(f"student - base: {_figure(difference, 'difference')}    gap recovered: {_figure(gap, 'value')}")
     out.print(_funnel_table(report["funnel"]))
-    out.print(f"Report: {folder / 'index.html'}")
+    out.print(f"Report: {escape(str(folder / 'index.html'))}")
 
 
 def _figure(row: dict[str, Any], key: str) -> str:
@@ -301,7 +302,7 @@ def publish(
         if word != "fresh":
             raise StageError(f"mix is {word}; only a fresh mix is published. Run it first with --to mix.")
         publishing.publish(this.folder, dest, languages or ())
-        out.print(f"Published to {dest}")
+        out.print(f"Published to {escape(str(dest))}")
         if push:
 
             def confirm(text: str) -> bool:
@@ -325,7 +326,7 @@ def check(
         err.print(escape(complaint))
     if complaints:
         raise typer.Exit(FAILED)
-    out.print(f"{folder}: every file is as its manifest says.")
+    out.print(f"{escape(str(folder))}: every file is as its manifest says.")
 
 
 @models_app.command("list")
@@ -352,7 +353,7 @@ def models_fetch(name: Annotated[str, typer.Argument(help="A name in data/models
 
     with _errors():
         folder = models.fetch(name, ROOT, lambda line: out.print(escape(line)))
-    out.print(f"{name}: {folder}")
+    out.print(escape(f"{name}: {folder}"))
 
 
 @app.command()
