@@ -356,13 +356,13 @@ def models_fetch(name: Annotated[str, typer.Argument(help="A name in data/models
     out.print(escape(f"{name}: {folder}"))
 
 
-@app.command()
-def doctor() -> None:
+@app.command(epilog="Example: seqdistill doctor --data /mnt/large")
+def doctor(data: DataOption = DEFAULT_DATA) -> None:
     """What this machine has and lacks, with the fix."""
     from pipeline.doctor import checks
 
     with _errors():
-        found = checks(ROOT)
+        found = checks(ROOT, data)
     for item in found:
         mark = "[green]ok[/]  " if item.ok else "[red]no[/]  "
         fix = "" if item.ok or not item.fix else f"\n      fix: {escape(item.fix)}"
