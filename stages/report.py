@@ -5,6 +5,7 @@ It measures and judges nothing: figures come from the manifests, samples from th
 
 import heapq
 import json
+import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
@@ -72,21 +73,33 @@ def points(pairs: Iterable[Any]) -> list[list[float]]:
 
 
 def spread(values: list[int]) -> dict[str, float | None]:
-    """How many lengths there are, their mean, median, 95th percentile and largest."""
+    """How many lengths there are, their mean, median, 95th percentile and largest.
+
+    The percentile is the smallest length that at least 95 % of them do not exceed.
+    """
     if not values:
         return {"traces": 0, "mean": None, "median": None, "p95": None, "longest": None}
     ordered = sorted(values)
-    at = {share: ordered[min(int(share * len(ordered)), len(ordered) - 1)] for share in (0.5, 0.95)}
-    mean = sum(ordered) / len(ordered)
-    return {"traces": len(ordered), "mean": mean, "median": at[0.5], "p95": at[0.95], "longest": ordered[-1]}
+    return {
+        "traces": len(ordered),
+        "mean": sum(ordered) / len(ordered),
+        "median": statistics.median(ordered),
+        "p95": ordered[-(-95 * len(ordered) // 100) - 1],  # in whole numbers: 0.95 is none in binary
+        "longest": ordered[-1],
+    }
 
 
 def token_lengths(batches: Iterable[pa.Table], kept: set[str]) -> dict[str, list[int]]:
-    """Completion tokens of the traces that were kept, dropped, and cut off by a limit (dropped or not)."""
+    """Completion tokens of the traces that were kept, dropped, and cut off by a limit (dropped or not).
+
+    A completion that failed has no length: its 0 tokens say nothing of what the teacher writes.
+    """
     found: dict[str, list[int]] = {"kept": [], "dropped": [], "cut off": []}
     for table in batches:
         columns = (table.column(name).to_pylist() for name in ("id", "finish", "completion_tokens"))
         for trace_id, finish, tokens in zip(*columns, strict=True):
+            if finish == "error":
+                continue
             group = "cut off" if finish == "length" else "kept" if trace_id in kept else "dropped"
             found[group].append(tokens)
     return found
@@ -246,7 +259,7 @@ _VERDICT = ("id", "outcome", "reasons")
 
 STAGE = Stage(
     name="report",
-    version=1,
+    version=2,
     config=Config,
     run=run,
     reads={
