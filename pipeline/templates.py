@@ -145,15 +145,17 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def example_ids(tokenizer: Any, messages: Messages, completion: str) -> tuple[list[int], list[int]]:
+def example_ids(
+    tokenizer: Any, messages: Messages, completion: str, ending: Sequence[int]
+) -> tuple[list[int], list[int]]:
     """Token ids of a training example: the prompt (equal to `prompt_ids`) and the completion with its end token.
 
-    The two are tokenised apart, as a model that continues the prompt sees them. Where the template's generation prompt
-    already opens the think tag, the completion's own is left out. Raises EndTokenInside where the end token stands
-    within the completion: no model could ever reach what follows it.
+    `ending` is what `ending_ids` says, which is the same for all examples. The two parts are tokenised apart, as a
+    model that continues the prompt sees them. Where the template's generation prompt already opens the think tag, the
+    completion's own is left out. Raises EndTokenInside where the end token stands within the completion: no model
+    could ever reach what follows it.
     """
     text = render(tokenizer, messages)
-    ending = _ending_ids(tokenizer)
     reply = encode(tokenizer, _without_opened_tag(text, completion))
     if reply and reply[-1] == ending[-1]:
         reply.pop()
@@ -162,7 +164,7 @@ def example_ids(tokenizer: Any, messages: Messages, completion: str) -> tuple[li
             f"a completion contains the end token {tokenizer.decode([ending[-1]])!r} in its middle; expected it only "
             f"at its end. Filter the trace."
         )
-    return encode(tokenizer, text), reply + ending
+    return encode(tokenizer, text), [*reply, *ending]
 
 
 def _without_opened_tag(prompt: str, completion: str) -> str:
@@ -177,11 +179,14 @@ def end_token_id(tokenizer: Any) -> int:
 
     Raises ValueError where there is neither; a padding token alone ends nothing.
     """
-    return _ending_ids(tokenizer)[-1]
+    return ending_ids(tokenizer)[-1]
 
 
-def _ending_ids(tokenizer: Any) -> list[int]:
-    """What the template writes between a reply and the end of its turn, the end token last."""
+def ending_ids(tokenizer: Any) -> list[int]:
+    """What the template writes between a reply and the end of its turn, the end token last; raises as `end_token_id`.
+
+    It renders, tokenises and looks through all special tokens: to be asked once for a tokenizer.
+    """
     whole = render_whole(tokenizer, [{"role": "user", "content": "question"}], _MARK)
     tail = encode(tokenizer, whole[whole.find(_MARK) + len(_MARK) :]) if _MARK in whole else []
     special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}
