@@ -10,13 +10,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
 from pipeline import __version__
 from pipeline.manifest import Manifest, write_durably
 from pipeline.page import html
 from pipeline.section import Section
+from pipeline.shards import picked
 from pipeline.stage import Inputs, Output, Reads, Stage
 
 # A manifest-bearing input for each stage before this one, in the order of the run.
@@ -117,16 +117,6 @@ def choose(config: Config, fates: Iterable[Mapping[str, Any]]) -> dict[tuple[str
         key: heapq.nsmallest(config.kept_traces if key == ("mix", "kept") else config.traces_per_reason, ids)
         for key, ids in groups.items()
     }
-
-
-def picked(batches: Iterable[pa.Table], ids: set[str]) -> dict[str, dict[str, Any]]:
-    """The rows with these ids, by id."""
-    wanted = pa.array(sorted(ids), pa.string())
-    found: dict[str, dict[str, Any]] = {}
-    for table in batches:
-        rows = table.filter(pc.is_in(table.column("id"), value_set=wanted)).to_pylist()
-        found |= {row["id"]: row for row in rows}
-    return found
 
 
 def sample_traces(config: Config, inputs: Inputs, funnel: list[dict[str, Any]]) -> list[dict[str, Any]]:
