@@ -1,6 +1,6 @@
-"""sha256 of large files, remembered by path, size and time of change, since weights are asked about often.
+"""sha256 of large files, remembered by path, size and time of change, since weights and sources are asked about often.
 
-It does not decide what a digest identifies (`models.py`).
+It does not decide what a digest identifies (`models.py` and the stages do).
 """
 
 import contextlib
@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pipeline.manifest import write_durably
 
+MEMORY = Path("data/models/.digests.json")  # from the project's root
 COARSE_NS = 2_000_000_000  # some file systems count time in steps of two seconds
 
 
@@ -18,6 +19,11 @@ def sha256(path: Path) -> str:
     """The hex digest of a file, read in blocks."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def remembered(root: Path) -> "Digests":
+    """The digests that a project's folder remembers."""
+    return Digests(root / MEMORY)
 
 
 class Digests:

@@ -19,7 +19,7 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline import lock, mirror
-from pipeline.digests import Digests
+from pipeline.digests import remembered
 from pipeline.manifest import write_durably
 from pipeline.mirror import Mirror
 from pipeline.roles import Role
@@ -152,7 +152,7 @@ def _local(name: str, path: Path, root: Path) -> Model:
         return Model(
             name,
             "path",
-            f"sha256:{Digests(root / FOLDER / '.digests.json').of(path)}",
+            f"sha256:{remembered(root).of(path)}",
             f"file {path}",
             present=True,
             folder=path,
@@ -167,14 +167,10 @@ def _local(name: str, path: Path, root: Path) -> Model:
         raise ModelError(
             f"{path} has no safetensors; pickled weights are not loaded. Save the model again with save_pretrained."
         )
-    digests = _digests(root)
+    digests = remembered(root)
     listing = "".join(f"{digests.of(file)}  {file.name}\n" for file in files)
     identity = f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"
     return Model(name, "path", identity, f"folder {path}", present=True, folder=path)
-
-
-def _digests(root: Path) -> Digests:
-    return Digests(root / FOLDER / ".digests.json")
 
 
 def read_catalogue(root: Path) -> dict[str, Entry]:
@@ -278,7 +274,7 @@ def _intact(model: Model, root: Path) -> bool:
     files = mirror.sealed_files(model.folder, model.identity)
     if files is None or not all((model.folder / name).is_file() for name in files):
         return False
-    digests = _digests(root)
+    digests = remembered(root)
     return all(digests.of(model.folder / name) == digest for name, (_, digest) in files.items())
 
 

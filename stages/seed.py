@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from pipeline.canonical import Space, canonical_key, canonical_keys, draws_to_tell
-from pipeline.digests import sha256
+from pipeline.digests import remembered
 from pipeline.records import PROBLEM, REJECT
 from pipeline.roles import Role
 from pipeline.section import Section
@@ -82,10 +82,11 @@ class Config(Section):
 def source_digests(config: Config, root: Path) -> dict[str, str]:
     """What the config only names: the sha256 of each file, and the version that generators draw with."""
     digests: dict[str, str] = {}
+    known = remembered(root)
     for origin, source in enumerate(config.sources):
         if isinstance(source, FileSource):
             path = place_of(source, root)
-            digests[f"sources.{origin}"] = sha256(path) if path.is_file() else "missing"
+            digests[f"sources.{origin}"] = known.of(path) if path.is_file() else "missing"
         elif isinstance(source, ReasoningGymSource):
             digests["reasoning-gym"] = version()
     return digests
