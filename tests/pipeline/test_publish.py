@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from pipeline import publish as publishing
 from pipeline.check import CHECKSUMS, check
 from pipeline.publish import PublishError, publish, push
 from tests import synthetic
@@ -61,6 +62,29 @@ def test_every_row_of_the_mix_is_there_in_its_order(published: Path) -> None:
         rows = pq.read_table(sorted((published / "data").glob(f"{split}-*.parquet"))[0]).to_pylist()
         assert [row["id"] for row in rows] == [row["id"] for row in examples if row["split"] == split]
         assert all(row["completion"] for row in rows)
+
+
+def test_each_shard_of_the_mix_is_read_once(
+    run_folder: Path, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, real = [], publishing.read_shard
+    monkeypatch.setattr(publishing, "read_shard", lambda *given: read.append(given[1].path) or real(*given))
+    again = publish(run_folder, tmp_path / "out", languages=("en",)).folder
+    assert len(read) == len(set(read)) == 2
+    names = sorted(path.relative_to(published) for path in published.rglob("*") if path.is_file())
+    assert [(again / name).read_bytes() for name in names] == [(published / name).read_bytes() for name in names]
+
+
+def test_a_split_of_several_files_keeps_its_rows_in_order(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "SHARD_BYTES", 1)
+    folder = publish(run_folder, tmp_path / "out").folder
+    paths = sorted((folder / "data").glob("train-*.parquet"))
+    assert [path.name for path in paths] == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
+    examples = synthetic.tables()["mix"]["examples"].to_pylist()
+    ids = [row["id"] for path in paths for row in pq.read_table(path).to_pylist()]
+    assert ids == [row["id"] for row in examples if row["split"] == "train"]
 
 
 def test_nothing_names_a_host_a_person_or_a_local_path(published: Path) -> None:
