@@ -5,6 +5,7 @@ Readers trust only the manifest. It does not decide what to do about a differenc
 
 import json
 import os
+import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -209,6 +210,22 @@ def sync_files(folder: Path) -> list[Path]:
 def sync_folder(folder: Path) -> None:
     """fsync a directory, so that renames in it survive a power cut."""
     _sync(folder)
+
+
+def replace_folder(new: Path, folder: Path, aside: Path) -> None:
+    """Put a finished folder in place; an old one goes to `aside`, for the caller to delete. Its readers keep their
+    open files. Where the new one cannot be put there, the old one comes back.
+    """
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        if folder.exists():
+            os.replace(folder, aside)
+        os.replace(new, folder)
+    except BaseException:
+        if aside.exists() and not folder.exists():
+            os.replace(aside, folder)
+        raise
+    sync_folder(folder.parent)
 
 
 def _sync(path: Path) -> None:

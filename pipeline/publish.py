@@ -18,7 +18,7 @@ import pyarrow.compute as pc
 
 from pipeline import plan
 from pipeline.check import CHECKSUMS, check, checksums
-from pipeline.manifest import File, Manifest, read_manifest, write_durably
+from pipeline.manifest import File, Manifest, read_manifest, replace_folder, sync_files, write_durably
 from pipeline.page.card import card
 from pipeline.page.scrub import scrub_text, shareable
 from pipeline.records import EXAMPLE
@@ -66,17 +66,21 @@ def publish(run_folder: Path, dest: Path, languages: Sequence[str] = ()) -> Publ
         )
     _claim(dest)
     dest.parent.mkdir(parents=True, exist_ok=True)
-    building = dest.parent / f".{dest.name}.{os.getpid()}.tmp"
+    building, aside = (dest.parent / f".{dest.name}.{os.getpid()}.{ending}" for ending in ("tmp", "old"))
     try:
         rows = _build(building, run_folder, manifests, languages)
+        expected = mix.datasets["examples"].rows
+        if sum(rows.values()) != expected:
+            raise PublishError(
+                f"The splits {' and '.join(SPLITS)} hold {sum(rows.values())} of the mix's {expected} examples, and "
+                f"nothing was published. Rebuild the mix: seqdistill run RECIPE --to mix."
+            )
         files = checksums(building)
-        if dest.exists():
-            shutil.rmtree(dest)
-        os.replace(building, dest)
+        sync_files(building)
+        replace_folder(building, dest, aside)
+        shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    if sum(rows.values()) != mix.datasets["examples"].rows:
-        raise AssertionError(f"{sum(rows.values())} rows published of {mix.datasets['examples'].rows}")
     return Published(dest, tuple(files), rows)
 
 

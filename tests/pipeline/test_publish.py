@@ -1,6 +1,7 @@
 """A published folder opens as a dataset, tells no secrets, and shows any change; a push sends what was agreed to."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 from typing import Any
@@ -219,6 +220,32 @@ def test_what_stands_at_the_destination_is_kept_unless_it_is_an_intact_dataset(
     (dest / "README.md").write_text("edited by hand")
     with pytest.raises(PublishError, match=r"changed since it was published: README\.md"):
         publish(run_folder, dest)
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
+def test_what_cannot_be_published_whole_leaves_what_stood_there(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dest = tmp_path / "out"
+    publish(run_folder, dest)
+    monkeypatch.setattr(publishing, "SPLITS", ("train",))
+    with pytest.raises(PublishError, match=r"hold \d+ of the mix's \d+ examples"):
+        publish(run_folder, dest)
+    monkeypatch.undo()
+    assert check(dest) == []
+
+    real = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if source.name.endswith(".tmp") and target == dest:
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        publish(run_folder, dest)
+    monkeypatch.undo()
+    assert check(dest) == []
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
