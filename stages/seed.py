@@ -20,6 +20,7 @@ from pipeline.shards import as_table
 from pipeline.sources import SOURCES, TRAIN, Candidate, FileSource, ReasoningGymSource, Source, SourceError
 from pipeline.sources.columns import SplitName
 from pipeline.sources.file import place_of
+from pipeline.sources.hub import folder_digest
 from pipeline.sources.reasoning_gym import version
 from pipeline.sources.selection import Found, Selection
 from pipeline.stage import Inputs, Output, Progress, Stage, StageError
@@ -80,7 +81,7 @@ class Config(Section):
 
 
 def source_digests(config: Config, root: Path) -> dict[str, str]:
-    """What the config only names: the sha256 of each file, and the version that generators draw with."""
+    """What the config only names: digests of files and of folders, and the version that generators draw with."""
     digests: dict[str, str] = {}
     known = remembered(root)
     for origin, source in enumerate(config.sources):
@@ -89,6 +90,8 @@ def source_digests(config: Config, root: Path) -> dict[str, str]:
             digests[f"sources.{origin}"] = known.of(path) if path.is_file() else "missing"
         elif isinstance(source, ReasoningGymSource):
             digests["reasoning-gym"] = version()
+        elif (digest := folder_digest(source, known)) is not None:
+            digests[f"sources.{origin}"] = digest
     return digests
 
 
