@@ -16,8 +16,7 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 from pipeline import models
-from pipeline.install import CUDA_ONLY, check_compiler, has_gpu, torch_index_hint
-from pipeline.install import InstallError as CompilerMissing
+from pipeline.install import CUDA_ONLY, InstallError, check_compiler, has_gpu, torch_index_hint
 
 GIB = 1 << 30
 DISK_GIB = 10  # what the demo needs after the install: models, completions, checkpoints
@@ -67,7 +66,7 @@ def compiler() -> Check:
     """A C compiler and Python's headers: torch and vLLM compile kernels as they run."""
     try:
         check_compiler()
-    except CompilerMissing as error:
+    except InstallError as error:
         problem, _, fix = str(error).partition(". ")
         return Check("C compiler", False, problem, fix)
     return Check("C compiler", True, shutil.which("cc") or shutil.which("gcc") or shutil.which("clang") or "")

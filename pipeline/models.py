@@ -142,8 +142,10 @@ def _on_hub(name: str, hub: str, commit: str | None, license: str | None) -> Mod
 
 def _snapshot(hub: str, commit: str) -> Path:
     """Where the hub's own cache keeps a commit. Its documented layout; importing its library takes too long here."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")).expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    caches = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
+    home = os.environ.get("HF_HOME", Path(caches) / "huggingface")
+    older = os.environ.get("HUGGINGFACE_HUB_CACHE", Path(home) / "hub")
+    cache = Path(os.path.expandvars(os.environ.get("HF_HUB_CACHE", older))).expanduser()
     return cache / f"models--{hub.replace('/', '--')}" / "snapshots" / commit
 
 

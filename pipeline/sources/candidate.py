@@ -1,6 +1,6 @@
 """What a source yields: a candidate for a problem, or the reason why a row cannot be one.
 
-It judges no candidate against another (`stages/seed.py` does).
+It judges no candidate against another (`selection.py` does).
 """
 
 import json

@@ -3,6 +3,8 @@
 import hashlib
 import os
 import re
+import subprocess
+import sys
 import threading
 import zipfile
 from pathlib import Path
@@ -257,6 +259,30 @@ def test_a_hub_id_is_pinned_at_first_use_and_never_moved(root: Path, monkeypatch
     assert models.pin("owner/large", root, silent).identity == f"owner/large@{COMMIT}"
     assert models.resolve("owner/large", root).identity == f"owner/large@{COMMIT}"
     assert (root / "data" / "models.yaml").read_text() == pinned
+
+
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"XDG_CACHE_HOME": "{}/caches"},
+        {"HF_HOME": "{}/home", "XDG_CACHE_HOME": "{}/caches"},
+        {"HUGGINGFACE_HUB_CACHE": "{}/older", "HF_HOME": "{}/home"},
+        {"HF_HUB_CACHE": "{}/hub", "HUGGINGFACE_HUB_CACHE": "{}/older"},
+        {"HF_HUB_CACHE": "$HOME/hub"},
+    ],
+)
+def test_a_commit_is_looked_for_where_the_hubs_library_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.format(tmp_path))
+    code = "from huggingface_hub.constants import HF_HUB_CACHE; print(HF_HUB_CACHE)"
+    kept = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert models._snapshot("owner/large", COMMIT) == Path(kept) / "models--owner--large" / "snapshots" / COMMIT
 
 
 def test_a_hub_id_with_its_commit_needs_no_record(root: Path) -> None:
