@@ -20,11 +20,10 @@ CHECKSUMS = "checksums.json"
 _UNRECORDED = (INTENT_FILE, MANIFEST_FILE, "work", "logs")
 
 
-def checksums(folder: Path) -> list[File]:
-    """Write the checksums of every file in a folder, into it. Returns the files, the checksums' own among them."""
+def checksums(folder: Path) -> None:
+    """Write the checksums of every file in a folder, into it."""
     files = [file_entry(path, folder) for path in sorted(folder.rglob("*")) if path.is_file()]
     write_durably(folder / CHECKSUMS, _text(files))
-    return [*files, file_entry(folder / CHECKSUMS, folder)]
 
 
 def _text(files: Sequence[File]) -> str:

@@ -318,10 +318,10 @@ def check(
     folder: Annotated[Path, typer.Argument(help="A published dataset, or a stage's folder in data/runs.")],
 ) -> None:
     """Compare every file's sha256 with the manifest: finds flipped bits, missing and extra files."""
-    from pipeline import publish as publishing
+    from pipeline.check import check as checked
 
     with _errors():
-        complaints = publishing.check(folder)
+        complaints = checked(folder)
     for complaint in complaints:
         err.print(escape(complaint))
     if complaints:

@@ -30,8 +30,6 @@ _LANGUAGE = re.compile(r"[a-z]{2,3}|multilingual|code")  # as the hub takes them
 # Columns that name files or models as the recipe did, perhaps by a local path.
 _NAMING_COLUMNS = ("source", "teacher")
 
-__all__ = ["PublishError", "Published", "check", "publish", "push"]
-
 
 class PublishError(ValueError):
     """A dataset cannot be shared as it is; the message says what was found, what was expected, and the fix."""
@@ -39,15 +37,10 @@ class PublishError(ValueError):
 
 @dataclass(frozen=True)
 class Published:
-    """A published folder: its files, and its examples per split."""
+    """A published folder and its examples per split."""
 
     folder: Path
-    files: tuple[File, ...]
     rows: dict[str, int]
-
-    @property
-    def bytes(self) -> int:
-        return sum(file.bytes for file in self.files)
 
 
 def publish(run_folder: Path, dest: Path, languages: Sequence[str] = ()) -> Published:
@@ -75,13 +68,13 @@ def publish(run_folder: Path, dest: Path, languages: Sequence[str] = ()) -> Publ
                 f"The splits {' and '.join(SPLITS)} hold {sum(rows.values())} of the mix's {expected} examples, and "
                 f"nothing was published. Rebuild the mix: seqdistill run RECIPE --to mix."
             )
-        files = checksums(building)
+        checksums(building)
         sync_files(building)
         replace_folder(building, dest, aside)
         shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    return Published(dest, tuple(files), rows)
+    return Published(dest, rows)
 
 
 def _check_languages(languages: Sequence[str]) -> None:
@@ -211,16 +204,10 @@ class _Sources:
         return sorted(self._domains - {""})
 
 
-def push(
-    folder: Path,
-    repo: str,
-    confirm: Callable[[str], bool],
-    private: bool = True,
-    token: str | None = None,
-) -> str | None:
+def push(folder: Path, repo: str, confirm: Callable[[str], bool], private: bool = True) -> str | None:
     """Upload a published folder to a Hugging Face dataset repository, after `confirm` said yes to what would be sent.
 
-    `token` None takes the one that `hf auth login` stored, or HF_TOKEN. Returns the commit's address, or None where
+    It goes with the token that `hf auth login` stored, or HF_TOKEN. Returns the commit's address, or None where
     `confirm` said no (nothing was sent then). Raises PublishError for a folder that is not intact, a repository that
     is public where a private one was asked for, and for what the hub refuses.
     """
@@ -235,7 +222,7 @@ def push(
     from huggingface_hub import HfApi
     from huggingface_hub.errors import HFValidationError
 
-    api = HfApi(token=token)
+    api = HfApi()
     try:
         api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
         if private and not api.repo_info(repo, repo_type="dataset").private:

@@ -142,17 +142,17 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     *path, last = key.strip().split(".")
     place: Any = values
     for part in path:
-        place = _step(place, part, setting, create=True)
+        place = _step(place, part, setting)
     if isinstance(place, list):
         place[_index(place, last, setting)] = value
     else:
         place[last] = value
 
 
-def _step(place: Any, part: str, setting: str, create: bool) -> Any:
+def _step(place: Any, part: str, setting: str) -> Any:
     if isinstance(place, list):
         return place[_index(place, part, setting)]
-    child = place.setdefault(part, {}) if create else place[part]
+    child = place.setdefault(part, {})
     if not isinstance(child, dict | list):
         raise RecipeError(f"--set {setting}: {part} holds {child!r}, which has no keys inside.")
     return child

@@ -57,7 +57,7 @@ def build(manifests: Mapping[str, Manifest], lengths: Mapping[str, list[int]]) -
         **{key: scores[key] for key in ("questions", "samples", "split", "models", "base_prompt", "base_prompts")},
         **{key: scores[key] for key in ("paired", "gap_recovered")},
         "funnel": mix["funnel"],
-        "funnel_by_task": mix.get("funnel_by_task", {}),
+        "funnel_by_task": mix["funnel_by_task"],
         "traces": sum(row["traces"] for row in mix["funnel"]),
         "lengths": {name: spread(values) for name, values in lengths.items()},
         "curve": {"train": points(sft.get("loss", ())), "validation": points(sft.get("eval_loss", ()))},

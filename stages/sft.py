@@ -4,9 +4,7 @@ It makes no examples and judges no answers; a killed training goes on from its n
 """
 
 import math
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -260,7 +258,6 @@ def results(
     stepping = seconds - sum(trainer.plan.seconds.values())
     tokens = sum(lengths[index] for index in trained)
     best = state.best_global_step if material.validation and config.keep == "best" else None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "steps": state.global_step,
         "steps_planned": len(material.train_batches),
@@ -274,7 +271,6 @@ def results(
         "seconds_stepping": stepping,
         "seconds_evaluating": trainer.plan.seconds["evaluate"],
         "seconds_saving": trainer.plan.seconds["save"],
-        "peak_rss_bytes": peak,
     }
 
 
@@ -335,11 +331,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Audit, train (or go on training), and write the checkpoint."""
     refuse_many_gpus()
     template = inputs.student.chat_template
-    try:
-        tokenizer = load_tokenizer(inputs.model("student"), inputs.prompt(f"chat/{template}") if template else None)
-        material = checked(config, inputs, tokenizer, output)
-    except ValueError as error:
-        raise StageError(str(error)) from error
+    tokenizer = load_tokenizer(inputs.model("student"), inputs.prompt(f"chat/{template}") if template else None)
+    material = checked(config, inputs, tokenizer, output)
     plan = content_id(declared(config), inputs.weights("student"), digest(material.train), digest(material.validation))
     last = begun_at(output, plan)
     if last is None:
