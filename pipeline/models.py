@@ -4,7 +4,6 @@ It runs no model and decides nothing about prompts. `resolve` needs no network; 
 model's repository is never fetched or run, and neither are pickled weights.
 """
 
-import difflib
 import hashlib
 import os
 import re
@@ -24,6 +23,7 @@ from pipeline.manifest import write_durably
 from pipeline.mirror import Mirror
 from pipeline.roles import Role
 from pipeline.section import Section
+from pipeline.text import closest
 
 CATALOGUE = Path("data/models.yaml")
 FOLDER = Path("data/models")
@@ -101,8 +101,8 @@ def resolve(wanted: str | Role, root: Path) -> Model:
     # "data/my-modle" is a path with a slip in it, not a repository of an owner called data.
     if match and not (root / wanted.split("/")[0]).is_dir():
         return _on_hub(wanted, match[1], match[2], None)
-    near = difflib.get_close_matches(wanted, entries, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    near = closest(wanted, entries)
+    hint = f" Did you mean {near}?" if near else ""
     raise ModelError(
         f"No model {wanted!r}: it is not in {CATALOGUE} (which has {', '.join(sorted(entries))}), {path} does not "
         f"exist, and it is no hub id (owner/name, or owner/name@ and the 40 hex digits of a commit).{hint}"

@@ -15,10 +15,8 @@ import pyarrow.compute as pc
 
 from pipeline.manifest import MANIFEST_FILE, Artifact, Dataset, Manifest, Shard, sync_files, sync_folder
 from pipeline.records import content_id
-from pipeline.shards import add_sums, file_entry, read_shard, write_shard
+from pipeline.shards import SHARD_BYTES, add_sums, file_entry, read_shard, write_shard
 from pipeline.stage import Progress, Stage, StageError
-
-SHARD_BYTES = 256 << 20  # in memory; a shard is written when its rows pass this
 
 
 class RunOutput:

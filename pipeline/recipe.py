@@ -3,7 +3,6 @@
 It computes nothing and reads no data: values in, frozen sections out.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pipeline import plan
 from pipeline.roles import Role, Student, Teacher
 from pipeline.section import Section
+from pipeline.text import closest
 
 
 class RecipeError(Exception):
@@ -171,8 +171,8 @@ def _complaint(item: Any, values: Any) -> str:
     dotted = ".".join(str(part) for part in place)
     if item["type"] == "extra_forbidden":
         known = _known_keys(place[:-1])
-        near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]}?" if near else f" Known keys: {', '.join(sorted(known))}." if known else ""
+        near = closest(str(place[-1]), known)
+        hint = f" Did you mean {near}?" if near else f" Known keys: {', '.join(sorted(known))}." if known else ""
         return f"{dotted}: unknown key.{hint}"
     if item["type"] == "missing":
         return f"{dotted}: missing; a value is needed."

@@ -17,6 +17,7 @@ import pyarrow.parquet as pq
 from pipeline.digests import sha256
 from pipeline.manifest import File, Shard, sync_folder, written
 
+SHARD_BYTES = 256 << 20  # in memory; whoever gathers rows writes a shard when they pass this
 _MODULUS = 1 << 128
 
 

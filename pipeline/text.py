@@ -1,7 +1,9 @@
 """Pure text: normal forms, words and the final answer of a completion. It knows nothing of think tags or verifiers."""
 
+import difflib
 import re
 import unicodedata
+from collections.abc import Iterable
 
 _SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|[^\w\s]|_")
@@ -22,6 +24,11 @@ _RESULT = re.compile(rf"\bresult\b{_SIGN}", re.IGNORECASE)
 _SENTENCE = re.compile(r"(?:(?<=[\d$)}\]*%])|(?<=[^\W\d_]{4}))[.!?]\**\s+(?=[A-Z])")
 _DOLLAR = re.compile(r"(?<!\\)\$")
 _BRACKETS = {"\\(": "\\)", "\\[": "\\]"}
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that was probably meant, or None where none is like it."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), None)
 
 
 def squeeze(text: str) -> str:
