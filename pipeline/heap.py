@@ -24,7 +24,10 @@ def keep() -> None:
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Within it what is freed is used again; after it the C library's first defaults hold (it adapts them no more)."""
+    """Within it what is freed is used again; after it what is freed goes back, by the limits the C library begins with.
+
+    It will not adapt them any more: to set any of them turns that off for the rest of the process (mallopt(3)).
+    """
     keep()
     try:
         yield

@@ -3,7 +3,6 @@
 It computes nothing and reads no data: values in, frozen sections out.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -16,6 +15,7 @@ from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 from pipeline import plan
 from pipeline.roles import Role, Student, Teacher, thinkers
 from pipeline.section import Section
+from pipeline.text import closest
 
 
 class RecipeError(Exception):
@@ -118,7 +118,7 @@ def _check_names(teachers: Mapping[str, Teacher], where: str) -> None:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without anchors, and with doubled keys refused."""
+    """YAML without anchors, and with doubled keys and halves of surrogate pairs refused."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -128,11 +128,20 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue  # no text: refused below
             key = self.construct_object(key_node, deep=deep)
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return dict(super().construct_mapping(node, deep=deep))
+
+    def construct_scalar(self, node: Any) -> Any:
+        value = super().construct_scalar(node)
+        if any("\ud800" <= sign <= "\udfff" for sign in value):
+            problem = f"{value!r} holds half of a surrogate pair, which no file can hold; write the character itself"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return value
 
 
 def _values(text: str, where: str) -> dict[str, Any]:
@@ -158,17 +167,17 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     *path, last = key.strip().split(".")
     place: Any = values
     for part in path:
-        place = _step(place, part, setting, create=True)
+        place = _step(place, part, setting)
     if isinstance(place, list):
         place[_index(place, last, setting)] = value
     else:
         place[last] = value
 
 
-def _step(place: Any, part: str, setting: str, create: bool) -> Any:
+def _step(place: Any, part: str, setting: str) -> Any:
     if isinstance(place, list):
         return place[_index(place, part, setting)]
-    child = place.setdefault(part, {}) if create else place[part]
+    child = place.setdefault(part, {})
     if not isinstance(child, dict | list):
         raise RecipeError(f"--set {setting}: {part} holds {child!r}, which has no keys inside.")
     return child
@@ -187,8 +196,8 @@ def _complaint(item: Any, values: Any) -> str:
     dotted = ".".join(str(part) for part in place)
     if item["type"] == "extra_forbidden":
         known = _known_keys(place[:-1])
-        near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]}?" if near else f" Known keys: {', '.join(sorted(known))}." if known else ""
+        near = closest(str(place[-1]), known)
+        hint = f" Did you mean {near}?" if near else f" Known keys: {', '.join(sorted(known))}." if known else ""
         return f"{dotted}: unknown key.{hint}"
     if item["type"] == "missing":
         return f"{dotted}: missing; a value is needed."

@@ -65,7 +65,10 @@ class Run:
             if not path.is_file() or folder.resolve() not in path.resolve().parents:
                 known = sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob(f"*{ending}"))
                 raise StageError(f"No prompt template {path}. Known: {', '.join(known)}. Add the file or name another.")
-            self._prompts[name] = path.read_text(encoding="utf-8")
+            try:
+                self._prompts[name] = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise StageError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from error
         return self._prompts[name]
 
     def identity(self, stage: Stage) -> Identity:

@@ -24,8 +24,8 @@ from pipeline.shards import as_table
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.store import Store, writing
 from pipeline.text import fold
-from pipeline.verifiers.judging import Answered, verdicts
-from pipeline.verifiers.pool import processors
+from pipeline.verifiers.judging import Answered, judge_rows
+from pipeline.verifiers.pool import Pool, processors
 
 ROWS = 1024  # answers held in memory while they are judged
 NOTICEABLE_SHARE = 0.02  # of undecided answers; from here on a person is told
@@ -174,7 +174,7 @@ def vote(verdict: Row) -> str | None:
 
 
 def judged(
-    config: Config, subject: Subject, completions: Iterator[Row], known: Mapping[str, Row]
+    pool: Pool, subject: Subject, completions: Iterator[Row], known: Mapping[str, Row]
 ) -> Iterator[tuple[dict[str, Any], scoring.Answer]]:
     """SCORE rows of a subject's completions, in any order, each with what the figures need of it."""
     waiting: dict[str, Row] = {}
@@ -194,8 +194,7 @@ def judged(
                 verifier_data=question["verifier_data"] or "{}",
             )
 
-    workers = config.exec.workers or processors()
-    for verdict in verdicts(answers(), workers, config.timeout_s, config.memory_mib):
+    for verdict in judge_rows(answers(), pool):
         row = waiting.pop(verdict["id"])
         scored = score(subject, row, known[row["problem_id"]], verdict)
         columns = ("problem_id", "task", "outcome", "finish", "completion_tokens")
@@ -212,7 +211,7 @@ def completions(order: Order, store: Store) -> Iterator[Row]:
 
 
 def examine(
-    config: Config, inputs: Inputs, output: Output, group: Sequence[Subject], known: Mapping[str, Row]
+    config: Config, inputs: Inputs, output: Output, pool: Pool, group: Sequence[Subject], known: Mapping[str, Row]
 ) -> tuple[list[tuple[Subject, list[scoring.Answer]]], Figures]:
     """Ask one model, with one prompt or several, what the store lacks; judge all of its answers and write scores."""
     first = group[0]
@@ -226,18 +225,18 @@ def examine(
             config.error_share_limit,
         )
         examined = [
-            (subject, judge(config, output, subject, completions(order, store), known))
+            (subject, judge(config, output, pool, subject, completions(order, store), known))
             for subject, order in zip(group, asked, strict=True)
         ]
     return examined, figures
 
 
 def judge(
-    config: Config, output: Output, subject: Subject, found: Iterator[Row], known: Mapping[str, Row]
+    config: Config, output: Output, pool: Pool, subject: Subject, found: Iterator[Row], known: Mapping[str, Row]
 ) -> list[scoring.Answer]:
     """Judge a subject's completions and write their scores."""
     rows, answers = [], []
-    for scored, answer in judged(config, subject, found, known):
+    for scored, answer in judged(pool, subject, found, known):
         rows.append(scored)
         answers.append(answer)
         total = len(known) * config.samples
@@ -291,12 +290,14 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     known = questions(config, inputs)
     examined: list[tuple[Subject, list[scoring.Answer]]] = []
     generation = {}
-    for model, group in groupby(subjects(config, inputs), key=lambda subject: subject.model):
-        found, figures = examine(config, inputs, output, list(group), known)
-        generation[model] = figures.facts()
-        examined += found
-        for subject, answers in found:
-            tell(config, output, subject, answers)
+    # One pool for all subjects: to import what verifiers need takes seconds.
+    with Pool(config.exec.workers or processors(), config.timeout_s, config.memory_mib) as pool:
+        for model, group in groupby(subjects(config, inputs), key=lambda subject: subject.model):
+            found, figures = examine(config, inputs, output, pool, list(group), known)
+            generation[model] = figures.facts()
+            examined += found
+            for subject, answers in found:
+                tell(config, output, subject, answers)
     output.facts.update({**summary(config, examined, len(known)), "generation": generation})
 
 

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from pipeline.canonical import Space, canonical_key, canonical_keys, draws_to_tell
-from pipeline.digests import sha256
+from pipeline.digests import remembered
 from pipeline.records import PROBLEM, REJECT
 from pipeline.roles import Role
 from pipeline.section import Section
@@ -20,6 +20,7 @@ from pipeline.shards import as_table
 from pipeline.sources import SOURCES, TRAIN, Candidate, FileSource, ReasoningGymSource, Source, SourceError
 from pipeline.sources.columns import SplitName
 from pipeline.sources.file import place_of
+from pipeline.sources.hub import folder_digest
 from pipeline.sources.reasoning_gym import version
 from pipeline.sources.selection import Found, Selection
 from pipeline.stage import Inputs, Output, Progress, Stage, StageError
@@ -80,14 +81,17 @@ class Config(Section):
 
 
 def source_digests(config: Config, root: Path) -> dict[str, str]:
-    """What the config only names: the sha256 of each file, and the version that generators draw with."""
+    """What the config only names: digests of files and of folders, and the version that generators draw with."""
     digests: dict[str, str] = {}
+    known = remembered(root)
     for origin, source in enumerate(config.sources):
         if isinstance(source, FileSource):
             path = place_of(source, root)
-            digests[f"sources.{origin}"] = sha256(path) if path.is_file() else "missing"
+            digests[f"sources.{origin}"] = known.of(path) if path.is_file() else "missing"
         elif isinstance(source, ReasoningGymSource):
             digests["reasoning-gym"] = version()
+        elif (digest := folder_digest(source, known)) is not None:
+            digests[f"sources.{origin}"] = digest
     return digests
 
 
@@ -227,7 +231,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
 
 STAGE = Stage(
     name="seed",
-    version=2,
+    version=3,
     config=Config,
     run=run,
     reads={},

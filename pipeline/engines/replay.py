@@ -48,6 +48,8 @@ def _parse(line: str, where: str) -> tuple[str, list[str]]:
         raise ValueError(f"{where}: found {line.strip()[:80]}; {expected}")
     if not isinstance(row.get("text"), str):
         raise ValueError(f"{where}: no text; {expected}")
+    if any("\ud800" <= sign <= "\udfff" for text in (row["text"], *completions) for sign in text):
+        raise ValueError(f"{where}: half of a surrogate pair (\\ud8..), which no store can hold; {expected}")
     return row["text"], completions
 
 

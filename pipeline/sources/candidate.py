@@ -1,13 +1,15 @@
 """What a source yields: a candidate for a problem, or the reason why a row cannot be one.
 
-It judges no candidate against another (`stages/seed.py` does).
+It judges no candidate against another (`selection.py` does).
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from pipeline.canonical import canonical_keys
 from pipeline.records import content_id
 from pipeline.text import squeeze
 
@@ -36,10 +38,15 @@ class Candidate:
     fault: str | None = None
     detail: str = ""
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The problem's id. It hashes the squeezed text, so that re-wrapping a file gives the same problems."""
         return content_id("problem", squeeze(self.text))
+
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """Every canonical key that the problem goes by."""
+        return canonical_keys(self.task, self.text, self.metadata)
 
 
 def canonical_json(value: Any) -> str:

@@ -52,6 +52,9 @@ def test_a_minimal_recipe_takes_the_stages_defaults(tmp_path: Path) -> None:
         ("generate: {samples: 1}\ngenerate: {samples: 2}", "the key 'generate' stands twice"),
         ("generate: &a {samples: 1}\nmix: *a", "aliases are not allowed"),
         ("name: ../escape", "name is '../escape'"),
+        ("generate: {samples: {{ samples }}}", "found unhashable key"),
+        ("generate: {[samples]: 3}", "found unhashable key"),
+        ('description: "half \\ud83d of a sign"', "half of a surrogate pair"),
     ],
 )
 def test_a_wrong_recipe_says_what_and_where(tmp_path: Path, more: str, says: str) -> None:
@@ -88,7 +91,17 @@ def test_a_setting_goes_over_the_files_value(tmp_path: Path, setting: str, place
     assert found == value
 
 
-@pytest.mark.parametrize("setting", ["generate.samples", "=3", "generate.samples.x=1", "seed.sources.5.path=b.csv"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "generate.samples",
+        "=3",
+        "generate.samples.x=1",
+        "seed.sources.5.path=b.csv",
+        "generate.samples={{ samples }}",
+        'description="\\ud83d"',
+    ],
+)
 def test_a_setting_that_cannot_be_applied_is_an_error(tmp_path: Path, setting: str) -> None:
     with pytest.raises(RecipeError):
         load(write(tmp_path, MINIMAL + "generate: {samples: 3}\n"), [setting])

@@ -53,6 +53,8 @@ def test_it_starts_from_a_file_beside_the_recipe(tmp_path: Path) -> None:
         '{"completions": ["2"]}',
         '{"text": "1+1?", "completions": "2"}',
         '{"text": 3}',
+        '{"text": "1+1?", "completions": ["2 \\ud83d"]}',
+        '{"text": "1+1? \\ud83d", "completions": ["2"]}',
     ],
 )
 def test_a_line_of_another_shape_is_named(line: str, tmp_path: Path) -> None:
