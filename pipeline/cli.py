@@ -264,11 +264,16 @@ def peek(
 
 @app.command("plan", epilog="Example: seqdistill plan pipeline/recipes/demo.yaml")
 def plan_command(recipe_path: RecipeArgument, settings: SetOption = None, data: DataOption = DEFAULT_DATA) -> None:
-    """Tokens, hours and disk that generate would take, before anything is spent. Runs seed, which asks no teacher."""
+    """Tokens, hours and disk that generate would take, before anything is spent. Runs seed, where it asks no model."""
     from pipeline.estimate import estimate
 
     with _errors():
         this = _load(recipe_path, settings, data)
+        if plan.stage("seed").weights_of(this.recipe.sections["seed"]) and this.state("seed").word != "fresh":
+            raise StageError(
+                "seed.augment has the teacher write problems, and a plan spends nothing. Run seed first (--to seed), "
+                "or plan without variants: --set seed.augment=[]"
+            )
         with Display(out) as display:
             Runner(this, display.watcher()).execute(["seed"])
         lines = estimate(this)

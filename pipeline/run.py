@@ -75,9 +75,9 @@ class Run:
         return Identity(
             version=stage.version,
             config=declared(config),
-            roles={role: self._role_keys(role, keys) for role, keys in stage.roles.items()},
+            roles={role: self._role_keys(role, keys) for role, keys in stage.roles_of(config).items()},
             prompts={name: _digest(self.prompt(name)) for name in stage.prompts(config, roles)},
-            models={role: self.weights(role) for role in stage.weights},
+            models={role: self.weights(role) for role in stage.weights_of(config)},
             contents=stage.contents(config, self.root),
             inputs={name: self._input_identity(read) for name, read in stage.reads.items()},
         )
@@ -96,7 +96,8 @@ class Run:
         if not read.dataset:
             return {"manifest": manifest.fingerprint}
         known = manifest.datasets[read.dataset].columns if read.dataset in manifest.datasets else {}
-        return {column: known.get(column, "") for column in read.columns}
+        later = {column: known[column] for column in read.later if column in known}
+        return {column: known.get(column, "") for column in read.columns} | later
 
     def weights(self, role: str) -> str:
         """The identity of a role's weights."""
@@ -141,9 +142,10 @@ class RunInputs:
         self._run, self._stage, self._say = run, stage, say
         config = run.recipe.sections[stage.name]
         self._prompts = set(stage.prompts(config, run.recipe.roles))
+        self._roles, self._weights = stage.roles_of(config), stage.weights_of(config)
 
     def _role(self, name: str) -> Role:
-        if name not in self._stage.roles:
+        if name not in self._roles:
             raise LookupError(f"stage {self._stage.name} does not declare the role {name}")
         return self._run.recipe.role(name)
 
@@ -176,7 +178,8 @@ class RunInputs:
     def _tables(self, name: str) -> Iterator[pa.Table]:
         read = self._stage.reads[name]
         for shard in self.manifest(name).datasets[read.dataset].shards:
-            yield read_shard(self._run.stage_folder(read.stage), shard, read.columns)
+            columns = [*read.columns, *(column for column in read.later if column in shard.columns)]
+            yield read_shard(self._run.stage_folder(read.stage), shard, columns)
 
     def folder(self, name: str) -> Path:
         read = self._stage.reads[name]
@@ -203,7 +206,7 @@ class RunInputs:
         return self._run.prompt(name)
 
     def weights(self, role: str) -> str:
-        if role not in self._stage.weights:
+        if role not in self._weights:
             raise LookupError(f"stage {self._stage.name} does not declare the weights of {role}")
         return self._run.weights(role)
 

@@ -78,7 +78,7 @@ class Runner:
         self.execute([name], force)
 
     def _one(self, stage: Stage, forced: set[str]) -> None:
-        for role in stage.weights:
+        for role in stage.weights_of(self.run.recipe.sections[stage.name]):
             models.pin(self.run.recipe.role(role), self.run.root, lambda line: self.watcher.says(stage.name, line))
         state = self.run.state(stage.name)
         if state.word == "fresh":

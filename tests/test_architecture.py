@@ -15,7 +15,7 @@ LAYERS = (
     ("roles", "manifest"),
     ("shards", "templates", "similarity", "digests", "convert", "mirror", "journal"),
     ("models", "doctor", "store", "engines", "verifiers", "rules", "objectives", "executors"),
-    ("sampling", "training", "sources", "page", "scoring"),
+    ("sampling", "training", "sources", "page", "scoring", "variants", "augment"),
     ("stage",),
     ("stages",),
     ("plan",),

@@ -35,6 +35,8 @@ class Candidate:
     metadata: Mapping[str, Any] = field(default_factory=dict)  # what a generator says of its item
     fault: str | None = None
     detail: str = ""
+    parent_id: str | None = None  # the problem it was rewritten from
+    augmentation: str | None = None  # how it was rewritten
 
     @property
     def id(self) -> str:
