@@ -135,7 +135,7 @@ def test_a_harder_problem_gets_the_answer_that_most_attempts_agree_on(tmp_path: 
     "votes",
     [
         ("1.75", "7/4", "3", "4", "2"),
-        ("1.75", "1.75", "a word" + " more" * 60, "no", "3"),  # the third attempt is cut off
+        ("1.75", "1.75", "1.75}" + " and so on" * 60 + "{", "no", "3"),  # the third attempt is cut off
     ],
 )
 def test_a_harder_problem_without_a_majority_is_nobodys_to_verify(tmp_path: Path, votes: tuple[str, ...]) -> None:
@@ -202,6 +202,15 @@ def test_a_variant_that_holds_a_held_out_question_is_refused(tmp_path: Path, mon
     output = run(tmp_path, [PARAPHRASE], {row[0]: [tagged("Please name the capital of France for me.")]}, [row])
     assert variants(output) == []
     assert reasons(output) == {"near_held_out": 1}
+
+
+def test_a_variant_that_became_an_exercise_of_another_task_is_found(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("tests.stages.test_seed_augment.EXAM", ("What is 2 + 8?", "10"))
+    answers = {TALE: [tagged("What is 8 + 2 ?")]}
+    output = run(tmp_path, [PARAPHRASE], answers, [(TALE, "8")], defaults={"task": "gcd"})
+    assert reasons(output) == {"held_out_match": 1}
 
 
 def test_a_choice_is_rewritten_only_where_its_options_are_known(tmp_path: Path) -> None:
