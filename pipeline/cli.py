@@ -283,6 +283,11 @@ def plan_command(
 
     with _errors():
         this = _load(recipe_path, settings, data)
+        if plan.stage("seed").weights_of(this.recipe.sections["seed"]) and this.state("seed").word != "fresh":
+            raise StageError(
+                "seed.augment has the teacher write problems, far more than a pilot. Run seed first (--to seed), or "
+                "plan without variants: --set seed.augment=[]"
+            )
         with _terminable(), Display(out) as display:
             runner = Runner(this, display.watcher())
             runner.execute(["seed"])

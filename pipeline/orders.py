@@ -6,6 +6,7 @@ It renders prompts and compares ids; it starts no engine and decides no order of
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from pipeline.roles import Role, Sampling
 from pipeline.store import Entry, Store
 
 Row = Mapping[str, Any]
+ROWS = 1024  # stored rows held in memory at once
 # Engines that run here: they are given token ids and a seed. A server applies its own chat template and keeps its seed.
 LOCAL = ("vllm", "hf")
 # What becomes of a completion that its limit cut off: nothing, a second request with more tokens, or the rest of it.
@@ -214,6 +216,13 @@ def stored(order: Order, store: Store, some: Mapping[str, Ask]) -> list[dict[str
         for key, ask in some.items()
         if key in rows
     ]
+
+
+def completions(order: Order, store: Store) -> Iterator[dict[str, Any]]:
+    """What the store holds of all samples of an order, in their order; a few are held at once."""
+    rest = asks(order)
+    while some := {last_id(order, ask, store): ask for ask in islice(rest, ROWS)}:
+        yield from stored(order, store, some)
 
 
 def cut(order: Order, row: dict[str, Any]) -> dict[str, Any]:

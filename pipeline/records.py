@@ -27,6 +27,8 @@ PROBLEM = pa.schema(
         ("source", pa.string()),
         ("license", pa.string()),
         ("split", pa.string()),  # "train", or the name of a held-out block: "dev", "eval", ...
+        ("parent_id", pa.string()),  # the problem it was rewritten from; null for a source's own
+        ("augmentation", pa.string()),  # how: paraphrase | back_translation | harder; null for a source's own
     ]
 )
 

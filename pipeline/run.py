@@ -78,9 +78,9 @@ class Run:
         return Identity(
             version=stage.version,
             config=declared(config),
-            roles={name: self._role_keys(name, keys) for role, keys in stage.roles.items() for name in named(role)},
+            roles={n: self._role_keys(n, keys) for role, keys in stage.roles_of(config).items() for n in named(role)},
             prompts={name: _digest(self.prompt(name)) for name in stage.prompts(config, roles)},
-            models={name: self.weights(name) for role in stage.weights for name in named(role)},
+            models={name: self.weights(name) for role in stage.weights_of(config) for name in named(role)},
             contents=stage.contents(config, self.root),
             inputs={name: self._input_identity(read) for name, read in stage.reads.items() if read.when(config)},
         )
@@ -99,7 +99,8 @@ class Run:
         if not read.dataset:
             return {"manifest": manifest.fingerprint}
         known = manifest.datasets[read.dataset].columns if read.dataset in manifest.datasets else {}
-        return {column: known.get(column, "") for column in read.columns}
+        later = {column: known[column] for column in read.later if column in known}
+        return {column: known.get(column, "") for column in read.columns} | later
 
     def weights(self, name: str) -> str:
         """The identity of a model's weights."""
@@ -144,9 +145,10 @@ class RunInputs:
         self._run, self._stage, self._say = run, stage, say
         config = run.recipe.sections[stage.name]
         self._prompts = set(stage.prompts(config, run.recipe.roles))
+        self._roles, self._weights = stage.roles_of(config), stage.weights_of(config)
 
     def _declare(self, role: str) -> None:
-        if role not in self._stage.roles:
+        if role not in self._roles:
             raise LookupError(f"stage {self._stage.name} does not declare the role {role}")
 
     @property
@@ -183,7 +185,8 @@ class RunInputs:
     def _tables(self, name: str) -> Iterator[pa.Table]:
         read = self._stage.reads[name]
         for shard in self.manifest(name).datasets[read.dataset].shards:
-            yield read_shard(self._run.stage_folder(read.stage), shard, read.columns)
+            columns = [*read.columns, *(column for column in read.later if column in shard.columns)]
+            yield read_shard(self._run.stage_folder(read.stage), shard, columns)
 
     def folder(self, name: str) -> Path:
         read = self._stage.reads[name]
@@ -210,7 +213,7 @@ class RunInputs:
         return self._run.prompt(name)
 
     def weights(self, name: str) -> str:
-        if not any(name in self._run.recipe.named(role) for role in self._stage.weights):
+        if not any(name in self._run.recipe.named(role) for role in self._weights):
             raise LookupError(f"stage {self._stage.name} does not declare the weights of {name}")
         return self._run.weights(name)
 

@@ -80,8 +80,9 @@ class Runner:
 
     def _one(self, stage: Stage, forced: set[str]) -> None:
         recipe = self.run.recipe
-        for name in (name for role in stage.weights for name in recipe.named(role)):
-            models.pin(recipe.roles[name], self.run.root, lambda line: self.watcher.says(stage.name, line))
+        for role in stage.weights_of(recipe.sections[stage.name]):
+            for name in recipe.named(role):
+                models.pin(recipe.roles[name], self.run.root, lambda line: self.watcher.says(stage.name, line))
         state = self.run.state(stage.name)
         if state.word == "fresh":
             assert state.manifest is not None

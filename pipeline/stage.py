@@ -22,13 +22,17 @@ class StageError(Exception):
 
 @dataclass(frozen=True)
 class Reads:
-    """Something another stage wrote: columns of a dataset, an artifact, or (both empty) all that its manifest says."""
+    """Something another stage wrote: columns of a dataset, an artifact, or (both empty) all that its manifest says.
+
+    Columns that runs were made without are named in `later`: where they were not written, rows lack them.
+    """
 
     stage: str
     dataset: str = ""
     columns: tuple[str, ...] = ()
     artifact: str = ""
     when: Callable[[Any], bool] = lambda config: True  # whether a stage with this config reads it
+    later: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -132,6 +136,9 @@ def no_contents(config: Any, root: Path) -> dict[str, str]:
     return {}
 
 
+Roles = Mapping[str, tuple[str, ...]]
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage, whole. `run(config, inputs, output)` is a function over tables and knows no executor."""
@@ -145,9 +152,10 @@ class Stage:
     artifacts: tuple[str, ...] = ()
     # How it may be spread: a shard alone, all traces of a problem together, or one global step.
     spread: Literal["each", "by_problem", "whole"] = "whole"
-    # role -> the keys that can change the output. A role is "teacher", "student", or "teachers" for all teachers.
-    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
-    weights: tuple[str, ...] = ()  # roles whose weights it runs
+    # Role -> the keys that can change the output; of its config where that decides which. A role is "teacher",
+    # "student", or "teachers" for all teachers.
+    roles: Roles | Callable[[Any], Roles] = field(default_factory=dict)
+    weights: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()  # roles whose weights it runs; likewise
     prompts: Callable[[Any, Mapping[str, Role]], tuple[str, ...]] = no_names
     # Digests of the files that a config names: their content is identity, their path is not.
     contents: Callable[[Any, Path], dict[str, str]] = no_contents
@@ -155,3 +163,11 @@ class Stage:
     bill: Callable[[Any, Inputs, Output], Bill] | None = None  # for a stage that reuses by id what it once bought
     # For a stage that spends: do a share of its work, which is kept, and say as JSON what the whole will take.
     pilot: Callable[[Any, Inputs, Output, float], dict[str, Any]] | None = None
+
+    def roles_of(self, config: Any) -> Roles:
+        """The roles it knows, each with its keys that can change the output."""
+        return self.roles(config) if callable(self.roles) else self.roles
+
+    def weights_of(self, config: Any) -> tuple[str, ...]:
+        """The roles whose weights it runs."""
+        return self.weights(config) if callable(self.weights) else self.weights

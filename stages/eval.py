@@ -8,7 +8,7 @@ serve every later student.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
@@ -22,7 +22,7 @@ from pipeline.sampling import Figures
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
-from pipeline.store import Store, writing
+from pipeline.store import writing
 from pipeline.text import fold
 from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Pool, processors
@@ -202,14 +202,6 @@ def judged(
         yield scored, scoring.Answer(**values, reasons=tuple(scored["reasons"]), vote=vote(verdict))
 
 
-def completions(order: Order, store: Store) -> Iterator[Row]:
-    """What the store holds for an order, a few at a time; longer answers of an earlier eval are cut as these are."""
-    rest = orders.asks(order)
-    while some := {ask.id: ask for ask in islice(rest, ROWS)}:
-        for row in orders.stored(order, store, some):
-            yield orders.cut(order, row)
-
-
 def examine(
     config: Config, inputs: Inputs, output: Output, pool: Pool, group: Sequence[Subject], known: Mapping[str, Row]
 ) -> tuple[list[tuple[Subject, list[scoring.Answer]]], Figures]:
@@ -224,10 +216,10 @@ def examine(
             lambda done, total, note: output.progress(Progress(done, total, "answers", f"{first.model}: {note}")),
             config.error_share_limit,
         )
-        examined = [
-            (subject, judge(config, output, pool, subject, completions(order, store), known))
-            for subject, order in zip(group, asked, strict=True)
-        ]
+        examined = []
+        for subject, order in zip(group, asked, strict=True):
+            found = (orders.cut(order, row) for row in orders.completions(order, store))
+            examined.append((subject, judge(config, output, pool, subject, found, known)))
     return examined, figures
 
 

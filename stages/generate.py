@@ -395,10 +395,9 @@ def _among(order: Order, part: set[str]) -> Iterator[Row]:
 
 def judged(inputs: Inputs, order: Order, store: Store, thinking: bool) -> Iterator[pilots.Sampled]:
     """The stored samples of an order with what a pilot needs to know of them."""
-    rows = orders.stored(order, store, {orders.last_id(order, ask, store): ask for ask in orders.asks(order)})
     with Pool(processors(), 10.0, 1024) as pool:
         judge = judging(1, inputs, pool, thinking).judge
-        for row in rows:
+        for row in orders.completions(order, store):
             yield pilots.Sampled(
                 row["problem_id"],
                 row["completion_tokens"],

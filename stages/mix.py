@@ -151,13 +151,15 @@ def example(
 ) -> dict[str, Any]:
     """One EXAMPLE row: the student's prompt, the laid-out trace and where both come from."""
     spans = lay_out(trace["raw"], thinking, config.trace_format)
+    # A rewriting goes where its parent goes: training sees no validation problem in other words.
+    family = problem.get("parent_id") or problem["id"]
     return {
         "id": trace["id"],
         "problem_id": trace["problem_id"],
         "prompt": prompt,
         "completion": [{"role": "assistant", "content": assemble(trace["raw"], spans)}],
         "spans": spans,
-        "split": "validation" if in_validation(trace["problem_id"], config.validation_share) else "train",
+        "split": "validation" if in_validation(family, config.validation_share) else "train",
         **{key: problem[key] for key in ("domain", "task", "answer", "source", "license")},
         **{key: trace[key] for key in ("teacher", "weights", "sampling")},
     }
@@ -262,7 +264,12 @@ STAGE = Stage(
     config=Config,
     run=run,
     reads={
-        "problems": Reads("seed", "problems", ("id", "text", "answer", "domain", "task", "source", "license")),
+        "problems": Reads(
+            "seed",
+            "problems",
+            ("id", "text", "answer", "domain", "task", "source", "license"),
+            later=("parent_id",),
+        ),
         "traces": Reads(
             "generate",
             "traces",

@@ -2,8 +2,8 @@
 answered rightly.
 
 It drops no trace (`mix` does) and judges nothing but the final answer (`filter` looks at the rest). Verdicts: pass;
-fail with wrong_answer or answer_missing; undecided with gold_unparseable, answer_unparseable, verifier_timeout,
-verifier_memory, verifier_crash or generation_error. Undecided is never counted as wrong.
+fail with wrong_answer or answer_missing; undecided with gold_unparseable, answer_unparseable, unverifiable,
+verifier_timeout, verifier_memory, verifier_crash or generation_error. Undecided is never counted as wrong.
 """
 
 from collections import Counter

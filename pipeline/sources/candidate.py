@@ -37,6 +37,8 @@ class Candidate:
     metadata: Mapping[str, Any] = field(default_factory=dict)  # what a generator says of its item
     fault: str | None = None
     detail: str = ""
+    parent_id: str | None = None  # the problem it was rewritten from
+    augmentation: str | None = None  # how it was rewritten
 
     @cached_property
     def id(self) -> str:
@@ -46,7 +48,9 @@ class Candidate:
     @cached_property
     def keys(self) -> frozenset[str]:
         """Every canonical key that the problem goes by."""
-        return canonical_keys(self.task, self.text, self.metadata)
+        keys = canonical_keys(self.task, self.text, self.metadata)
+        # Rewritten, an exercise may have become one of another task: every reader reads it.
+        return keys if self.parent_id is None else keys | canonical_keys("", self.text)
 
 
 def canonical_json(value: Any) -> str:

@@ -34,10 +34,10 @@ def judge_rows(rows: Iterable[Answered], pool: Pool) -> Iterator[dict[str, Any]]
     """One VERDICT row for each completion, as they are decided, in any order; at most a few hundred are held at once.
 
     right is `pass`; wrong is `fail` with wrong_answer; no final answer is `fail` with answer_missing; what could not
-    be judged is `undecided` with its cause: gold_unparseable, answer_unparseable, verifier_timeout, verifier_memory,
-    verifier_crash, or generation_error where the completion itself failed. A completion in the think format without
-    a closing tag never reached its answer: answer_missing. A completion cut off by its limit that still gives a final
-    answer is judged by what it says; a filter, not a judge, drops it.
+    be judged is `undecided` with its cause: gold_unparseable, answer_unparseable, unverifiable, verifier_timeout,
+    verifier_memory, verifier_crash, or generation_error where the completion itself failed. A completion in the think
+    format without a closing tag never reached its answer: answer_missing. A completion cut off by its limit that still
+    gives a final answer is judged by what it says; a filter, not a judge, drops it.
 
     Raises ValueError for a verifier that is not on the shelf, PoolError (a ValueError) for one that cannot be loaded.
     """
