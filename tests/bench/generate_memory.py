@@ -25,8 +25,9 @@ import psutil
 from pipeline import templates
 from pipeline.engines import start
 from pipeline.engines.replay import Replay
+from pipeline.orders import Order
 from pipeline.roles import Role, Sampling, Teacher
-from pipeline.sampling import Order, complete
+from pipeline.sampling import complete
 from pipeline.store import writing
 from tests import bars, tiny, workload
 
@@ -71,7 +72,7 @@ def asked(prompts: int, traced: bool = False) -> dict[str, Any]:
     if traced:
         tracemalloc.start()
     with tempfile.TemporaryDirectory() as folder, writing(Path(folder), order.weights) as store:
-        figures = complete([order], store, lambda seed: Replay(Same()), progress)
+        figures, _ = complete([order], store, lambda seed: Replay(Same()), progress)
     assert figures.bought == prompts
     return {"prompts": prompts, "before_mb": before, "peak_mb": memory_mb("VmHWM"), **held}
 
@@ -128,7 +129,7 @@ def processor(rounds: int, tokens: int) -> dict[str, list[dict[str, float]]]:
                     orders = workload.orders(role, "bench", tokenizer, lengths, seed=100 * turn + length)
                     begun = time.process_time(), engine_s(others)
                     with writing(Path(scratch) / f"{name}{turn}", "bench") as store:
-                        figures = complete(orders, store, lambda seed: engine, lambda *_: None)
+                        figures, _ = complete(orders, store, lambda seed: engine, lambda *_: None)
                     ended = time.process_time(), engine_s(others)
                     assert figures.completion_tokens == sum(lengths)
                     if turn >= 0:

@@ -24,8 +24,9 @@ from typing import Any
 from pipeline import templates
 from pipeline.engines import start, vllm
 from pipeline.engines.host import Place
+from pipeline.orders import Order, asks
 from pipeline.roles import Role
-from pipeline.sampling import Order, asks, complete
+from pipeline.sampling import complete
 from pipeline.store import writing
 from tests import bars, workload
 
@@ -41,7 +42,7 @@ def ours(engine: workload.Kept, orders: list[Order], folder: Path) -> float:
     """The seconds of asking for all of it, from the first prompt rendered to a store that is closed."""
     begun = time.perf_counter()
     with writing(folder, orders[0].weights) as store:
-        figures = complete(orders, store, lambda seed: engine, lambda *_: None)
+        figures, _ = complete(orders, store, lambda seed: engine, lambda *_: None)
     seconds = time.perf_counter() - begun
     expected = sum(order.max_tokens for order in orders)
     assert figures.completion_tokens == expected, f"{figures.completion_tokens} tokens, expected {expected}"

@@ -23,8 +23,9 @@ from pipeline.engines import Engine
 from pipeline.engines import vllm as real
 from pipeline.engines.host import Hosted, Place
 from pipeline.engines.lifeline import descendants, started
+from pipeline.orders import Order, asks
 from pipeline.roles import Role
-from pipeline.sampling import Order, asks, complete
+from pipeline.sampling import complete
 from pipeline.store import Store, writing
 from tests import bars, tiny, workload
 from tests.faults.kill_generate import appended
