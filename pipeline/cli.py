@@ -293,7 +293,8 @@ def plan_command(
             runner.execute(["seed"])
             asks = missing(this) > 0 and share > 0 and not no_pilot
             found = pilot.lines(runner.pilot("generate", share)) if asks else []
-        lines = [*found, *estimate(this)]
+        told = estimate(this)
+        lines = [*found, told[0]] if found else told  # what was measured stands for what was guessed
     for line in lines:
         out.print(escape(line))
 

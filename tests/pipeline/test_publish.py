@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,9 @@ import yaml
 
 from pipeline import publish as publishing
 from pipeline.check import CHECKSUMS, check
+from pipeline.page.card import card
 from pipeline.publish import PublishError, publish, push
+from pipeline.records import EXAMPLE
 from tests import synthetic
 
 
@@ -315,3 +318,16 @@ def test_what_the_hub_refuses_is_an_error_with_the_fix(
     hub.api.create_repo.side_effect = refusal
     with pytest.raises(PublishError, match="did not take me/sums: no such name"):
         push(published, "me/sums", lambda text: True)
+
+
+def test_the_card_names_every_teacher_with_its_weights() -> None:
+    role = {"model": "one", "engine": "vllm", "dtype": "bfloat16", "quantization": None}
+    recipe = {"teacher": role, "more_teachers": {"coder": {**role, "model": "two"}}, "generate": {}}
+    common = {"run": "r", "commit": None, "finished": "now", "facts": {"funnel": []}, "recipe": recipe}
+    generate = {**common, "identity": {"models": {"teacher": "w1", "coder": "w2"}, "prompts": {}}}
+    text = card({"mix": common, "generate": generate}, {"train": 1}, [], [], EXAMPLE, [])
+    assert "written by `one` and `two` and kept" in text
+    found = re.findall(r"^\| (teacher|weights) \| `(\w+)` \|$", text, re.MULTILINE)
+    assert found == [("teacher", "one"), ("weights", "w1"), ("teacher", "two"), ("weights", "w2")]
+    table = text.split("## How it was made")[1].split("What became")[0].strip().splitlines()[2:]
+    assert all(line.startswith("|") for line in table), table
