@@ -10,9 +10,9 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.orders import Order
 from pipeline.records import content_id
 from pipeline.roles import Sampling
-from pipeline.sampling import Order
 from pipeline.section import Section
 from pipeline.sources.candidate import TRAIN, Candidate, canonical_json
 from pipeline.sources.selection import Found, Selection

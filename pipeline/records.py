@@ -66,6 +66,23 @@ TRACE = pa.schema(
     ]
 )
 
+# How the sampling of a problem by a teacher ended, where it may end early.
+DECISION = pa.schema(
+    [
+        ("id", pa.string()),
+        ("problem_id", pa.string()),
+        ("teacher", pa.string()),  # the model's name in the recipe
+        ("first_trace_id", pa.string()),  # of sample 0: it stands for prompt, weights and sampling
+        ("asked", pa.int32()),  # samples made
+        ("right", pa.int32()),
+        ("wrong", pa.int32()),
+        ("undecided", pa.int32()),
+        ("samples", pa.int32()),  # the most there could have been
+        ("right_wanted", pa.int32()),
+        ("would_add", pa.int32()),  # samples that today's verifiers would add to a problem decided earlier
+    ]
+)
+
 VERDICT = pa.schema(
     [
         ("id", pa.string()),

@@ -31,6 +31,7 @@ class Reads:
     dataset: str = ""
     columns: tuple[str, ...] = ()
     artifact: str = ""
+    when: Callable[[Any], bool] = lambda config: True  # whether a stage with this config reads it
     later: tuple[str, ...] = ()
 
 
@@ -62,6 +63,10 @@ class Inputs(Protocol):
     def teacher(self) -> Teacher: ...
 
     @property
+    def teachers(self) -> Mapping[str, Teacher]:
+        """All teachers by name, the one called "teacher" first."""
+
+    @property
     def student(self) -> Student: ...
 
     def table(self, name: str) -> pa.Table:
@@ -80,10 +85,10 @@ class Inputs(Protocol):
         """The text of a declared prompt template; "chat/x" for a chat template."""
 
     def weights(self, role: str) -> str:
-        """The identity of a role's weights: a digest or a hub commit."""
+        """The identity of a model's weights, by its name: a digest or a hub commit."""
 
     def model(self, role: str) -> Path:
-        """A local folder with a role's weights and tokenizer, fetched and converted where needed."""
+        """A local folder with a model's weights and tokenizer, by its name, fetched and converted where needed."""
 
     @property
     def store(self) -> Path:
@@ -147,7 +152,8 @@ class Stage:
     artifacts: tuple[str, ...] = ()
     # How it may be spread: a shard alone, all traces of a problem together, or one global step.
     spread: Literal["each", "by_problem", "whole"] = "whole"
-    # Role -> the keys that can change the output; of its config where that decides which.
+    # Role -> the keys that can change the output; of its config where that decides which. A role is "teacher",
+    # "student", or "teachers" for all teachers.
     roles: Roles | Callable[[Any], Roles] = field(default_factory=dict)
     weights: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()  # roles whose weights it runs; likewise
     prompts: Callable[[Any, Mapping[str, Role]], tuple[str, ...]] = no_names
@@ -155,6 +161,8 @@ class Stage:
     contents: Callable[[Any, Path], dict[str, str]] = no_contents
     on_stale: Literal["rebuild", "ask"] = "rebuild"  # ask: costs too much to do again unasked
     bill: Callable[[Any, Inputs, Output], Bill] | None = None  # for a stage that reuses by id what it once bought
+    # For a stage that spends: do a share of its work, which is kept, and say as JSON what the whole will take.
+    pilot: Callable[[Any, Inputs, Output, float], dict[str, Any]] | None = None
 
     def roles_of(self, config: Any) -> Roles:
         """The roles it knows, each with its keys that can change the output."""

@@ -11,18 +11,19 @@ from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
-from pipeline import engines, sampling
+from pipeline import engines, orders, sampling
 from pipeline.augment import Answers, Augmentation, augment
 from pipeline.canonical import Space, canonical_key, canonical_keys, draws_to_tell
-from pipeline.digests import sha256
+from pipeline.digests import remembered
+from pipeline.orders import Order
 from pipeline.records import PROBLEM, REJECT
 from pipeline.roles import Role, Sampling
-from pipeline.sampling import Order
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.sources import SOURCES, TRAIN, Candidate, FileSource, ReasoningGymSource, Source, SourceError
 from pipeline.sources.columns import SplitName
 from pipeline.sources.file import place_of
+from pipeline.sources.hub import folder_digest
 from pipeline.sources.reasoning_gym import version
 from pipeline.sources.selection import Found, Selection
 from pipeline.stage import Inputs, Output, Progress, Roles, Stage, StageError
@@ -92,14 +93,17 @@ class Config(Section):
 
 
 def source_digests(config: Config, root: Path) -> dict[str, str]:
-    """What the config only names: the sha256 of each file, and the version that generators draw with."""
+    """What the config only names: digests of files and of folders, and the version that generators draw with."""
     digests: dict[str, str] = {}
+    known = remembered(root)
     for origin, source in enumerate(config.sources):
         if isinstance(source, FileSource):
             path = place_of(source, root)
-            digests[f"sources.{origin}"] = sha256(path) if path.is_file() else "missing"
+            digests[f"sources.{origin}"] = known.of(path) if path.is_file() else "missing"
         elif isinstance(source, ReasoningGymSource):
             digests["reasoning-gym"] = version()
+        elif (digest := folder_digest(source, known)) is not None:
+            digests[f"sources.{origin}"] = digest
     return digests
 
 
@@ -149,7 +153,7 @@ def showing(roles: Mapping[str, Role]) -> list[str]:
 
 def asking(config: Config, teacher: Role) -> list[str]:
     """The templates that the teacher writes variants with, and solves them."""
-    return [*(name for wish in config.augment for name in wish.prompts), *sampling.prompt_names(teacher)]
+    return [*(name for wish in config.augment for name in wish.prompts), *orders.prompt_names(teacher)]
 
 
 def roles(config: Config) -> Roles:
@@ -227,14 +231,14 @@ def add_variants(config: Config, inputs: Inputs, output: Output, selection: Sele
         weights=inputs.weights("teacher"),
         problems=list,
         texts=texts,
-        tokenizer=sampling.open_tokenizer(teacher, lambda: inputs.model("teacher"), texts),
+        tokenizer=orders.open_tokenizer(teacher, lambda: inputs.model("teacher"), texts),
         sampling=Sampling(),
         samples=1,
         max_tokens=1,
     )
 
-    def ask(orders: Sequence[Order], what: str) -> list[Answers]:
-        return ask_teacher(inputs, output, orders, what)
+    def ask(made: Sequence[Order], what: str) -> list[Answers]:
+        return ask_teacher(inputs, output, made, what)
 
     try:
         outcomes = augment(config.augment, base, teacher.thinking, selection, ask)
@@ -251,30 +255,28 @@ def add_variants(config: Config, inputs: Inputs, output: Output, selection: Sele
         )
 
 
-def ask_teacher(inputs: Inputs, output: Output, orders: Sequence[Order], what: str) -> list[Answers]:
+def ask_teacher(inputs: Inputs, output: Output, made: Sequence[Order], what: str) -> list[Answers]:
     """The answers to each order; those that the store lacks are asked for, and are in it as soon as they are there."""
     teacher = inputs.teacher
-    files = sampling.engine_files(teacher, lambda: inputs.model("teacher"))
+    files = orders.engine_files(teacher, lambda: inputs.model("teacher"))
     with writing(inputs.store, inputs.weights("teacher")) as store:
-        figures = sampling.complete(
-            orders,
+        figures, _ = sampling.complete(
+            made,
             store,
             lambda seed: engines.start(teacher, files, seed, output.work / "engine.log"),
             lambda done, total, note: output.progress(Progress(done, total, what, note)),
             ERROR_SHARE_LIMIT,
         )
         output.facts.setdefault("generation", {})[what] = figures.facts()
-        return [answers(order, store) for order in orders]
+        return [answers(order, store) for order in made]
 
 
 def answers(order: Order, store: Store) -> Answers:
     """What the store holds for an order, by problem; of each sample only what is read here."""
     found: dict[str, list[dict[str, Any]]] = {}
-    rest = sampling.asks(order)
-    while some := list(islice(rest, ROWS)):
-        for row in sampling.stored(order, store, some):
-            kept = {name: row[name] for name in ("sample", "raw", "finish", "cause")}
-            found.setdefault(row["problem_id"], []).append(kept)
+    for row in orders.completions(order, store):
+        kept = {name: row[name] for name in ("sample", "raw", "finish", "cause")}
+        found.setdefault(row["problem_id"], []).append(kept)
     return found
 
 
@@ -324,7 +326,7 @@ WRITER_WORDS = ("engine", "system", "chat_template", "dtype", "quantization", "m
 
 STAGE = Stage(
     name="seed",
-    version=2,
+    version=3,
     config=Config,
     run=run,
     reads={},

@@ -8,7 +8,6 @@ from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from pipeline.canonical import canonical_keys
 from pipeline.records import content_id
 from pipeline.similarity.minhash import near_duplicates
 from pipeline.similarity.ngrams import Overlap, Reference
@@ -131,10 +130,12 @@ class Selection:
             row = next(drawn)
             draws += 1
             reason, detail = self._against(row)
+            stood = row.id in self.accepted and self.accepted[row.id][0] == origin
             if reason is not None:
                 self.reject(origin, row, reason, detail)
             elif self._dispute(row):
                 self.reject(origin, row, "conflicting_answer")
+                kept -= stood  # taken back with it
             elif row.id in self.accepted:
                 self.reject(origin, row, "duplicate")
             else:
@@ -187,16 +188,16 @@ class Selection:
     def _hold_out(self, origin: int, candidate: Candidate) -> None:
         assert self._overlap is None, "hold out before training"
         self.accepted[candidate.id] = (origin, candidate)
-        for key in _keys(candidate):
+        for key in candidate.keys:
             self._held_out.setdefault(key, candidate)
 
     def _twin(self, candidate: Candidate) -> Candidate | None:
         """The held-out problem that is the same exercise, if there is one."""
-        return next((self._held_out[key] for key in sorted(_keys(candidate)) if key in self._held_out), None)
+        return next((self._held_out[key] for key in sorted(candidate.keys) if key in self._held_out), None)
 
     def _answered_by(self, candidate: Candidate) -> str:
         """The prompt that shows this exercise with its answer; empty where none does."""
-        return next((f"prompt {self._shown[key]}" for key in sorted(_keys(candidate)) if key in self._shown), "")
+        return next((f"prompt {self._shown[key]}" for key in sorted(candidate.keys) if key in self._shown), "")
 
     def _against(self, row: Candidate) -> tuple[str | None, str]:
         """The reason against a training candidate that lies in itself or in what is held out, and its detail."""
@@ -224,12 +225,6 @@ class Selection:
             self._disputed.add(candidate.id)
             self.reject(*self.accepted.pop(candidate.id), "conflicting_answer")
         return candidate.id in self._disputed
-
-
-def _keys(candidate: Candidate) -> frozenset[str]:
-    keys = canonical_keys(candidate.task, candidate.text, candidate.metadata)
-    # Rewritten, an exercise may have become one of another task: every reader reads it.
-    return keys if candidate.parent_id is None else keys | canonical_keys("", candidate.text)
 
 
 def _same_answer(one: Candidate, other: Candidate) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal
 
+VERSION = 1  # raised by hand when the same answer would be judged otherwise
 UNVERIFIABLE = "unverifiable"  # of a problem whose answer nobody knows
 # name -> the module whose `judge` is the verifier
 VERIFIERS = {

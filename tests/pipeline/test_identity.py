@@ -29,6 +29,8 @@ WORDS = (
     "chatml",
     "float16",
     "eager",
+    "one",
+    "best",
 )
 # They name a run and speak to people; or they say where something lies, whose content is identity.
 NAMES_ONLY = {"name", "description"}
@@ -52,11 +54,16 @@ def others(value: Any) -> list[Any]:
     if isinstance(value, int | float):
         return [value + 1, value - 1, value / 2, value + 0.25, 1, 0.5]
     if value is None:
-        return [3, 0.5, True, "question", "chatml", "awq", ["a"]]
+        return [3, 0.5, True, "question", "chatml", "awq", ["a"], {"right": 1}]
     if isinstance(value, list):
         return [[], ["question"], ["truncated"], [{"kind": "paraphrase"}], value[:-1]]
     if isinstance(value, dict):
-        return [{"gcd": "question"}, {"extra": 1}]
+        return [
+            {"gcd": "question"},
+            {"extra": 1},
+            {"teacher": {"share": 2.0}},
+            {"other": {"model": "qwen2.5-coder-0.5b-instruct"}},
+        ]
     return [word for word in WORDS if word != value] + ["smollm2-135m-instruct", "gcd", "cpu"]
 
 
