@@ -1,7 +1,6 @@
 """Identity, states and reuse over whole runs with the replay engine, up to mix (training has its own tests)."""
 
 import json
-import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -216,22 +215,8 @@ def test_old_shards_go_once_the_new_manifest_stands(path: Path) -> None:
 AUGMENT = 'seed.augment=[{"kind": "harder", "votes": 3}]'
 
 
-def can_variants(path: Path) -> None:
-    """Have the canned teacher make a harder problem of every training problem, and solve both."""
-    canned = path.parent / "canned.jsonl"
-    rows_of = [json.loads(line) for line in canned.read_text().splitlines()]
-    lines = []
-    for row in rows_of:
-        text = f"{row['text'][:-1]}, and how much is that and 1?"
-        total = sum(int(word) for word in re.findall(r"\d+", row["text"]))
-        said = [f"<problem>{text}</problem>\n{answer}" for answer in row["completions"]]
-        lines += [{"text": row["text"], "completions": said}]
-        lines += [{"text": text, "completions": [f"Step {n}.\n\\boxed{{{total + 1}}}" for n in "abc"]}]
-    canned.write_text("".join(json.dumps(line) + "\n" for line in lines))
-
-
 def test_variants_are_problems_like_any_others_and_their_solutions_are_bought_once(path: Path) -> None:
-    can_variants(path)
+    small.can_variants(path)
     assert ran(path, AUGMENT, force=("generate",)) == list(TO_MIX)
     problems = {row["id"]: row for row in rows(path, "seed", "problems")}
     variants = [row for row in problems.values() if row["parent_id"] is not None]
@@ -248,7 +233,7 @@ def test_variants_are_problems_like_any_others_and_their_solutions_are_bought_on
 
 
 def test_the_teachers_answers_make_seed_stale_only_where_it_writes_problems(path: Path) -> None:
-    can_variants(path)  # another file of canned answers is another teacher
+    small.can_variants(path)  # another file of canned answers is another teacher
     assert run_of(path).state("seed").word == "fresh"
     ran(path, AUGMENT, to="seed")
     with open(path.parent / "canned.jsonl", "a") as file:
