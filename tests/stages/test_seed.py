@@ -1,5 +1,6 @@
 """Seed: what becomes a problem, what is held out from what, and what is refused with which reason."""
 
+import hashlib
 import json
 import os
 from collections import Counter
@@ -10,7 +11,7 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline import digests, recipe
+from pipeline import recipe
 from pipeline.canonical import canonical_keys
 from pipeline.records import PROBLEM, REJECT, content_id
 from pipeline.roles import Student, Teacher
@@ -374,6 +375,6 @@ def test_contents_of_files_are_identity_and_paths_are_not(tmp_path: Path, monkey
     assert seen[0].keys() == {"sources.0", "reasoning-gym"}
     os.utime(tmp_path / "other.jsonl", (1, 1))
     first = source_digests(named, tmp_path)
-    monkeypatch.setattr(digests, "sha256", lambda path: pytest.fail(f"read {path} again"))
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: pytest.fail(f"read {file.name} again"))
     assert source_digests(named, tmp_path) == first == seen[2]
     assert STAGE.contents is source_digests
