@@ -35,7 +35,7 @@ MEMORY_BAR, CPU_BAR = 1.1, 1.15
 ANSWER = "First take one, then add the other, which gives the sum that was asked for. " * 16  # 240 tokens
 SHORT, LONG = 512, 8192
 IN_FLIGHT = 16
-COMPLETIONS = {"short": 64, "long": 8}  # a long one takes as many steps as sixteen short ones
+COMPLETIONS = {"short": 64, "long": 16}
 
 
 class Same(dict[str, list[str]]):
