@@ -4,8 +4,8 @@ Run: python -m tests.bench.generate_memory [--prompts 10000 100000] [--rounds 3]
 nothing taken off) of a process that asks so many problems once, through `sampling.complete` into a real store on the
 disk, of an engine whose canned answers take no memory by number, nor do its problems. CPU time: user and system, all
 threads of this process, from the first prompt rendered to the store closed, for each completion token of real vLLM on a
-tiny random Llama, at completions of 8,192 tokens over completions of 512, as many tokens in all; the engine's own
-process is not in it, and is shown beside. The last line is JSON; exit code 1 where a bar is missed.
+tiny random Llama, at completions of 8,192 tokens over completions of 512; the engine's own process is not in it, and is
+shown beside. The last line is JSON; exit code 1 where a bar is missed.
 """
 
 import argparse
@@ -36,6 +36,7 @@ MEMORY_BAR, CPU_BAR = 1.1, 1.15
 ANSWER = "First take one, then add the other, which gives the sum that was asked for. " * 16  # 240 tokens
 SHORT, LONG = 512, 8192
 IN_FLIGHT = 16
+COMPLETIONS = {"short": 64, "long": 16}
 
 
 class Same(dict[str, list[str]]):
@@ -108,7 +109,7 @@ def memory(sizes: list[int], rounds: int) -> list[dict[str, Any]]:
     return found
 
 
-def processor(rounds: int, tokens: int) -> dict[str, list[dict[str, float]]]:
+def processor(rounds: int) -> dict[str, list[dict[str, float]]]:
     """CPU time of this process and of the engine's, in microseconds a token, of short and long completions in turns."""
     found: dict[str, list[dict[str, float]]] = {"short": [], "long": []}
     with tempfile.TemporaryDirectory() as scratch:
@@ -123,9 +124,9 @@ def processor(rounds: int, tokens: int) -> dict[str, list[dict[str, float]]]:
         engine, others = workload.Kept(hosted), psutil.Process().children()
         try:
             for turn in range(-1, rounds):  # the first one warms up
-                for name, length in (("short", SHORT), ("long", LONG)):
-                    count = IN_FLIGHT if turn < 0 else tokens // length
-                    lengths = [SHORT if turn < 0 else length] * count
+                for name, length in {"short": SHORT, "long": LONG if turn >= 0 else 16}.items():
+                    count = COMPLETIONS[name]
+                    lengths = [length] * count
                     orders = workload.orders(role, "bench", tokenizer, lengths, seed=100 * turn + length)
                     begun = time.process_time(), engine_s(others)
                     with writing(Path(scratch) / f"{name}{turn}", "bench") as store:
@@ -153,8 +154,8 @@ def engine_s(processes: list[psutil.Process]) -> float:
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompts", type=int, nargs=2, default=[10_000, 100_000], help="two sizes to compare")
-    parser.add_argument("--rounds", type=int, default=3, help="of each measurement")
-    parser.add_argument("--tokens", type=int, default=16 * LONG, help="generated for each CPU time")
+    parser.add_argument("--rounds", type=int, default=3, help="of measuring memory")
+    parser.add_argument("--cpu-rounds", type=int, default=2, help="of measuring CPU time")
     parser.add_argument("--trace", action="store_true", help="show which lines hold the memory, and measure nothing")
     parser.add_argument("--ask", type=int, help=argparse.SUPPRESS)  # a measuring process: ask so many
     chosen = parser.parse_args()
@@ -164,7 +165,7 @@ def main() -> int:
     small, large = chosen.prompts
     peaks = memory([small, large], chosen.rounds)
     by_size = {size: [each["peak_mb"] for each in peaks if each["prompts"] == size] for size in (small, large)}
-    times = processor(chosen.rounds, chosen.tokens)
+    times = processor(chosen.cpu_rounds)
 
     def ratio(name: str) -> list[float]:
         return [long[name] / short[name] for long, short in zip(times["long"], times["short"], strict=True)]
