@@ -39,6 +39,7 @@ class Order:
     sampling: Sampling
     samples: int
     max_tokens: int
+    logprobs: int = 0  # candidates of each token to label with their logprobs
 
 
 @dataclass(frozen=True, slots=True)
@@ -221,6 +222,8 @@ def _stream(
     allowed = math.floor(error_share_limit * figures.wanted)
     begun = time.monotonic()
     for completion in engine.stream(_requests(orders, pending, running)):
+        if completion.labels is not None:  # first, so that none is stored without its labels
+            store.labels.append(completion.id, completion.labels)
         store.append(record(*running.pop(completion.id), completion, figures.engine_seed))
         figures.bought += 1
         figures.prompt_tokens += completion.prompt_tokens
@@ -255,6 +258,7 @@ def _requests(orders: Sequence[Order], pending: set[str], running: dict[str, tup
             max_tokens=order.max_tokens,
             sample=ask.sample,
             problem_text=ask.problem_text,
+            logprobs=order.logprobs,
         )
 
 

@@ -4,7 +4,7 @@ It judges nothing and cuts nothing: a truncated or failed completion is a row th
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from itertools import islice
 from typing import Any
@@ -12,9 +12,10 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
-from pipeline import engines, sampling
+from pipeline import engines, labelling, sampling
+from pipeline.engines import Engine
 from pipeline.manifest import Shard, write_durably
-from pipeline.records import TRACE
+from pipeline.records import SOFT_LABELS, TRACE
 from pipeline.roles import Role, Sampling
 from pipeline.sampling import Ask, Order
 from pipeline.section import Section
@@ -33,6 +34,8 @@ class Config(Section):
     sampling: Sampling = Sampling()
     max_tokens: int = Field(1024, ge=1)  # of one completion; raising it asks only for the truncated ones again
     error_share_limit: float = Field(0.05, ge=0, le=1)  # more failed completions than this fail the stage
+    # The likeliest candidates of each token, kept with their raw logprobs; a stored completion without them is scored.
+    logprobs: int = Field(0, ge=0, le=engines.LOGPROBS_LIMIT)
 
 
 def training_problems(inputs: Inputs) -> Iterator[Mapping[str, Any]]:
@@ -47,15 +50,17 @@ def order_of(config: Config, inputs: Inputs) -> Order:
     """What this run asks of the teacher."""
     teacher = inputs.teacher
     texts = {name: inputs.prompt(name) for name in sampling.prompt_names(teacher)}
+    tokenizer = sampling.open_tokenizer(teacher, lambda: inputs.model("teacher"), texts)
     return Order(
         role=teacher,
         weights=inputs.weights("teacher"),
         problems=partial(training_problems, inputs),
         texts=texts,
-        tokenizer=sampling.open_tokenizer(teacher, lambda: inputs.model("teacher"), texts),
+        tokenizer=tokenizer,
         sampling=config.sampling,
         samples=config.samples,
         max_tokens=config.max_tokens,
+        logprobs=labelling.allowed(teacher, tokenizer, config.logprobs),
     )
 
 
@@ -130,6 +135,26 @@ def write_traces(order: Order, output: Output, store: Store) -> Counter[str]:
     return finishes
 
 
+def write_labels(order: Order, output: Output, store: Store, start: Callable[[Role, int], Engine]) -> dict[str, Any]:
+    """Score what was stored without labels, then write the labels of all completions. Returns figures."""
+    figures = labelling.score(
+        order,
+        store,
+        start,
+        lambda done, total, note: output.progress(Progress(done, total, "labels", note)),
+    )
+    if figures.failed:
+        output.say(f"{figures.failed} completions have no soft labels: {figures.cause}")
+    count = labelling.write(
+        order,
+        store,
+        output.previous("soft_labels"),
+        lambda shard: output.keep("soft_labels", shard),
+        lambda table: output.write("soft_labels", table),
+    )
+    return {**figures.facts(), "labels": count}
+
+
 def names(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
     """The templates the teacher's prompts are made of."""
     return sampling.prompt_names(roles["teacher"])
@@ -146,15 +171,20 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     # Written before a token is spent: after a kill, a changed recipe still knows what this one had bought.
     write_durably(output.work / WANTED_FILE, "\n".join([order.weights, *ids]) + "\n")
     files = sampling.engine_files(teacher, lambda: inputs.model("teacher"))
+    log = output.work / "engine.log"
     with writing(inputs.store, order.weights) as store:
         figures = sampling.complete(
             [order],
             store,
-            lambda seed: engines.start(teacher, files, seed, output.work / "engine.log"),
+            lambda seed: engines.start(teacher, files, seed, log),
             lambda done, total, note: output.progress(Progress(done, total, "completions", note)),
             config.error_share_limit,
         )
         finishes = write_traces(order, output, store)
+        if order.logprobs:
+            output.facts.update(
+                write_labels(order, output, store, lambda role, seed: engines.start(role, files, seed, log))
+            )
     output.counts.update(finishes)
     output.facts.update(figures.facts())
 
@@ -176,7 +206,7 @@ STAGE = Stage(
     config=Config,
     run=run,
     reads={"problems": Reads("seed", "problems", ("id", "text", "task", "split"))},
-    writes={"traces": TRACE},
+    writes={"traces": TRACE, "soft_labels": SOFT_LABELS},
     roles={"teacher": WORDS},
     weights=("teacher",),
     prompts=names,
