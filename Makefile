@@ -32,7 +32,8 @@ endif
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
-	@echo 'All take RECIPE=file, SET="a.b=c d.e=f", FORCE="stage ...". Now: RECIPE=$(RECIPE)'
+	@echo 'Targets about a recipe take RECIPE=file and SET="a.b=c d.e=f", those that run stages FORCE="stage ..." too.'
+	@echo 'Now: RECIPE=$(RECIPE)'
 
 distill: $(READY) ## the whole recipe: ten stages, a table of scores and a report
 	$(SEQDISTILL) run $(RECIPE) $(OPTIONS)

@@ -1,6 +1,6 @@
 """Canonical keys: a text that is equal for problems that are the same exercise, and the size of a space of them.
 
-It draws no problems and rejects none (`stages/seed.py` does); near copies in other words are for `similarity/`.
+It draws no problems and rejects none (`sources/` does); near copies in other words are for `similarity/`.
 """
 
 import math

@@ -1,6 +1,7 @@
 """Checks a folder against what was recorded of it: a published dataset, a stage's folder, or a whole run.
 
-It repairs nothing, and trusts neither the names nor the sizes it finds recorded.
+It also writes the record of a published dataset, its checksums. It repairs nothing, and trusts neither the names nor
+the sizes it finds recorded.
 """
 
 import json
@@ -11,19 +12,20 @@ from typing import Any
 from pipeline import plan
 from pipeline.digests import sha256
 from pipeline.manifest import INTENT_FILE, MANIFEST_FILE, File, Manifest, read_manifest, write_durably
+from pipeline.pilot import PILOT_FILE
 from pipeline.records import content_id
 from pipeline.shards import add_sums, file_entry
 
 CHECKSUMS = "checksums.json"
-# What of a stage's folder no manifest lists: its records, and a running stage's state.
-_UNRECORDED = (INTENT_FILE, MANIFEST_FILE, "work")
+# What of a stage's folder no manifest lists: its records, a running stage's state, a pilot's predictions, and what was
+# logged for TensorBoard.
+_UNRECORDED = (INTENT_FILE, MANIFEST_FILE, PILOT_FILE, "work", "logs")
 
 
-def checksums(folder: Path) -> list[File]:
-    """Write the checksums of every file in a folder, into it. Returns the files, the checksums' own among them."""
+def checksums(folder: Path) -> None:
+    """Write the checksums of every file in a folder, into it."""
     files = [file_entry(path, folder) for path in sorted(folder.rglob("*")) if path.is_file()]
     write_durably(folder / CHECKSUMS, _text(files))
-    return [*files, file_entry(folder / CHECKSUMS, folder)]
 
 
 def _text(files: Sequence[File]) -> str:
@@ -36,7 +38,7 @@ def check(folder: Path) -> list[str]:
     """What is wrong with a folder, one line a finding; empty where all is as recorded.
 
     For a published dataset every file and bit counts. For a stage's folder, the files that its manifest names and any
-    it does not (its intent and its state for resuming aside); for a run's folder, those of each stage.
+    it does not (its intent, logs and state for resuming aside); for a run's folder, those of each stage.
     """
     if (folder / CHECKSUMS).is_file():
         return _check_published(folder)

@@ -107,15 +107,16 @@ def run(
     if to and only:
         _fail("--to and --only exclude each other.", USAGE)
     forced = [_known_stage(name) for word in force or () for name in word.replace(",", " ").split()]
-    with _errors(), _terminable(), Display(out) as display:
-        runner = Runner(_load(recipe_path, settings, data), display.watcher())
-        if only:
-            runner.only(_known_stage(only), forced)
-        else:
-            last = plan.ORDER.index(_known_stage(to)) if to else len(plan.ORDER) - 1
-            runner.execute(plan.ORDER[: last + 1], forced)
-    if "report" in (to or "report", only) and not (only and only != "report"):
-        _summary(runner.run)
+    with _errors():
+        with _terminable(), Display(out) as display:
+            runner = Runner(_load(recipe_path, settings, data), display.watcher())
+            if only:
+                runner.only(_known_stage(only), forced)
+            else:
+                last = plan.ORDER.index(_known_stage(to)) if to else len(plan.ORDER) - 1
+                runner.execute(plan.ORDER[: last + 1], forced)
+        if (only or to or "report") == "report":
+            _summary(runner.run)
 
 
 @contextmanager
@@ -152,7 +153,7 @@ def _summary(this: Run) -> None:
     gap = report["gap_recovered"]
     out.print(f"student - base: {_figure(difference, 'difference')}    gap recovered: {_figure(gap, 'value')}")
     out.print(_funnel_table(report["funnel"]))
-    out.print(f"Report: {folder / 'index.html'}")
+    out.print(f"Report: {escape(str(folder / 'index.html'))}")
 
 
 def _figure(row: dict[str, Any], key: str) -> str:
@@ -262,16 +263,38 @@ def peek(
         out.print("No rows match.")
 
 
-@app.command("plan", epilog="Example: seqdistill plan pipeline/recipes/demo.yaml")
-def plan_command(recipe_path: RecipeArgument, settings: SetOption = None, data: DataOption = DEFAULT_DATA) -> None:
-    """Tokens, hours and disk that generate would take, before anything is spent. Runs seed, which asks no teacher."""
-    from pipeline.estimate import estimate
+@app.command(
+    "plan",
+    epilog="Examples: seqdistill plan pipeline/recipes/demo.yaml; seqdistill plan my.yaml --pilot 0.02; "
+    "seqdistill plan my.yaml --no-pilot",
+)
+def plan_command(
+    recipe_path: RecipeArgument,
+    share: Annotated[
+        float, typer.Option("--pilot", min=0.0, max=1.0, help="The share of problems that the pilot asks.")
+    ] = 0.01,
+    no_pilot: Annotated[bool, typer.Option("--no-pilot", help="Ask no teacher; go by what is stored.")] = False,
+    settings: SetOption = None,
+    data: DataOption = DEFAULT_DATA,
+) -> None:
+    """Tokens, hours, disk, truncation and yield of generate, from a pilot whose completions are kept. Runs seed."""
+    from pipeline import pilot
+    from pipeline.estimate import estimate, missing
 
     with _errors():
         this = _load(recipe_path, settings, data)
-        with Display(out) as display:
-            Runner(this, display.watcher()).execute(["seed"])
-        lines = estimate(this)
+        if plan.stage("seed").weights_of(this.recipe.sections["seed"]) and this.state("seed").word != "fresh":
+            raise StageError(
+                "seed.augment has the teacher write problems, far more than a pilot. Run seed first (--to seed), or "
+                "plan without variants: --set seed.augment=[]"
+            )
+        with _terminable(), Display(out) as display:
+            runner = Runner(this, display.watcher())
+            runner.execute(["seed"])
+            asks = missing(this) > 0 and share > 0 and not no_pilot
+            found = pilot.lines(runner.pilot("generate", share)) if asks else []
+        told = estimate(this)
+        lines = [*found, told[0]] if found else told  # what was measured stands for what was guessed
     for line in lines:
         out.print(escape(line))
 
@@ -301,7 +324,7 @@ def publish(
         if word != "fresh":
             raise StageError(f"mix is {word}; only a fresh mix is published. Run it first with --to mix.")
         publishing.publish(this.folder, dest, languages or ())
-        out.print(f"Published to {dest}")
+        out.print(f"Published to {escape(str(dest))}")
         if push:
 
             def confirm(text: str) -> bool:
@@ -317,15 +340,15 @@ def check(
     folder: Annotated[Path, typer.Argument(help="A published dataset, or a stage's folder in data/runs.")],
 ) -> None:
     """Compare every file's sha256 with the manifest: finds flipped bits, missing and extra files."""
-    from pipeline import publish as publishing
+    from pipeline.check import check as checked
 
     with _errors():
-        complaints = publishing.check(folder)
+        complaints = checked(folder)
     for complaint in complaints:
         err.print(escape(complaint))
     if complaints:
         raise typer.Exit(FAILED)
-    out.print(f"{folder}: every file is as its manifest says.")
+    out.print(f"{escape(str(folder))}: every file is as its manifest says.")
 
 
 @models_app.command("list")
@@ -352,16 +375,16 @@ def models_fetch(name: Annotated[str, typer.Argument(help="A name in data/models
 
     with _errors():
         folder = models.fetch(name, ROOT, lambda line: out.print(escape(line)))
-    out.print(f"{name}: {folder}")
+    out.print(escape(f"{name}: {folder}"))
 
 
-@app.command()
-def doctor() -> None:
+@app.command(epilog="Example: seqdistill doctor --data /mnt/large")
+def doctor(data: DataOption = DEFAULT_DATA) -> None:
     """What this machine has and lacks, with the fix."""
     from pipeline.doctor import checks
 
     with _errors():
-        found = checks(ROOT)
+        found = checks(ROOT, data)
     for item in found:
         mark = "[green]ok[/]  " if item.ok else "[red]no[/]  "
         fix = "" if item.ok or not item.fix else f"\n      fix: {escape(item.fix)}"

@@ -3,10 +3,12 @@
 import time
 from types import TracebackType
 
-from rich.console import Console
+from rich.console import Console, Group
+from rich.live import Live
 from rich.markup import escape
-from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+from rich.progress import BarColumn, MofNCompleteColumn, TextColumn, TimeElapsedColumn
 from rich.progress import Progress as Bar
+from rich.text import Text
 
 from pipeline.manifest import Manifest
 from pipeline.run import State
@@ -25,26 +27,29 @@ class Display:
             TextColumn("{task.description}"),
             BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[unit]}  {task.fields[note]}"),
+            TextColumn("{task.fields[unit]}"),
             TimeElapsedColumn(),
-            TextColumn("left"),
-            TimeRemainingColumn(),
             console=console,
-            transient=True,
-            disable=not console.is_terminal,
         )
-        self._task = self._bar.add_task("", total=None, unit="", note="", visible=False)
+        self._task = self._bar.add_task("", total=None, unit="", visible=False)
+        self._note = Text(overflow="fold")
+        # The note stands below the bar: a narrow terminal shows it whole.
+        self._live = (
+            Live(Group(self._bar, self._note), console=console, transient=True) if console.is_terminal else None
+        )
         self._last_line = 0.0
         self._started = 0.0
 
     def __enter__(self) -> "Display":
-        self._bar.start()
+        if self._live is not None:
+            self._live.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        self._bar.stop()
+        if self._live is not None:
+            self._live.stop()
 
     def watcher(self) -> Watcher:
         """The callbacks for a Runner."""
@@ -53,19 +58,21 @@ class Display:
     def _starts(self, name: str, state: State) -> None:
         self._console.print(f"[bold]{name}[/] ({state.word})")
         self._started = self._last_line = time.monotonic()
-        self._bar.reset(self._task, total=None, description=name, unit="", note="", visible=False)
+        self._bar.reset(self._task, total=None, description=name, unit="", visible=False)
+        self._note.plain = ""
 
     def _moves(self, name: str, moment: Progress) -> None:
-        if self._console.is_terminal:
-            unit, note = escape(moment.unit), escape(moment.note)
-            self._bar.update(self._task, completed=moment.done, total=moment.total, visible=True, unit=unit, note=note)
-            return
         now = time.monotonic()
+        left = "" if "left" in moment.note else _left(moment, now - self._started)
+        if self._live is not None:
+            unit = escape(moment.unit)
+            self._bar.update(self._task, completed=moment.done, total=moment.total, visible=True, unit=unit)
+            self._note.plain = f"  {moment.note}{left}"
+            return
         if now - self._last_line >= PLAIN_INTERVAL_S:
             self._last_line = now
             total = f" of {moment.total:,}" if moment.total is not None else ""
             note = f"  {moment.note}" if moment.note else ""
-            left = "" if "left" in moment.note else _left(moment, now - self._started)
             self._console.print(escape(f"  {name}: {moment.done:,}{total} {moment.unit}{note}{left}"))
 
     def _says(self, name: str, line: str) -> None:
@@ -73,6 +80,7 @@ class Display:
 
     def _ends(self, name: str, manifest: Manifest, ran: bool) -> None:
         self._bar.update(self._task, visible=False)
+        self._note.plain = ""
         rows = ", ".join(f"{dataset} {count:,}" for dataset, count in manifest.rows.items())
         tail = f"{manifest.seconds:.1f} s" if ran else "fresh, skipped"
         self._console.print(f"  [green]{name}[/]: {f'{rows}; ' if rows else ''}{tail}")

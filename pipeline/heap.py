@@ -1,8 +1,9 @@
 """The C library's heap: whether memory that was freed stays with the process, and giving it back to the system.
 
 By default glibc returns every large block as soon as it is freed, and the kernel clears the next one page by page: at
-tensors of megabytes that is a fifth of a training's time on a CPU (mallopt(3)). It does not touch torch's GPU memory.
-On systems without glibc all of it does nothing.
+tensors of megabytes that is a fifth of a training's time on a CPU (mallopt(3)). Kept are blocks up to the largest size
+that glibc lets the heap hold; keeping the few above it too gains nothing and once doubled a training's memory. It does
+not touch torch's GPU memory. On systems without glibc all of it does nothing.
 """
 
 import contextlib
@@ -11,9 +12,9 @@ import gc
 import sys
 from collections.abc import Iterator
 
-_TRIM_THRESHOLD, _TOP_PAD, _MMAP_MAX = -1, -2, -4  # malloc.h
-_DEFAULTS = {_TRIM_THRESHOLD: 128 << 10, _TOP_PAD: 128 << 10, _MMAP_MAX: 65536}
-_KEEPING = {_TRIM_THRESHOLD: (1 << 31) - 1, _TOP_PAD: 256 << 20, _MMAP_MAX: 0}
+_TRIM_THRESHOLD, _TOP_PAD, _MMAP_THRESHOLD = -1, -2, -3  # malloc.h
+_DEFAULTS = {_TRIM_THRESHOLD: 128 << 10, _TOP_PAD: 128 << 10, _MMAP_THRESHOLD: 128 << 10}
+_KEEPING = {_TRIM_THRESHOLD: (1 << 31) - 1, _TOP_PAD: 64 << 20, _MMAP_THRESHOLD: 32 << 20}
 
 
 def keep() -> None:
@@ -23,7 +24,10 @@ def keep() -> None:
 
 @contextlib.contextmanager
 def kept() -> Iterator[None]:
-    """Within it what is freed is used again; after it the C library's defaults hold."""
+    """Within it what is freed is used again; after it what is freed goes back, by the limits the C library begins with.
+
+    It will not adapt them any more: to set any of them turns that off for the rest of the process (mallopt(3)).
+    """
     keep()
     try:
         yield

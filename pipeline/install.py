@@ -35,7 +35,7 @@ def main(extra: str, index: str = "") -> None:
     """Make .venv for an extra ("auto": gpu where nvidia-smi answers), with one more package index where given."""
     if extra == "auto":
         extra = "gpu" if has_gpu() else "cpu"
-    key = recipe_key(ROOT / "pyproject.toml", extra)
+    key = install_key(ROOT / "pyproject.toml", extra)
     with alone():
         if READY.exists() and READY.read_text(encoding="utf-8") == key:
             READY.touch()  # pyproject.toml changed, but nothing that is installed
@@ -67,7 +67,7 @@ def has_gpu() -> bool:
     return answer.returncode == 0 and "GPU 0" in answer.stdout
 
 
-def recipe_key(pyproject: Path, extra: str) -> str:
+def install_key(pyproject: Path, extra: str) -> str:
     """A digest of all that decides what is installed: the parts of pyproject.toml that are no tool's, and the extra."""
     values = tomllib.loads(pyproject.read_text(encoding="utf-8"))
     parts = [values["project"], values["build-system"], values["tool"]["setuptools"], extra]

@@ -1,4 +1,4 @@
-"""The journals of one model's soft labels: packed labels by trace id and by the tokens they are of, written as they come.
+"""The journals of one model's soft labels: packed, by trace id and by the tokens they are of, written as they come.
 
 It knows nothing of completions: a label belongs to a stored completion where both the id and the hash of the tokens
 agree, so that no crash, and no completion made a second time, ever pairs tokens with another's labels.

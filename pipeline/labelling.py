@@ -15,9 +15,10 @@ import pyarrow as pa
 from pipeline import templates
 from pipeline.engines import Engine, Request
 from pipeline.manifest import Shard
+from pipeline.orders import ROWS, Ask, Order, asks, last_id
 from pipeline.records import SOFT_LABELS
 from pipeline.roles import Role
-from pipeline.sampling import Ask, Order, asks, engine_seed
+from pipeline.sampling import engine_seed
 from pipeline.shards import as_table, column_sums
 from pipeline.soft_labels import Packer, hash_tokens, vocabulary_fingerprint
 from pipeline.store import Store
@@ -26,7 +27,6 @@ ENGINES = ("vllm",)
 # Of one step of the engine that scores: it makes the logits of a whole vocabulary for each of them.
 SCORE_STEP_TOKENS = 1024
 TABLE_BYTES = 32 << 20  # of packed labels, held in memory while they go from the store to shards
-ROWS = 1024  # completions read at a time
 
 
 def allowed(role: Role, tokenizer: Any, logprobs: int) -> int:
@@ -44,6 +44,7 @@ def allowed(role: Role, tokenizer: Any, logprobs: int) -> int:
 class Told(NamedTuple):
     """A stored completion to label, and how many candidates of its tokens are known (0: none)."""
 
+    id: str
     ask: Ask
     token_ids: list[int]
     token_hash: bytes
@@ -74,16 +75,16 @@ class Figures:
 def told(order: Order, store: Store) -> Iterator[Told]:
     """The stored completions of an order that have token ids, each once, in the order of its asks."""
     seen: set[str] = set()
-    waiting = iter(asks(order))
-    while some := list(islice(waiting, ROWS)):
-        new = {ask.id: ask for ask in some if ask.id not in seen}
+    rest = asks(order)
+    while some := {last_id(order, ask, store): ask for ask in islice(rest, ROWS)}:
+        new = {key: ask for key, ask in some.items() if key not in seen}
         seen |= new.keys()
         rows = {row["id"]: row for row in store.rows(new)}
-        for trace_id, ask in new.items():
-            row = rows.get(trace_id)
+        for key, ask in new.items():
+            row = rows.get(key)
             if row is not None and row["finish"] != "error" and row["token_ids"] is not None:
                 token_hash = hash_tokens(row["token_ids"])
-                yield Told(ask, row["token_ids"], token_hash, store.labels.k(trace_id, token_hash))
+                yield Told(key, ask, row["token_ids"], token_hash, store.labels.k(key, token_hash))
 
 
 def score(
@@ -91,30 +92,31 @@ def score(
     store: Store,
     start: Callable[[Role, int], Engine],
     progress: Callable[[int, int, str], None],
-) -> Figures:
+    figures: Figures,
+) -> None:
     """Label the order's stored completions that lack labels, or have fewer candidates a token than it asks for.
 
     Nothing is generated: the engine reads prompt and completion, and says what it would have made of each token. start
-    makes it from a role and a seed, and is called only if something is missing.
+    makes it from a role and a seed, and is called only if something is missing. What was done is added to `figures`.
     """
-    figures, missing = Figures(), set()
+    missing: set[str] = set()
     for one in told(order, store):
         if one.k >= order.logprobs:
             figures.had += 1
         elif not one.token_ids:
-            store.labels.append(one.ask.id, Packer(order.logprobs).packed())  # no token, no logprobs
+            store.labels.append(one.id, Packer(order.logprobs).packed())  # no token, no logprobs
             figures.had += 1
         else:
-            missing.add(one.ask.id)
+            missing.add(one.id)
     if not missing:
-        return figures
-    total = figures.had + len(missing)
-    progress(figures.had, total, "starting the engine to score stored completions")
+        return
+    done, total = 0, len(missing)
+    progress(done, total, "starting the engine to score stored completions")
     step = min(order.role.exec.max_num_batched_tokens or SCORE_STEP_TOKENS, SCORE_STEP_TOKENS)
     role = order.role.model_copy(update={"exec": order.role.exec.model_copy(update={"max_num_batched_tokens": step})})
     causes: Counter[str] = Counter()
     engine = start(role, engine_seed(missing))
-    begun = time.monotonic()
+    begun, before_s = time.monotonic(), figures.seconds
     try:
         for completion in engine.stream(_requests(order, store, missing)):
             if completion.labels is None:
@@ -125,18 +127,18 @@ def score(
                 store.labels.append(completion.id, completion.labels)
                 figures.scored += 1
                 figures.tokens += completion.completion_tokens
-            figures.seconds = time.monotonic() - begun
-            progress(figures.had + figures.scored + figures.failed, total, "scoring stored completions")
+            done += 1
+            figures.seconds = before_s + time.monotonic() - begun
+            progress(done, total, "scoring stored completions")
     finally:
         engine.close()
-    return figures
 
 
 def _requests(order: Order, store: Store, missing: set[str]) -> Iterator[Request]:
     for one in told(order, store):
-        if one.ask.id in missing:
+        if one.id in missing:
             yield Request(
-                id=one.ask.id,
+                id=one.id,
                 prompt=one.ask.prompt,
                 prompt_token_ids=templates.prompt_ids(order.tokenizer, one.ask.messages),
                 messages=one.ask.messages,
@@ -150,28 +152,30 @@ def _requests(order: Order, store: Store, missing: set[str]) -> Iterator[Request
 
 
 def write(
-    order: Order,
-    store: Store,
+    made: Iterable[tuple[Order, Store]],
     previous: Iterable[tuple[Shard, pa.Table]],
     keep: Callable[[Shard], None],
     put: Callable[[pa.Table], None],
 ) -> int:
-    """Hand on the labels of an order's completions: shards of before that hold just what would be written, then rows.
+    """Hand on the labels of stored completions: shards of before that hold just what would be written, then rows.
 
     Returns how many completions have labels. They are read, and held in memory, a table at a time.
     """
-    vocabulary = vocabulary_fingerprint(order.tokenizer)
     rows: dict[str, dict[str, Any]] = {}
-    for one in told(order, store):
-        if one.k:
-            rows[one.ask.id] = {
-                "id": one.ask.id,
-                "teacher": order.role.label,
-                "vocabulary": vocabulary,
-                "token_hash": one.token_hash.hex(),
-                "k": one.k,
-                "tokens": len(one.token_ids),
-            }
+    stores: dict[str, Store] = {}
+    for order, store in made:
+        vocabulary = vocabulary_fingerprint(order.tokenizer)
+        for one in told(order, store):
+            if one.k and one.id not in rows:
+                stores[one.id] = store
+                rows[one.id] = {
+                    "id": one.id,
+                    "teacher": order.role.label,
+                    "vocabulary": vocabulary,
+                    "token_hash": one.token_hash.hex(),
+                    "k": one.k,
+                    "tokens": len(one.token_ids),
+                }
     count = len(rows)
     for shard, table in previous:
         ids = table.column("id").to_pylist()
@@ -182,7 +186,7 @@ def write(
     waiting: list[dict[str, Any]] = []
     size = 0
     for row in rows.values():
-        packed = store.labels.get(row["id"], bytes.fromhex(row["token_hash"]))
+        packed = stores[row["id"]].labels.get(row["id"], bytes.fromhex(row["token_hash"]))
         assert packed is not None
         waiting.append({**row, "packed": packed})
         size += len(packed)

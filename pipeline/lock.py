@@ -22,18 +22,22 @@ class Locked(Exception):
 def hold(path: Path, what: str, wait: Callable[[str], None] | None = None) -> Iterator[None]:
     """Hold the lock file at `path` for `what` ("stage sft of run demo").
 
-    Where another process holds it, `wait` is told so and the lock is waited for; without `wait`, raises Locked.
+    Where another process holds it, `wait` is told so and the lock is waited for; without `wait`, raises Locked. Raises
+    OSError where the file system has no locks.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
     with open(path, "a+", encoding="utf-8") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
+        except BlockingIOError as error:
             if wait is None:
                 file.seek(0)
                 raise Locked(f"{what} is being written by {_holder(file.read())}. Wait for it, or end it.") from error
             wait(f"another process holds {what}; waiting for it")
             fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError as error:
+            reason = f"cannot be locked ({error.strerror}); keep it on a file system that has locks, a local disk"
+            raise OSError(error.errno, reason, str(path)) from error
         started = datetime.now(UTC).isoformat(timespec="seconds")
         who = json.dumps({"pid": os.getpid(), "host": socket.gethostname(), "since": started})
         os.ftruncate(file.fileno(), 0)

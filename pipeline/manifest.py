@@ -5,7 +5,8 @@ Readers trust only the manifest. It does not decide what to do about a differenc
 
 import json
 import os
-from collections.abc import Iterator
+import shutil
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
@@ -167,12 +168,12 @@ def _parse(kind: type[Parsed], text: str, path: Path) -> Parsed:
         ) from error
 
 
-def write_durably(path: Path, text: str) -> None:
+def write_durably(path: Path, text: str | Iterable[str]) -> None:
     """Write by temporary file, fsync, rename and directory fsync: after a crash the file is the old one or the new."""
     partial = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     with written(path, partial):
         with open(partial, "w", encoding="utf-8") as file:
-            file.write(text)
+            file.writelines([text] if isinstance(text, str) else text)
             file.flush()
             os.fsync(file.fileno())
         os.replace(partial, path)
@@ -181,22 +182,58 @@ def write_durably(path: Path, text: str) -> None:
 
 @contextmanager
 def written(path: Path, partial: Path) -> Iterator[None]:
-    """Where the disk refuses what is written to `partial` first: leave none of it there, and raise OSError for `path`.
+    """Leave nothing of `partial` where it was not written whole; where the disk refuses it, raise OSError for `path`.
 
     An error of a write, unlike one of an open, does not say which file it is about.
     """
     try:
         yield
-    except OSError as error:
+    except BaseException as error:
         partial.unlink(missing_ok=True)
-        raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        if isinstance(error, OSError):
+            raise OSError(error.errno, error.strerror or str(error), str(path)) from error
+        raise
+
+
+def sync_files(folder: Path) -> list[Path]:
+    """fsync every file under a folder, and the folders that name them, itself included. Returns the files, sorted.
+
+    For what a library wrote: a hash of a file is taken from memory, and says nothing of what is on the disk.
+    """
+    paths = sorted(folder.rglob("*"))
+    files = [path for path in paths if path.is_file()]
+    for path in [*files, *(path for path in paths if path.is_dir()), folder]:
+        _sync(path)
+    return files
 
 
 def sync_folder(folder: Path) -> None:
     """fsync a directory, so that renames in it survive a power cut."""
-    handle = os.open(folder, os.O_RDONLY)
+    _sync(folder)
+
+
+def replace_folder(new: Path, folder: Path, aside: Path) -> None:
+    """Put a finished folder in place; an old one goes to `aside`, for the caller to delete. Its readers keep their
+    open files. Where the new one cannot be put there, the old one comes back.
+    """
+    shutil.rmtree(aside, ignore_errors=True)
+    try:
+        if folder.exists():
+            os.replace(folder, aside)
+        os.replace(new, folder)
+    except BaseException:
+        if aside.exists() and not folder.exists():
+            os.replace(aside, folder)
+        raise
+    sync_folder(folder.parent)
+
+
+def _sync(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
     try:
         os.fsync(handle)
+    except OSError as error:  # which does not say which file it is about
+        raise OSError(error.errno, error.strerror, str(path)) from error
     finally:
         os.close(handle)
 

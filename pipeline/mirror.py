@@ -18,7 +18,7 @@ from pydantic import Field
 
 from pipeline.convert import VERSION
 from pipeline.digests import sha256
-from pipeline.manifest import sync_folder, write_durably
+from pipeline.manifest import replace_folder, sync_files, write_durably
 from pipeline.records import content_id
 from pipeline.section import Section
 
@@ -76,7 +76,7 @@ def fetch(
     shutil.rmtree(converted, ignore_errors=True)
     (convert or run_convert)(weights, converted, mirror.end_tokens)
     seal(converted, mirror.identity)
-    _replace(converted, folder, work / "replaced")
+    replace_folder(converted, folder, work / "replaced")
     shutil.rmtree(work)
 
 
@@ -158,11 +158,10 @@ def run_convert(weights: Path, dest: Path, end_tokens: tuple[str, ...]) -> None:
 
 def seal(folder: Path, identity: str) -> None:
     """Record every file's size and sha256 and make all of it durable; the record is written last."""
-    files = {}
-    for path in sorted(folder.iterdir()):
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
-        files[path.name] = {"bytes": path.stat().st_size, "sha256": sha256(path)}
+    files = {
+        path.relative_to(folder).as_posix(): {"bytes": path.stat().st_size, "sha256": sha256(path)}
+        for path in sync_files(folder)
+    }
     write_durably(folder / SEAL, json.dumps({"identity": identity, "files": files}, indent=1) + "\n")
 
 
@@ -175,12 +174,3 @@ def sealed_files(folder: Path, identity: str) -> dict[str, tuple[int, str]] | No
         return {name: (int(file["bytes"]), str(file["sha256"])) for name, file in found["files"].items()}
     except (FileNotFoundError, ValueError, KeyError, TypeError):
         return None
-
-
-def _replace(new: Path, folder: Path, aside: Path) -> None:
-    """Put a finished folder in place. Readers of an old one keep their open files."""
-    shutil.rmtree(aside, ignore_errors=True)
-    if folder.exists():
-        os.replace(folder, aside)
-    os.replace(new, folder)
-    sync_folder(folder.parent)

@@ -4,7 +4,6 @@ It runs no model and decides nothing about prompts. `resolve` needs no network; 
 model's repository is never fetched or run, and neither are pickled weights.
 """
 
-import difflib
 import hashlib
 import os
 import re
@@ -19,11 +18,12 @@ import yaml
 from pydantic import Field, ValidationError, model_validator
 
 from pipeline import lock, mirror
-from pipeline.digests import Digests
+from pipeline.digests import remembered
 from pipeline.manifest import write_durably
 from pipeline.mirror import Mirror
 from pipeline.roles import Role
 from pipeline.section import Section
+from pipeline.text import closest
 
 CATALOGUE = Path("data/models.yaml")
 FOLDER = Path("data/models")
@@ -101,8 +101,8 @@ def resolve(wanted: str | Role, root: Path) -> Model:
     # "data/my-modle" is a path with a slip in it, not a repository of an owner called data.
     if match and not (root / wanted.split("/")[0]).is_dir():
         return _on_hub(wanted, match[1], match[2], None)
-    near = difflib.get_close_matches(wanted, entries, n=1)
-    hint = f" Did you mean {near[0]}?" if near else ""
+    near = closest(wanted, entries)
+    hint = f" Did you mean {near}?" if near else ""
     raise ModelError(
         f"No model {wanted!r}: it is not in {CATALOGUE} (which has {', '.join(sorted(entries))}), {path} does not "
         f"exist, and it is no hub id (owner/name, or owner/name@ and the 40 hex digits of a commit).{hint}"
@@ -142,8 +142,10 @@ def _on_hub(name: str, hub: str, commit: str | None, license: str | None) -> Mod
 
 def _snapshot(hub: str, commit: str) -> Path:
     """Where the hub's own cache keeps a commit. Its documented layout; importing its library takes too long here."""
-    home = Path(os.environ.get("HF_HOME", Path.home() / ".cache" / "huggingface")).expanduser()
-    cache = Path(os.environ.get("HF_HUB_CACHE", home / "hub")).expanduser()
+    caches = os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")
+    home = os.environ.get("HF_HOME", Path(caches) / "huggingface")
+    older = os.environ.get("HUGGINGFACE_HUB_CACHE", Path(home) / "hub")
+    cache = Path(os.path.expandvars(os.environ.get("HF_HUB_CACHE", older))).expanduser()
     return cache / f"models--{hub.replace('/', '--')}" / "snapshots" / commit
 
 
@@ -152,7 +154,7 @@ def _local(name: str, path: Path, root: Path) -> Model:
         return Model(
             name,
             "path",
-            f"sha256:{Digests(root / FOLDER / '.digests.json').of(path)}",
+            f"sha256:{remembered(root).of(path)}",
             f"file {path}",
             present=True,
             folder=path,
@@ -163,14 +165,14 @@ def _local(name: str, path: Path, root: Path) -> Model:
             f"{path} has no config.json; expected a folder with config.json, safetensors and a tokenizer, as "
             "save_pretrained writes it."
         )
-    digests = _digests(root)
+    if not any(file.suffix in (".safetensors", ".gguf") for file in files):
+        raise ModelError(
+            f"{path} has no safetensors; pickled weights are not loaded. Save the model again with save_pretrained."
+        )
+    digests = remembered(root)
     listing = "".join(f"{digests.of(file)}  {file.name}\n" for file in files)
     identity = f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"
     return Model(name, "path", identity, f"folder {path}", present=True, folder=path)
-
-
-def _digests(root: Path) -> Digests:
-    return Digests(root / FOLDER / ".digests.json")
 
 
 def read_catalogue(root: Path) -> dict[str, Entry]:
@@ -218,6 +220,7 @@ def pin(wanted: str | Role, root: Path, say: Say) -> Model:
 
 def newest_commit(hub: str, wanted: str | Role) -> str:
     """The commit a hub repository stands at; offline, the one this machine's cache has as its main branch."""
+    from httpx2 import HTTPError  # the hub's library speaks through it, and lets its errors out
     from huggingface_hub import HfApi, snapshot_download
     from huggingface_hub.errors import LocalEntryNotFoundError
 
@@ -226,7 +229,7 @@ def newest_commit(hub: str, wanted: str | Role) -> str:
         if commit:
             return commit
         raise ModelError(f"The hub names no commit of {hub}.")
-    except (OSError, RuntimeError) as error:
+    except (OSError, RuntimeError, HTTPError) as error:
         try:
             return Path(snapshot_download(hub, local_files_only=True, allow_patterns=["config.json"])).name
         except (LocalEntryNotFoundError, OSError):
@@ -273,11 +276,12 @@ def _intact(model: Model, root: Path) -> bool:
     files = mirror.sealed_files(model.folder, model.identity)
     if files is None or not all((model.folder / name).is_file() for name in files):
         return False
-    digests = _digests(root)
+    digests = remembered(root)
     return all(digests.of(model.folder / name) == digest for name, (_, digest) in files.items())
 
 
 def _fetch_snapshot(model: Model, say: Say, wanted: str | Role) -> Path:
+    from httpx2 import HTTPError
     from huggingface_hub import snapshot_download
 
     assert model.hub is not None
@@ -285,7 +289,7 @@ def _fetch_snapshot(model: Model, say: Say, wanted: str | Role) -> Path:
         say(f"fetching {model.identity}")
     try:
         folder = Path(snapshot_download(model.hub, revision=model.commit, allow_patterns=list(NEEDED)))
-    except (OSError, RuntimeError, ValueError) as error:
+    except (OSError, RuntimeError, ValueError, HTTPError) as error:
         problem = f"{model.identity} cannot be fetched: {_first_line(error)}"
         raise ModelError(_ways_out(problem, None, wanted)) from error
     if not any(folder.glob("*.safetensors")):

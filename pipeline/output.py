@@ -13,12 +13,10 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from pipeline.manifest import MANIFEST_FILE, Artifact, Dataset, Manifest, Shard, sync_folder
+from pipeline.manifest import MANIFEST_FILE, Artifact, Dataset, Manifest, Shard, sync_files, sync_folder
 from pipeline.records import content_id
-from pipeline.shards import add_sums, file_entry, read_shard, write_shard
+from pipeline.shards import SHARD_BYTES, add_sums, file_entry, read_shard, write_shard
 from pipeline.stage import Progress, Stage, StageError
-
-SHARD_BYTES = 256 << 20  # in memory; a shard is written when its rows pass this
 
 
 class RunOutput:
@@ -115,10 +113,9 @@ class RunOutput:
 
     def _sealed(self, name: str) -> Artifact:
         partial = self._partial(name)
-        paths = sorted(path for path in partial.rglob("*") if path.is_file())
         files = [
             entry.model_copy(update={"path": f"{name}/{entry.path}"})
-            for entry in (file_entry(path, partial) for path in paths)
+            for entry in (file_entry(path, partial) for path in sync_files(partial))
         ]
         return Artifact(files=files, fingerprint=content_id([(file.path, file.sha256) for file in files]))
 

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,19 +18,16 @@ import pyarrow.compute as pc
 
 from pipeline import plan
 from pipeline.check import CHECKSUMS, check, checksums
-from pipeline.manifest import File, Manifest, read_manifest, write_durably
+from pipeline.manifest import File, Manifest, read_manifest, replace_folder, sync_files, write_durably
 from pipeline.page.card import card
 from pipeline.page.scrub import scrub_text, shareable
 from pipeline.records import EXAMPLE
-from pipeline.shards import file_entry, read_shard, write_shard
+from pipeline.shards import SHARD_BYTES, file_entry, read_shard, write_shard
 
 SPLITS = ("train", "validation")
-SHARD_BYTES = 256 << 20  # in memory, before compression
 _LANGUAGE = re.compile(r"[a-z]{2,3}|multilingual|code")  # as the hub takes them in a card
 # Columns that name files or models as the recipe did, perhaps by a local path.
 _NAMING_COLUMNS = ("source", "teacher")
-
-__all__ = ["PublishError", "Published", "check", "publish", "push"]
 
 
 class PublishError(ValueError):
@@ -39,15 +36,10 @@ class PublishError(ValueError):
 
 @dataclass(frozen=True)
 class Published:
-    """A published folder: its files, and its examples per split."""
+    """A published folder and its examples per split."""
 
     folder: Path
-    files: tuple[File, ...]
     rows: dict[str, int]
-
-    @property
-    def bytes(self) -> int:
-        return sum(file.bytes for file in self.files)
 
 
 def publish(run_folder: Path, dest: Path, languages: Sequence[str] = ()) -> Published:
@@ -66,18 +58,22 @@ def publish(run_folder: Path, dest: Path, languages: Sequence[str] = ()) -> Publ
         )
     _claim(dest)
     dest.parent.mkdir(parents=True, exist_ok=True)
-    building = dest.parent / f".{dest.name}.{os.getpid()}.tmp"
+    building, aside = (dest.parent / f".{dest.name}.{os.getpid()}.{ending}" for ending in ("tmp", "old"))
     try:
         rows = _build(building, run_folder, manifests, languages)
-        files = checksums(building)
-        if dest.exists():
-            shutil.rmtree(dest)
-        os.replace(building, dest)
+        expected = mix.datasets["examples"].rows
+        if sum(rows.values()) != expected:
+            raise PublishError(
+                f"The splits {' and '.join(SPLITS)} hold {sum(rows.values())} of the mix's {expected} examples, and "
+                f"nothing was published. Rebuild the mix: seqdistill run RECIPE --to mix."
+            )
+        checksums(building)
+        sync_files(building)
+        replace_folder(building, dest, aside)
+        shutil.rmtree(aside, ignore_errors=True)
     finally:
         shutil.rmtree(building, ignore_errors=True)
-    if sum(rows.values()) != mix.datasets["examples"].rows:
-        raise AssertionError(f"{sum(rows.values())} rows published of {mix.datasets['examples'].rows}")
-    return Published(dest, tuple(files), rows)
+    return Published(dest, rows)
 
 
 def _check_languages(languages: Sequence[str]) -> None:
@@ -127,47 +123,52 @@ def _claim(dest: Path) -> None:
 
 def _build(folder: Path, run_folder: Path, manifests: dict[str, Manifest], languages: Sequence[str]) -> dict[str, int]:
     """Write everything but the checksums; returns the examples per split."""
-    mix = manifests["mix"]
-    rows: dict[str, int] = {}
-    for split in SPLITS:
-        written = _write_split(folder, run_folder / "mix", mix, split)
-        if written:
-            rows[split] = written
+    splits = {split: _Split(folder, split) for split in SPLITS}
+    sources = _Sources()
+    for shard in manifests["mix"].datasets["examples"].shards:
+        table = _without_paths(read_shard(run_folder / "mix", shard))
+        sources.add(table)
+        for name, split in splits.items():
+            split.add(table.filter(pc.equal(table.column("split"), name)))
+    rows = {name: written for name, split in splits.items() if (written := split.close())}
     shared = {name: shareable(manifest) for name, manifest in manifests.items()}
     (folder / "manifests").mkdir()
     for name, values in shared.items():
         write_durably(folder / "manifests" / f"{name}.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
-    sources, domains = _sources(run_folder / "mix", mix)
-    write_durably(folder / "README.md", card(shared, rows, sources, domains, EXAMPLE, languages))
+    write_durably(folder / "README.md", card(shared, rows, sources.rows(), sources.domains(), EXAMPLE, languages))
     return rows
 
 
-def _write_split(folder: Path, mix_folder: Path, mix: Manifest, split: str) -> int:
-    """Write a split's rows, in the mix's order, as data/<split>-0000i-of-0000n.parquet; returns how many."""
-    paths, total = [], 0
-    for number, table in enumerate(_parts(mix_folder, mix, split)):
-        path = folder / "data" / f"{split}-{number:05d}.parquet"
-        write_shard(path, table, folder)
-        paths.append(path)
-        total += table.num_rows
-    for number, path in enumerate(paths):
-        path.rename(path.with_name(f"{split}-{number:05d}-of-{len(paths):05d}.parquet"))
-    return total
+class _Split:
+    """A split's rows, in the order they come, on their way to data/<split>-0000i-of-0000n.parquet."""
 
+    def __init__(self, folder: Path, name: str) -> None:
+        self._folder, self._name = folder, name
+        self._buffer: list[pa.Table] = []
+        self._paths: list[Path] = []
+        self._rows = 0
 
-def _parts(mix_folder: Path, mix: Manifest, split: str) -> Iterator[pa.Table]:
-    """A split's rows in tables of about SHARD_BYTES."""
-    buffer: list[pa.Table] = []
-    for shard in mix.datasets["examples"].shards:
-        table = read_shard(mix_folder, shard)
-        table = _without_paths(table.filter(pc.equal(table.column("split"), split)))
+    def add(self, table: pa.Table) -> None:
         if table.num_rows:
-            buffer.append(table)
-        if sum(part.nbytes for part in buffer) >= SHARD_BYTES:
-            yield pa.concat_tables(buffer)
-            buffer = []
-    if buffer:
-        yield pa.concat_tables(buffer)
+            self._buffer.append(table)
+        if sum(part.nbytes for part in self._buffer) >= SHARD_BYTES:
+            self._flush()
+
+    def _flush(self) -> None:
+        path = self._folder / "data" / f"{self._name}-{len(self._paths):05d}.parquet"
+        table = pa.concat_tables(self._buffer)
+        write_shard(path, table, self._folder)
+        self._paths.append(path)
+        self._rows += table.num_rows
+        self._buffer = []
+
+    def close(self) -> int:
+        """Write what is left, and name the files by their number; returns how many rows there were."""
+        if self._buffer:
+            self._flush()
+        for number, path in enumerate(self._paths):
+            path.rename(path.with_name(f"{self._name}-{number:05d}-of-{len(self._paths):05d}.parquet"))
+        return self._rows
 
 
 def _without_paths(table: pa.Table) -> pa.Table:
@@ -178,32 +179,34 @@ def _without_paths(table: pa.Table) -> pa.Table:
     return table
 
 
-def _sources(mix_folder: Path, mix: Manifest) -> tuple[list[dict[str, Any]], list[str]]:
-    """Examples by source, licence and task, most first; and the domains."""
-    counts: Counter[tuple[str, str, str]] = Counter()
-    domains: set[str] = set()
-    for shard in mix.datasets["examples"].shards:
-        table = _without_paths(read_shard(mix_folder, shard, ["source", "license", "task", "domain", "teacher"]))
-        for row in table.to_pylist():
-            counts[(row["source"] or "not recorded", row["license"] or "unknown", row["task"] or "")] += 1
-            domains.add(row["domain"] or "")
-    found = [
-        {"source": source, "license": license_name, "task": task, "examples": count}
-        for (source, license_name, task), count in sorted(counts.items(), key=lambda item: (-item[1], item[0]))
-    ]
-    return found, sorted(domains - {""})
+class _Sources:
+    """Examples by source, licence and task, and their domains."""
+
+    def __init__(self) -> None:
+        self._counts: Counter[tuple[str, str, str]] = Counter()
+        self._domains: set[str] = set()
+
+    def add(self, table: pa.Table) -> None:
+        for row in table.select(["source", "license", "task", "domain"]).to_pylist():
+            self._counts[(row["source"] or "not recorded", row["license"] or "unknown", row["task"] or "")] += 1
+            self._domains.add(row["domain"] or "")
+
+    def rows(self) -> list[dict[str, Any]]:
+        """The most frequent first."""
+        ordered = sorted(self._counts.items(), key=lambda item: (-item[1], item[0]))
+        return [
+            {"source": source, "license": license_name, "task": task, "examples": count}
+            for (source, license_name, task), count in ordered
+        ]
+
+    def domains(self) -> list[str]:
+        return sorted(self._domains - {""})
 
 
-def push(
-    folder: Path,
-    repo: str,
-    confirm: Callable[[str], bool],
-    private: bool = True,
-    token: str | None = None,
-) -> str | None:
+def push(folder: Path, repo: str, confirm: Callable[[str], bool], private: bool = True) -> str | None:
     """Upload a published folder to a Hugging Face dataset repository, after `confirm` said yes to what would be sent.
 
-    `token` None takes the one that `hf auth login` stored, or HF_TOKEN. Returns the commit's address, or None where
+    It goes with the token that `hf auth login` stored, or HF_TOKEN. Returns the commit's address, or None where
     `confirm` said no (nothing was sent then). Raises PublishError for a folder that is not intact, a repository that
     is public where a private one was asked for, and for what the hub refuses.
     """
@@ -214,10 +217,11 @@ def push(
     files = [file_entry(path, folder) for path in paths]
     if not confirm(_notice(files, repo, private)):
         return None
+    from httpx2 import HTTPError  # the hub's library speaks through it, and lets its errors out
     from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, HFValidationError, LocalTokenNotFoundError
+    from huggingface_hub.errors import HFValidationError
 
-    api = HfApi(token=token)
+    api = HfApi()
     try:
         api.create_repo(repo, repo_type="dataset", private=private, exist_ok=True)
         if private and not api.repo_info(repo, repo_type="dataset").private:
@@ -233,7 +237,7 @@ def push(
             allow_patterns=[file.path for file in files],
             delete_patterns=["data/*", "manifests/*"],
         )
-    except (HfHubHTTPError, HFValidationError, LocalTokenNotFoundError, OSError) as error:
+    except (HTTPError, HFValidationError, OSError) as error:
         raise PublishError(
             f"The hub did not take {repo}: {error}. Check the name (user/dataset), the token (hf auth login, or "
             f"HF_TOKEN) and the connection; the folder {folder} is unchanged."

@@ -3,7 +3,6 @@
 It computes nothing and reads no data: values in, frozen sections out.
 """
 
-import difflib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -14,8 +13,9 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from pipeline import plan
-from pipeline.roles import Role, Student, Teacher
+from pipeline.roles import Role, Student, Teacher, thinkers
 from pipeline.section import Section
+from pipeline.text import closest
 
 
 class RecipeError(Exception):
@@ -24,27 +24,37 @@ class RecipeError(Exception):
 
 @dataclass(frozen=True)
 class Recipe:
-    """A checked recipe: the run's name, the two roles, and a config for each stage."""
+    """A checked recipe: the run's name, its models, and a config for each stage."""
 
     name: str
     description: str
     teacher: Teacher
+    more_teachers: Mapping[str, Teacher]
     student: Student
     sections: Mapping[str, Section]
 
-    def role(self, name: str) -> Role:
-        return {"teacher": self.teacher, "student": self.student}[name]
+    @property
+    def teachers(self) -> dict[str, Teacher]:
+        """All teachers by name, the one called "teacher" first."""
+        return {"teacher": self.teacher, **self.more_teachers}
 
     @property
     def roles(self) -> dict[str, Role]:
-        return {"teacher": self.teacher, "student": self.student}
+        """All models by name."""
+        return {**self.teachers, "student": self.student}
+
+    def named(self, role: str) -> tuple[str, ...]:
+        """The names of the models that a stage means by a role: "teachers" stands for all of them."""
+        return tuple(self.teachers) if role == "teachers" else (role,)
 
     def resolved(self) -> dict[str, Any]:
         """Every value, defaults included, as JSON."""
         return {
             "name": self.name,
             "description": self.description,
-            **{name: role.model_dump(mode="json") for name, role in self.roles.items()},
+            "teacher": self.teacher.model_dump(mode="json"),
+            "more_teachers": {name: role.model_dump(mode="json") for name, role in self.more_teachers.items()},
+            "student": self.student.model_dump(mode="json"),
             **{name: section.model_dump(mode="json") for name, section in self.sections.items()},
         }
 
@@ -53,7 +63,7 @@ class Recipe:
 def model() -> type[BaseModel]:
     """The pydantic model of a whole recipe, made from the stages' configs."""
     fields: dict[str, Any] = {"name": (str | None, None), "description": (str, "")}
-    fields |= {"teacher": (Teacher, ...), "student": (Student, ...)}
+    fields |= {"teacher": (Teacher, ...), "more_teachers": (dict[str, Teacher], {}), "student": (Student, ...)}
     for stage in plan.stages():
         required = any(field.is_required() for field in stage.config.model_fields.values())
         fields[stage.name] = (stage.config, ... if required else stage.config())
@@ -88,12 +98,27 @@ def check(values: dict[str, Any], name: str, where: str) -> Recipe:
         raise RecipeError(
             f"{where}: name is {run!r}; expected letters, digits, '-', '_' and '.', since it names a folder."
         )
-    description, teacher, student = (getattr(checked, key) for key in ("description", "teacher", "student"))
-    return Recipe(name=run, description=description, teacher=teacher, student=student, sections=sections)
+    models = {key: getattr(checked, key) for key in ("description", "teacher", "more_teachers", "student")}
+    _check_names(models["more_teachers"], where)
+    recipe = Recipe(name=run, **models, sections=sections)
+    try:
+        thinkers(recipe.teachers)
+    except ValueError as error:
+        raise RecipeError(f"{where}: {error}") from error
+    return recipe
+
+
+def _check_names(teachers: Mapping[str, Teacher], where: str) -> None:
+    for name in teachers:
+        if name in ("teacher", "teachers", "student") or not name.replace("-", "").replace("_", "").isalnum():
+            raise RecipeError(
+                f"{where}: more_teachers has the name {name!r}; expected letters, digits, '-' and '_', and none of "
+                f"teacher, teachers and student."
+            )
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without anchors, and with doubled keys refused."""
+    """YAML without anchors, and with doubled keys and halves of surrogate pairs refused."""
 
     def compose_node(self, parent: Any, index: Any) -> Any:
         if self.check_event(yaml.AliasEvent):
@@ -103,11 +128,20 @@ class _Loader(yaml.SafeLoader):
     def construct_mapping(self, node: Any, deep: bool = False) -> dict[Any, Any]:
         seen = set()
         for key_node, _ in node.value:
+            if not isinstance(key_node, yaml.ScalarNode):
+                continue  # no text: refused below
             key = self.construct_object(key_node, deep=deep)
             if key in seen:
                 raise yaml.MarkedYAMLError(problem=f"the key {key!r} stands twice", problem_mark=key_node.start_mark)
             seen.add(key)
         return dict(super().construct_mapping(node, deep=deep))
+
+    def construct_scalar(self, node: Any) -> Any:
+        value = super().construct_scalar(node)
+        if any("\ud800" <= sign <= "\udfff" for sign in value):
+            problem = f"{value!r} holds half of a surrogate pair, which no file can hold; write the character itself"
+            raise yaml.MarkedYAMLError(problem=problem, problem_mark=node.start_mark)
+        return value
 
 
 def _values(text: str, where: str) -> dict[str, Any]:
@@ -133,17 +167,17 @@ def _apply(values: dict[str, Any], setting: str) -> None:
     *path, last = key.strip().split(".")
     place: Any = values
     for part in path:
-        place = _step(place, part, setting, create=True)
+        place = _step(place, part, setting)
     if isinstance(place, list):
         place[_index(place, last, setting)] = value
     else:
         place[last] = value
 
 
-def _step(place: Any, part: str, setting: str, create: bool) -> Any:
+def _step(place: Any, part: str, setting: str) -> Any:
     if isinstance(place, list):
         return place[_index(place, part, setting)]
-    child = place.setdefault(part, {}) if create else place[part]
+    child = place.setdefault(part, {})
     if not isinstance(child, dict | list):
         raise RecipeError(f"--set {setting}: {part} holds {child!r}, which has no keys inside.")
     return child
@@ -162,8 +196,8 @@ def _complaint(item: Any, values: Any) -> str:
     dotted = ".".join(str(part) for part in place)
     if item["type"] == "extra_forbidden":
         known = _known_keys(place[:-1])
-        near = difflib.get_close_matches(str(place[-1]), known, n=1, cutoff=0.4)
-        hint = f" Did you mean {near[0]}?" if near else f" Known keys: {', '.join(sorted(known))}." if known else ""
+        near = closest(str(place[-1]), known)
+        hint = f" Did you mean {near}?" if near else f" Known keys: {', '.join(sorted(known))}." if known else ""
         return f"{dotted}: unknown key.{hint}"
     if item["type"] == "missing":
         return f"{dotted}: missing; a value is needed."

@@ -27,6 +27,8 @@ PROBLEM = pa.schema(
         ("source", pa.string()),
         ("license", pa.string()),
         ("split", pa.string()),  # "train", or the name of a held-out block: "dev", "eval", ...
+        ("parent_id", pa.string()),  # the problem it was rewritten from; null for a source's own
+        ("augmentation", pa.string()),  # how: paraphrase | back_translation | harder; null for a source's own
     ]
 )
 
@@ -64,7 +66,7 @@ TRACE = pa.schema(
     ]
 )
 
-# The teacher's soft labels of a trace: the k likeliest candidates of each token, with raw logprobs and the others' mass.
+# The teacher's soft labels of a trace: the k likeliest candidates of each token, their raw logprobs, the others' mass.
 SOFT_LABELS = pa.schema(
     [
         ("id", pa.string()),  # the trace's
@@ -74,6 +76,23 @@ SOFT_LABELS = pa.schema(
         ("k", pa.int32()),
         ("tokens", pa.int32()),
         ("packed", pa.binary()),  # `soft_labels.unpack` reads it
+    ]
+)
+
+# How the sampling of a problem by a teacher ended, where it may end early.
+DECISION = pa.schema(
+    [
+        ("id", pa.string()),
+        ("problem_id", pa.string()),
+        ("teacher", pa.string()),  # the model's name in the recipe
+        ("first_trace_id", pa.string()),  # of sample 0: it stands for prompt, weights and sampling
+        ("asked", pa.int32()),  # samples made
+        ("right", pa.int32()),
+        ("wrong", pa.int32()),
+        ("undecided", pa.int32()),
+        ("samples", pa.int32()),  # the most there could have been
+        ("right_wanted", pa.int32()),
+        ("would_add", pa.int32()),  # samples that today's verifiers would add to a problem decided earlier
     ]
 )
 

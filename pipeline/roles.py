@@ -3,6 +3,7 @@
 It loads nothing: `models.py` finds weights, `engines/` runs them.
 """
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -25,7 +26,7 @@ class EngineExec(Section):
     base_urls: tuple[str, ...] = ()  # of OpenAI-compatible servers, ending in /v1
     api_key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key; the key never stands here
     concurrency: int = Field(16, ge=1)  # requests in flight to servers
-    timeout_s: float = Field(600.0, gt=0)  # of one request to a server
+    timeout_s: float = Field(600.0, gt=0)  # of one request to a server, from connecting to its last byte
     delay_s: float = Field(0.0, ge=0)  # replay only: pause before each answer
 
     @model_validator(mode="before")
@@ -81,3 +82,19 @@ class Teacher(Role):
 
 class Student(Role):
     """The model that is trained."""
+
+
+def thinkers(teachers: Mapping[str, Teacher]) -> dict[str, bool]:
+    """Whether a teacher thinks by itself, by the label that its traces carry.
+
+    Raises ValueError where two teachers of one label differ: their traces could not be told apart.
+    """
+    found: dict[str, bool] = {}
+    for name, teacher in teachers.items():
+        if found.setdefault(teacher.label, teacher.thinking) != teacher.thinking:
+            raise ValueError(
+                f"found thinking: {str(teacher.thinking).lower()} for {name}, and the other way round for another "
+                f"teacher of the same model {teacher.label}; expected the same for both. Give one of them a name of "
+                f"its own in data/models.yaml."
+            )
+    return found

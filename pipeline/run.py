@@ -4,7 +4,7 @@ It compares and reads; it executes no stage (`runner.py`).
 """
 
 import hashlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
@@ -14,7 +14,7 @@ import pyarrow as pa
 from pipeline import models, plan
 from pipeline.manifest import Change, Identity, Intent, Manifest, explain, read_intent, read_manifest
 from pipeline.recipe import Recipe
-from pipeline.roles import Role, Student, Teacher
+from pipeline.roles import Student, Teacher
 from pipeline.section import declared
 from pipeline.shards import read_shard
 from pipeline.stage import Reads, Stage, StageError
@@ -65,25 +65,28 @@ class Run:
             if not path.is_file() or folder.resolve() not in path.resolve().parents:
                 known = sorted(str(file.relative_to(folder).with_suffix("")) for file in folder.rglob(f"*{ending}"))
                 raise StageError(f"No prompt template {path}. Known: {', '.join(known)}. Add the file or name another.")
-            self._prompts[name] = path.read_text(encoding="utf-8")
+            try:
+                self._prompts[name] = path.read_text(encoding="utf-8")
+            except UnicodeDecodeError as error:
+                raise StageError(f"{path} is not UTF-8 text: {error}. Save it as UTF-8.") from error
         return self._prompts[name]
 
     def identity(self, stage: Stage) -> Identity:
         """What decides the stage's output now. An input whose stage has no manifest yet is left empty."""
         config = self.recipe.sections[stage.name]
-        roles = self.recipe.roles
+        roles, named = self.recipe.roles, self.recipe.named
         return Identity(
             version=stage.version,
             config=declared(config),
-            roles={role: self._role_keys(role, keys) for role, keys in stage.roles.items()},
+            roles={n: self._role_keys(n, keys) for role, keys in stage.roles_of(config).items() for n in named(role)},
             prompts={name: _digest(self.prompt(name)) for name in stage.prompts(config, roles)},
-            models={role: self.weights(role) for role in stage.weights},
+            models={name: self.weights(name) for role in stage.weights_of(config) for name in named(role)},
             contents=stage.contents(config, self.root),
-            inputs={name: self._input_identity(read) for name, read in stage.reads.items()},
+            inputs={name: self._input_identity(read) for name, read in stage.reads.items() if read.when(config)},
         )
 
-    def _role_keys(self, role: str, keys: Sequence[str]) -> dict[str, object]:
-        values = declared(self.recipe.role(role))
+    def _role_keys(self, name: str, keys: Sequence[str]) -> dict[str, object]:
+        values = declared(self.recipe.roles[name])
         return {key: values[key] for key in keys}
 
     def _input_identity(self, read: Reads) -> dict[str, str]:
@@ -96,11 +99,12 @@ class Run:
         if not read.dataset:
             return {"manifest": manifest.fingerprint}
         known = manifest.datasets[read.dataset].columns if read.dataset in manifest.datasets else {}
-        return {column: known.get(column, "") for column in read.columns}
+        later = {column: known[column] for column in read.later if column in known}
+        return {column: known.get(column, "") for column in read.columns} | later
 
-    def weights(self, role: str) -> str:
-        """The identity of a role's weights."""
-        return models.resolve(self.recipe.role(role), self.root).identity
+    def weights(self, name: str) -> str:
+        """The identity of a model's weights."""
+        return models.resolve(self.recipe.roles[name], self.root).identity
 
     def state(self, name: str) -> State:
         """The stage's word by itself. Fresh means: its manifest declares what would be declared now."""
@@ -141,20 +145,25 @@ class RunInputs:
         self._run, self._stage, self._say = run, stage, say
         config = run.recipe.sections[stage.name]
         self._prompts = set(stage.prompts(config, run.recipe.roles))
+        self._roles, self._weights = stage.roles_of(config), stage.weights_of(config)
 
-    def _role(self, name: str) -> Role:
-        if name not in self._stage.roles:
-            raise LookupError(f"stage {self._stage.name} does not declare the role {name}")
-        return self._run.recipe.role(name)
+    def _declare(self, role: str) -> None:
+        if role not in self._roles:
+            raise LookupError(f"stage {self._stage.name} does not declare the role {role}")
 
     @property
     def teacher(self) -> Teacher:
-        self._role("teacher")
+        self._declare("teacher")
         return self._run.recipe.teacher
 
     @property
+    def teachers(self) -> Mapping[str, Teacher]:
+        self._declare("teachers")
+        return self._run.recipe.teachers
+
+    @property
     def student(self) -> Student:
-        self._role("student")
+        self._declare("student")
         return self._run.recipe.student
 
     @property
@@ -176,7 +185,8 @@ class RunInputs:
     def _tables(self, name: str) -> Iterator[pa.Table]:
         read = self._stage.reads[name]
         for shard in self.manifest(name).datasets[read.dataset].shards:
-            yield read_shard(self._run.stage_folder(read.stage), shard, read.columns)
+            columns = [*read.columns, *(column for column in read.later if column in shard.columns)]
+            yield read_shard(self._run.stage_folder(read.stage), shard, columns)
 
     def folder(self, name: str) -> Path:
         read = self._stage.reads[name]
@@ -202,11 +212,11 @@ class RunInputs:
             raise LookupError(f"stage {self._stage.name} does not declare the prompt {name}")
         return self._run.prompt(name)
 
-    def weights(self, role: str) -> str:
-        if role not in self._stage.weights:
-            raise LookupError(f"stage {self._stage.name} does not declare the weights of {role}")
-        return self._run.weights(role)
+    def weights(self, name: str) -> str:
+        if not any(name in self._run.recipe.named(role) for role in self._weights):
+            raise LookupError(f"stage {self._stage.name} does not declare the weights of {name}")
+        return self._run.weights(name)
 
-    def model(self, role: str) -> Path:
-        self.weights(role)
-        return models.fetch(self._run.recipe.role(role), self._run.root, self._say)
+    def model(self, name: str) -> Path:
+        self.weights(name)
+        return models.fetch(self._run.recipe.roles[name], self._run.root, self._say)

@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from pipeline import heap, lock, models, plan
 from pipeline.manifest import (
@@ -78,8 +79,10 @@ class Runner:
         self.execute([name], force)
 
     def _one(self, stage: Stage, forced: set[str]) -> None:
-        for role in stage.weights:
-            models.pin(self.run.recipe.role(role), self.run.root, lambda line: self.watcher.says(stage.name, line))
+        recipe = self.run.recipe
+        for role in stage.weights_of(recipe.sections[stage.name]):
+            for name in recipe.named(role):
+                models.pin(recipe.roles[name], self.run.root, lambda line: self.watcher.says(stage.name, line))
         state = self.run.state(stage.name)
         if state.word == "fresh":
             assert state.manifest is not None
@@ -108,6 +111,16 @@ class Runner:
         assert stage.bill is not None
         config = self.run.recipe.sections[stage.name]
         return stage.bill(config, self._inputs(stage), self._output(stage, state))
+
+    def pilot(self, name: str, share: float) -> dict[str, Any]:
+        """Do a share of a stage's work, which is kept; what it says of the whole. Raises as `execute` does."""
+        stage = plan.stage(name)
+        assert stage.pilot is not None
+        with lock.hold(self.run.folder / f".{name}.lock", f"stage {name} of run {self.run.recipe.name}"):
+            state = self.run.state(name)
+            self.watcher.starts(name, state)
+            config = self.run.recipe.sections[name]
+            return stage.pilot(config, self._inputs(stage), self._output(stage, state), share)
 
     def _question(self, stage: Stage, state: State) -> str:
         started = "finished" if state.manifest else "was interrupted"

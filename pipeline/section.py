@@ -18,13 +18,20 @@ class Section(BaseModel):
 
     # Fields that only say where something lies. They are not hashed; what lies there is (`Stage.contents`, `weights`).
     locations: ClassVar[frozenset[str]] = frozenset()
+    # Fields that runs were made without. They are hashed unless they hold their default, so that those runs stay fresh.
+    later: ClassVar[frozenset[str]] = frozenset()
+
+    def hashed(self, name: str) -> bool:
+        """Whether a field is part of what identity hashes."""
+        if name == EXEC_KEY or name in self.locations:
+            return False
+        return name not in self.later or getattr(self, name) != type(self).model_fields[name].get_default()
 
 
 def declared(value: Any) -> Any:
-    """The JSON form of a section (or of any value) without its `exec` keys and locations: what identity hashes."""
-    if isinstance(value, BaseModel):
-        hidden = value.locations if isinstance(value, Section) else frozenset()
-        return {name: declared(item) for name, item in value if name != EXEC_KEY and name not in hidden}
+    """The JSON form of a section (or of any value) without what `Section.hashed` leaves out: what identity hashes."""
+    if isinstance(value, Section):
+        return {name: declared(item) for name, item in value if value.hashed(name)}
     if isinstance(value, dict):
         return {key: declared(item) for key, item in value.items() if key != EXEC_KEY}
     if isinstance(value, list | tuple):

@@ -6,16 +6,18 @@ It does not know which stage writes, and decides nothing about names of datasets
 import hashlib
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from pipeline.digests import sha256
 from pipeline.manifest import File, Shard, sync_folder, written
 
+SHARD_BYTES = 256 << 20  # in memory; whoever gathers rows writes a shard when they pass this
 _MODULUS = 1 << 128
 
 
@@ -101,6 +103,16 @@ def read_shards(root: Path, shards: Sequence[Shard], columns: Sequence[str] | No
     """The shards' tables, one after the other."""
     for shard in shards:
         yield read_shard(root, shard, columns)
+
+
+def picked(tables: Iterable[pa.Table], ids: Collection[str]) -> dict[str, dict[str, Any]]:
+    """The rows with these ids, by id; no other row becomes Python's."""
+    wanted = pa.array(sorted(ids), pa.string())
+    found: dict[str, dict[str, Any]] = {}
+    for table in tables:
+        rows = table.filter(pc.is_in(table.column("id"), value_set=wanted)).to_pylist()
+        found |= {row["id"]: row for row in rows}
+    return found
 
 
 def as_table(rows: Sequence[dict[str, Any]], schema: pa.Schema) -> pa.Table:

@@ -22,12 +22,17 @@ class StageError(Exception):
 
 @dataclass(frozen=True)
 class Reads:
-    """Something another stage wrote: columns of a dataset, an artifact, or (both empty) all that its manifest says."""
+    """Something another stage wrote: columns of a dataset, an artifact, or (both empty) all that its manifest says.
+
+    Columns that runs were made without are named in `later`: where they were not written, rows lack them.
+    """
 
     stage: str
     dataset: str = ""
     columns: tuple[str, ...] = ()
     artifact: str = ""
+    when: Callable[[Any], bool] = lambda config: True  # whether a stage with this config reads it
+    later: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -58,6 +63,10 @@ class Inputs(Protocol):
     def teacher(self) -> Teacher: ...
 
     @property
+    def teachers(self) -> Mapping[str, Teacher]:
+        """All teachers by name, the one called "teacher" first."""
+
+    @property
     def student(self) -> Student: ...
 
     def table(self, name: str) -> pa.Table:
@@ -76,10 +85,10 @@ class Inputs(Protocol):
         """The text of a declared prompt template; "chat/x" for a chat template."""
 
     def weights(self, role: str) -> str:
-        """The identity of a role's weights: a digest or a hub commit."""
+        """The identity of a model's weights, by its name: a digest or a hub commit."""
 
     def model(self, role: str) -> Path:
-        """A local folder with a role's weights and tokenizer, fetched and converted where needed."""
+        """A local folder with a model's weights and tokenizer, by its name, fetched and converted where needed."""
 
     @property
     def store(self) -> Path:
@@ -127,6 +136,9 @@ def no_contents(config: Any, root: Path) -> dict[str, str]:
     return {}
 
 
+Roles = Mapping[str, tuple[str, ...]]
+
+
 @dataclass(frozen=True)
 class Stage:
     """A stage, whole. `run(config, inputs, output)` is a function over tables and knows no executor."""
@@ -140,10 +152,22 @@ class Stage:
     artifacts: tuple[str, ...] = ()
     # How it may be spread: a shard alone, all traces of a problem together, or one global step.
     spread: Literal["each", "by_problem", "whole"] = "whole"
-    roles: Mapping[str, tuple[str, ...]] = field(default_factory=dict)  # role -> the keys that can change the output
-    weights: tuple[str, ...] = ()  # roles whose weights it runs
+    # Role -> the keys that can change the output; of its config where that decides which. A role is "teacher",
+    # "student", or "teachers" for all teachers.
+    roles: Roles | Callable[[Any], Roles] = field(default_factory=dict)
+    weights: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()  # roles whose weights it runs; likewise
     prompts: Callable[[Any, Mapping[str, Role]], tuple[str, ...]] = no_names
     # Digests of the files that a config names: their content is identity, their path is not.
     contents: Callable[[Any, Path], dict[str, str]] = no_contents
     on_stale: Literal["rebuild", "ask"] = "rebuild"  # ask: costs too much to do again unasked
     bill: Callable[[Any, Inputs, Output], Bill] | None = None  # for a stage that reuses by id what it once bought
+    # For a stage that spends: do a share of its work, which is kept, and say as JSON what the whole will take.
+    pilot: Callable[[Any, Inputs, Output, float], dict[str, Any]] | None = None
+
+    def roles_of(self, config: Any) -> Roles:
+        """The roles it knows, each with its keys that can change the output."""
+        return self.roles(config) if callable(self.roles) else self.roles
+
+    def weights_of(self, config: Any) -> tuple[str, ...]:
+        """The roles whose weights it runs."""
+        return self.weights(config) if callable(self.weights) else self.weights

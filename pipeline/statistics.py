@@ -82,6 +82,18 @@ def t_quantile(probability: float, degrees: int) -> float:
     return z + sum(term / float(degrees) ** power for power, term in enumerate(terms, 1))
 
 
+def scaled_mean(values: Sequence[float], factor: float) -> Estimate:
+    """factor x the mean of values of any size, with Student's t interval (of one value: no bounds)."""
+    found = np.asarray(values, dtype=np.float64)
+    if len(found) == 0:
+        return NOTHING
+    mean = float(found.mean()) * factor
+    if len(found) == 1:
+        return Estimate(mean, None, None)
+    half = _t(len(found) - 1) * float(found.std(ddof=1)) / math.sqrt(len(found)) * factor
+    return Estimate(mean, max(0.0, mean - half), mean + half)
+
+
 def mean_interval(per_question: Sequence[float], samples: int = 1) -> Estimate:
     """Accuracy with its 95 % interval, from each question's share of right answers (0 to 1).
 

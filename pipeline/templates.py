@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import jinja2
+
 from pipeline.think import OPEN
 
 PROBLEM_FIELD = "{problem}"
@@ -97,7 +99,7 @@ def pin_date(chat_template: str) -> str:
 def render(tokenizer: Any, messages: Messages) -> str:
     """The text a model continues: the conversation in its chat template, generation prompt added.
 
-    Raises ValueError for a template that reads the clock.
+    Raises ValueError for a template that reads the clock, and for one that is malformed or refuses the conversation.
     """
     return _apply(tokenizer, messages, generation_prompt=True)
 
@@ -108,12 +110,19 @@ def render_whole(tokenizer: Any, messages: Messages, completion: str) -> str:
 
 
 def _apply(tokenizer: Any, messages: Messages, generation_prompt: bool) -> str:
-    text = tokenizer.apply_chat_template(
-        [dict(message) for message in messages],
-        tokenize=False,
-        add_generation_prompt=generation_prompt,
-        strftime_now=_refuse_clock,
-    )
+    try:
+        text = tokenizer.apply_chat_template(
+            [dict(message) for message in messages],
+            tokenize=False,
+            add_generation_prompt=generation_prompt,
+            strftime_now=_refuse_clock,
+        )
+    except jinja2.TemplateError as error:
+        roles = ", ".join(message["role"] for message in messages)
+        raise ValueError(
+            f"the chat template refuses a conversation of the turns {roles}: {error}. Change the role's system or "
+            f"prompt, or name another chat_template."
+        ) from error
     assert isinstance(text, str)
     return text
 
@@ -136,15 +145,22 @@ def encode(tokenizer: Any, text: str) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def example_ids(tokenizer: Any, messages: Messages, completion: str) -> tuple[list[int], list[int]]:
+def decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
+    """The text of token ids, special tokens and spaces as they are."""
+    return str(tokenizer.decode(token_ids, skip_special_tokens=False, clean_up_tokenization_spaces=False))
+
+
+def example_ids(
+    tokenizer: Any, messages: Messages, completion: str, ending: Sequence[int]
+) -> tuple[list[int], list[int]]:
     """Token ids of a training example: the prompt (equal to `prompt_ids`) and the completion with its end token.
 
-    The two are tokenised apart, as a model that continues the prompt sees them. Where the template's generation prompt
-    already opens the think tag, the completion's own is left out. Raises EndTokenInside where the end token stands
-    within the completion: no model could ever reach what follows it.
+    `ending` is what `ending_ids` says, which is the same for all examples. The two parts are tokenised apart, as a
+    model that continues the prompt sees them. Where the template's generation prompt already opens the think tag, the
+    completion's own is left out. Raises EndTokenInside where the end token stands within the completion: no model
+    could ever reach what follows it.
     """
     text = render(tokenizer, messages)
-    ending = _ending_ids(tokenizer)
     reply = encode(tokenizer, _without_opened_tag(text, completion))
     if reply and reply[-1] == ending[-1]:
         reply.pop()
@@ -153,7 +169,7 @@ def example_ids(tokenizer: Any, messages: Messages, completion: str) -> tuple[li
             f"a completion contains the end token {tokenizer.decode([ending[-1]])!r} in its middle; expected it only "
             f"at its end. Filter the trace."
         )
-    return encode(tokenizer, text), reply + ending
+    return encode(tokenizer, text), [*reply, *ending]
 
 
 def _without_opened_tag(prompt: str, completion: str) -> str:
@@ -168,11 +184,14 @@ def end_token_id(tokenizer: Any) -> int:
 
     Raises ValueError where there is neither; a padding token alone ends nothing.
     """
-    return _ending_ids(tokenizer)[-1]
+    return ending_ids(tokenizer)[-1]
 
 
-def _ending_ids(tokenizer: Any) -> list[int]:
-    """What the template writes between a reply and the end of its turn, the end token last."""
+def ending_ids(tokenizer: Any) -> list[int]:
+    """What the template writes between a reply and the end of its turn, the end token last; raises as `end_token_id`.
+
+    It renders, tokenises and looks through all special tokens: to be asked once for a tokenizer.
+    """
     whole = render_whole(tokenizer, [{"role": "user", "content": "question"}], _MARK)
     tail = encode(tokenizer, whole[whole.find(_MARK) + len(_MARK) :]) if _MARK in whole else []
     special = {token_id for token_id, token in tokenizer.added_tokens_decoder.items() if token.special}

@@ -1,7 +1,9 @@
 """Pure text: normal forms, words and the final answer of a completion. It knows nothing of think tags or verifiers."""
 
+import difflib
 import re
 import unicodedata
+from collections.abc import Iterable
 
 _SPACE = re.compile(r"\s+")
 _WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|[^\w\s]|_")
@@ -21,6 +23,12 @@ _RESULT = re.compile(rf"\bresult\b{_SIGN}", re.IGNORECASE)
 # A full stop that ends a sentence, not one of a number or of a short title (Dr. Smith).
 _SENTENCE = re.compile(r"(?:(?<=[\d$)}\]*%])|(?<=[^\W\d_]{4}))[.!?]\**\s+(?=[A-Z])")
 _DOLLAR = re.compile(r"(?<!\\)\$")
+_BRACKETS = {"\\(": "\\)", "\\[": "\\]"}
+
+
+def closest(word: str, known: Iterable[str]) -> str | None:
+    """The known word that was probably meant, or None where none is like it."""
+    return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), None)
 
 
 def squeeze(text: str) -> str:
@@ -103,27 +111,51 @@ def _sentence(text: str, start: int) -> tuple[int, int]:
 def _trimmed(text: str, start: int, end: int) -> tuple[int, int] | None:
     r"""A span without white space, emphasis, maths delimiters and a final full stop around it; None where nothing is
     left. Delimiters of two formulas ($5$ and $6$) stay.
+
+    A trace that loops may end in a million dots, or brackets: no step that comes again and again copies the text.
     """
+    left = {opening: text.count(opening, start, end) for opening in _BRACKETS}
     while start < end:
-        part = text[start:end]
-        head, tail = 0, 0
-        full_stop = part[-1] == "." and len(part) > 1 and not part.endswith("\\right.")
-        if part[0].isspace() or part[0] in "*`":
-            head = 1
-        elif part[-1].isspace() or part[-1] in "*`" or full_stop:
-            tail = 1
-        elif part.endswith("\\boxed{}"):
-            tail = len("\\boxed{}")
-        elif "$" in (part[0], part[-1]):
-            inner = part.strip("$")
-            whole = _DOLLAR.search(inner) is None and not inner.endswith("\\")
-            head, tail = (len(part) - len(part.lstrip("$")), len(part) - len(part.rstrip("$"))) if whole else (0, 0)
-        else:
-            for opening, closing in (("\\(", "\\)"), ("\\[", "\\]")):
-                if part.endswith(closing) and part.count(opening) <= 1:
-                    head = len(opening) if part.startswith(opening) else 0
-                    tail = len(closing) if head or opening not in part else 0
-        if not head and not tail:
+        inner = _trimmed_emphasis(text, start, end)
+        if inner == (start, end):
+            inner = _trimmed_maths(text, start, end, left)
+        if inner == (start, end):
             return start, end
-        start, end = start + head, end - tail
+        start, end = inner
     return None
+
+
+def _trimmed_emphasis(text: str, start: int, end: int) -> tuple[int, int]:
+    """A span without white space and emphasis around it and full stops after it."""
+    while start < end and (text[start].isspace() or text[start] in "*`"):
+        start += 1
+    while start < end and (text[end - 1].isspace() or text[end - 1] in "*`" or _full_stop(text, start, end)):
+        end -= 1
+    return start, end
+
+
+def _full_stop(text: str, start: int, end: int) -> bool:
+    return text[end - 1] == "." and end - start > 1 and not text.endswith("\\right.", start, end)
+
+
+def _trimmed_maths(text: str, start: int, end: int, left: dict[str, int]) -> tuple[int, int]:
+    r"""A span without one empty \boxed{} after it, or one pair of delimiters around it.
+
+    `left` counts the opening brackets within the span; those taken away are taken off it.
+    """
+    if text.endswith("\\boxed{}", start, end):
+        return start, end - len("\\boxed{}")
+    if "$" in (text[start], text[end - 1]):
+        part = text[start:end]
+        inner = part.strip("$")
+        if _DOLLAR.search(inner) is not None or inner.endswith("\\"):
+            return start, end
+        return start + len(part) - len(part.lstrip("$")), end - (len(part) - len(part.rstrip("$")))
+    for opening, closing in _BRACKETS.items():
+        if text.endswith(closing, start, end) and left[opening] <= 1:
+            if text.startswith(opening, start, end):
+                left[opening] -= 1
+                return start + len(opening), end - len(closing)
+            if not left[opening]:
+                return start, end - len(closing)
+    return start, end

@@ -13,7 +13,7 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator
 
-from pipeline.digests import sha256
+from pipeline.digests import remembered
 from pipeline.records import VERDICT, content_id
 from pipeline.section import Section
 from pipeline.shards import as_table
@@ -72,11 +72,12 @@ class Config(Section):
 
 
 def benchmark_digests(config: Config, root: Path) -> dict[str, str]:
-    """The sha256 of each benchmark's file, by its path; "missing" where there is none."""
+    """The sha256 of each benchmark's file, by the benchmark's name; "missing" where there is none."""
     digests = {}
+    known = remembered(root)
     for benchmark in config.benchmarks:
         path = place_of(benchmark.source(), root)
-        digests[benchmark.path] = sha256(path) if path.is_file() else "missing"
+        digests[benchmark.name] = known.of(path) if path.is_file() else "missing"
     return digests
 
 

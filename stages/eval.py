@@ -8,23 +8,24 @@ serve every later student.
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import groupby, islice
+from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline import engines, sampling, scoring
+from pipeline import engines, orders, sampling, scoring
+from pipeline.orders import Order
 from pipeline.records import SCORE, content_id
 from pipeline.roles import Role, Sampling
-from pipeline.sampling import Figures, Order
+from pipeline.sampling import Figures
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
-from pipeline.store import Store, writing
+from pipeline.store import writing
 from pipeline.text import fold
-from pipeline.verifiers.judging import Answered, verdicts
-from pipeline.verifiers.pool import processors
+from pipeline.verifiers.judging import Answered, judge_rows
+from pipeline.verifiers.pool import Pool, processors
 
 ROWS = 1024  # answers held in memory while they are judged
 NOTICEABLE_SHARE = 0.02  # of undecided answers; from here on a person is told
@@ -78,10 +79,10 @@ def subjects(config: Config, inputs: Inputs) -> list[Subject]:
     student = inputs.student
     if config.student_engine is not None:
         student = student.model_copy(update={"engine": config.student_engine})
-    if student.engine not in sampling.LOCAL:
+    if student.engine not in orders.LOCAL:
         raise StageError(
             f"the student's engine is {student.engine}; a checkpoint on the disk runs on "
-            f"{' or '.join(sampling.LOCAL)}. Set eval.student_engine to one of them."
+            f"{' or '.join(orders.LOCAL)}. Set eval.student_engine to one of them."
         )
     base = inputs.weights("student")
     distilled = inputs.manifest("checkpoint").artifacts["checkpoint"].fingerprint
@@ -93,7 +94,7 @@ def subjects(config: Config, inputs: Inputs) -> list[Subject]:
             teacher,
             inputs.weights("teacher"),
             teacher.thinking,
-            lambda: sampling.engine_files(teacher, lambda: inputs.model("teacher")),
+            lambda: orders.engine_files(teacher, lambda: inputs.model("teacher")),
         ),
         *(
             Subject("base", name, role, base, False, lambda: inputs.model("student"))
@@ -129,13 +130,13 @@ def questions(config: Config, inputs: Inputs) -> dict[str, Row]:
 
 def order_of(config: Config, inputs: Inputs, subject: Subject, known: Mapping[str, Row]) -> Order:
     """What is asked of one subject. Its tokenizer comes from its own folder: a checkpoint is asked in its template."""
-    texts = {name: inputs.prompt(name) for name in sampling.prompt_names(subject.role)}
+    texts = {name: inputs.prompt(name) for name in orders.prompt_names(subject.role)}
     return Order(
         role=subject.role,
         weights=subject.weights,
         problems=known.values,
         texts=texts,
-        tokenizer=sampling.open_tokenizer(subject.role, lambda: _folder(subject), texts),
+        tokenizer=orders.open_tokenizer(subject.role, lambda: _folder(subject), texts),
         sampling=config.sampling,
         samples=config.samples,
         max_tokens=config.max_tokens,
@@ -173,7 +174,7 @@ def vote(verdict: Row) -> str | None:
 
 
 def judged(
-    config: Config, subject: Subject, completions: Iterator[Row], known: Mapping[str, Row]
+    pool: Pool, subject: Subject, completions: Iterator[Row], known: Mapping[str, Row]
 ) -> Iterator[tuple[dict[str, Any], scoring.Answer]]:
     """SCORE rows of a subject's completions, in any order, each with what the figures need of it."""
     waiting: dict[str, Row] = {}
@@ -193,8 +194,7 @@ def judged(
                 verifier_data=question["verifier_data"] or "{}",
             )
 
-    workers = config.exec.workers or processors()
-    for verdict in verdicts(answers(), workers, config.timeout_s, config.memory_mib):
+    for verdict in judge_rows(answers(), pool):
         row = waiting.pop(verdict["id"])
         scored = score(subject, row, known[row["problem_id"]], verdict)
         columns = ("problem_id", "task", "outcome", "finish", "completion_tokens")
@@ -202,40 +202,33 @@ def judged(
         yield scored, scoring.Answer(**values, reasons=tuple(scored["reasons"]), vote=vote(verdict))
 
 
-def completions(order: Order, store: Store) -> Iterator[Row]:
-    """What the store holds for an order, a few at a time."""
-    rest = sampling.asks(order)
-    while some := list(islice(rest, ROWS)):
-        yield from sampling.stored(order, store, some)
-
-
 def examine(
-    config: Config, inputs: Inputs, output: Output, group: Sequence[Subject], known: Mapping[str, Row]
+    config: Config, inputs: Inputs, output: Output, pool: Pool, group: Sequence[Subject], known: Mapping[str, Row]
 ) -> tuple[list[tuple[Subject, list[scoring.Answer]]], Figures]:
     """Ask one model, with one prompt or several, what the store lacks; judge all of its answers and write scores."""
     first = group[0]
-    orders = [order_of(config, inputs, subject, known) for subject in group]
+    asked = [order_of(config, inputs, subject, known) for subject in group]
     with writing(inputs.store, first.weights) as store:
-        figures = sampling.complete(
-            orders,
+        figures, _ = sampling.complete(
+            asked,
             store,
             lambda seed: engines.start(first.role, first.files(), seed, output.work / f"{first.model}.log"),
             lambda done, total, note: output.progress(Progress(done, total, "answers", f"{first.model}: {note}")),
             config.error_share_limit,
         )
-        examined = [
-            (subject, judge(config, output, subject, completions(order, store), known))
-            for subject, order in zip(group, orders, strict=True)
-        ]
+        examined = []
+        for subject, order in zip(group, asked, strict=True):
+            found = (orders.cut(order, row) for row in orders.completions(order, store))
+            examined.append((subject, judge(config, output, pool, subject, found, known)))
     return examined, figures
 
 
 def judge(
-    config: Config, output: Output, subject: Subject, found: Iterator[Row], known: Mapping[str, Row]
+    config: Config, output: Output, pool: Pool, subject: Subject, found: Iterator[Row], known: Mapping[str, Row]
 ) -> list[scoring.Answer]:
     """Judge a subject's completions and write their scores."""
     rows, answers = [], []
-    for scored, answer in judged(config, subject, found, known):
+    for scored, answer in judged(pool, subject, found, known):
         rows.append(scored)
         answers.append(answer)
         total = len(known) * config.samples
@@ -281,7 +274,7 @@ def prompts(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
     """The templates of all three models' prompts."""
     teacher, student = roles["teacher"], roles["student"]
     asked = [teacher, student, *base_roles(config, student, teacher).values()]
-    return tuple(dict.fromkeys(name for role in asked for name in sampling.prompt_names(role)))
+    return tuple(dict.fromkeys(name for role in asked for name in orders.prompt_names(role)))
 
 
 def run(config: Config, inputs: Inputs, output: Output) -> None:
@@ -289,12 +282,14 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     known = questions(config, inputs)
     examined: list[tuple[Subject, list[scoring.Answer]]] = []
     generation = {}
-    for model, group in groupby(subjects(config, inputs), key=lambda subject: subject.model):
-        found, figures = examine(config, inputs, output, list(group), known)
-        generation[model] = figures.facts()
-        examined += found
-        for subject, answers in found:
-            tell(config, output, subject, answers)
+    # One pool for all subjects: to import what verifiers need takes seconds.
+    with Pool(config.exec.workers or processors(), config.timeout_s, config.memory_mib) as pool:
+        for model, group in groupby(subjects(config, inputs), key=lambda subject: subject.model):
+            found, figures = examine(config, inputs, output, pool, list(group), known)
+            generation[model] = figures.facts()
+            examined += found
+            for subject, answers in found:
+                tell(config, output, subject, answers)
     output.facts.update({**summary(config, examined, len(known)), "generation": generation})
 
 

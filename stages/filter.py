@@ -11,6 +11,7 @@ from typing import Any
 from pydantic import field_validator
 
 from pipeline.records import VERDICT
+from pipeline.roles import thinkers
 from pipeline.rules import RULES, Rule, load
 from pipeline.rules.limits import Limits
 from pipeline.rules.trace import Trace
@@ -45,15 +46,15 @@ def judge(trace_id: str, trace: Trace, rules: Mapping[str, Rule], limits: Limits
     }
 
 
-def trace_of(row: Mapping[str, Any], domains: Mapping[str, str], thinking: bool) -> Trace:
-    """The trace of a row. Raises StageError where its problem is not there."""
+def trace_of(row: Mapping[str, Any], domains: Mapping[str, str], thinking: Mapping[str, bool]) -> Trace:
+    """The trace of a row; `thinking` goes by the teacher's label. Raises StageError where its problem is not there."""
     domain = domains.get(row["problem_id"])
     if domain is None:
         raise StageError(
             f"Trace {row['id']} answers problem {row['problem_id']}, which seed/problems does not hold. Run stage "
             f"generate again, so that both come from one set of problems."
         )
-    return Trace(row["raw"] or "", row["finish"], row["completion_tokens"] or 0, thinking, domain)
+    return Trace(row["raw"] or "", row["finish"], row["completion_tokens"] or 0, thinking[row["teacher"]], domain)
 
 
 def run(config: Config, inputs: Inputs, output: Output) -> None:
@@ -62,7 +63,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     rules = {name: load(name) for name in RULES if name in config.rules}
     problems = inputs.table("problems")
     domains = dict(zip(problems.column("id").to_pylist(), problems.column("domain").to_pylist(), strict=True))
-    thinking = inputs.teacher.thinking
+    thinking = thinkers(inputs.teachers)
     output.counts.update(dict.fromkeys(("pass", *rules), 0))
     done = 0
     for table in inputs.batches("traces"):
@@ -80,10 +81,10 @@ STAGE = Stage(
     config=Config,
     run=run,
     reads={
-        "traces": Reads("generate", "traces", ("id", "problem_id", "raw", "finish", "completion_tokens")),
+        "traces": Reads("generate", "traces", ("id", "problem_id", "teacher", "raw", "finish", "completion_tokens")),
         "problems": Reads("seed", "problems", ("id", "domain")),
     },
     writes={"verdicts": VERDICT},
     spread="each",
-    roles={"teacher": ("thinking",)},
+    roles={"teachers": ("thinking",)},
 )

@@ -1,83 +1,186 @@
-"""Have the teacher write n completions for every training problem.
+"""Have the teachers write completions for every training problem: n of each, or until enough of them are right.
 
-It judges nothing and cuts nothing: a truncated or failed completion is a row that says so.
+It drops and cuts nothing: a truncated or failed completion is a row that says so. Where a truncated one was continued,
+its continuation is the row, and names it.
 """
 
+import json
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
+from dataclasses import replace
 from functools import partial
-from itertools import islice
-from typing import Any
+from itertools import groupby, islice
+from pathlib import Path
+from typing import Any, Literal
 
 import pyarrow as pa
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from pipeline import engines, labelling, sampling
-from pipeline.engines import Engine
+from pipeline import engines, labelling, orders, sampling, verifiers
+from pipeline import pilot as pilots
 from pipeline.manifest import Shard, write_durably
-from pipeline.records import SOFT_LABELS, TRACE
+from pipeline.orders import LOCAL, Ask, Enough, Order, Row, Truncated
+from pipeline.records import DECISION, SOFT_LABELS, TRACE, content_id
 from pipeline.roles import Role, Sampling
-from pipeline.sampling import Ask, Order
+from pipeline.routing import Route, fitting
+from pipeline.sampling import Figures
+from pipeline.schedule import Decision
 from pipeline.section import Section
 from pipeline.shards import as_table, column_sums
-from pipeline.stage import Bill, Inputs, Output, Progress, Reads, Stage
+from pipeline.stage import Bill, Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.store import Store, writing
+from pipeline.verifiers.judging import Answered, judge_rows
+from pipeline.verifiers.pool import Pool, processors
 
 ROWS = 4096  # traces held in memory while they go from the store to shards
 WANTED_FILE = "wanted.txt"
 
 
+class Adaptive(Section):
+    """When a problem has samples enough. Judging is `verify`'s, with these limits of one answer."""
+
+    right: int = Field(ge=1)  # right answers to a problem after which it gets no more samples
+    # What becomes of problems decided earlier whose answers are judged otherwise today: their missing samples are
+    # listed, or bought.
+    decisions: Literal["keep", "renew"] = "keep"
+    timeout_s: float = Field(10.0, gt=0)
+    memory_mib: int = Field(1024, ge=64)
+
+
 class Config(Section):
-    """How much is asked of the teacher, and how its words are drawn."""
+    """How much is asked of the teachers, and how their words are drawn."""
 
     samples: int = Field(4, ge=1)  # completions of each problem; raising it asks only for the new ones
+    adaptive: Adaptive | None = None  # null: always `samples`; else at most so many
     sampling: Sampling = Sampling()
     max_tokens: int = Field(1024, ge=1)  # of one completion; raising it asks only for the truncated ones again
+    # A truncated completion stays as it is, is asked for again with up to second_max_tokens, or is continued to there.
+    truncated: Truncated = "keep"
+    second_max_tokens: int | None = Field(None, ge=1)
+    assign: Literal["all", "one"] = "all"  # with several teachers: all that fit a problem answer it, or one of them
+    routes: dict[str, Route] = {}  # teacher -> its problems, "teacher" being the main one; without a route: all
     error_share_limit: float = Field(0.05, ge=0, le=1)  # more failed completions than this fail the stage
     # The likeliest candidates of each token, kept with their raw logprobs; a stored completion without them is scored.
     logprobs: int = Field(0, ge=0, le=engines.LOGPROBS_LIMIT)
 
+    @model_validator(mode="after")
+    def _limits(self) -> "Config":
+        second = self.second_max_tokens
+        if self.truncated != "keep" and (second is None or second <= self.max_tokens):
+            raise ValueError(
+                f"truncated is {self.truncated!r} with second_max_tokens {second}; expected a number above max_tokens "
+                f"({self.max_tokens}), the tokens of the whole completion"
+            )
+        if self.truncated == "continue" and (self.sampling.presence_penalty or self.sampling.frequency_penalty):
+            raise ValueError(
+                "truncated: continue cannot keep presence_penalty and frequency_penalty, which count the words of one "
+                "request alone; set both to 0, or take truncated: again"
+            )
+        return self
 
-def training_problems(inputs: Inputs) -> Iterator[Mapping[str, Any]]:
-    """The problems of the split "train", in the order seed wrote them."""
+    def by_domain(self) -> bool:
+        return any(route.domains for route in self.routes.values())
+
+    def judges(self) -> bool:
+        return self.adaptive is not None
+
+
+def training_problems(config: Config, inputs: Inputs, domains: Mapping[str, str], teacher: str) -> Iterator[Row]:
+    """The problems of the split "train" that a teacher answers, in the order seed wrote them."""
     for table in inputs.batches("problems"):
         for row in table.to_pylist():
-            if row["split"] == "train":
+            if row["split"] != "train":
+                continue
+            if teacher in fitting(inputs.teachers, config.routes, config.assign == "one", row, domains):
                 yield row
 
 
-def order_of(config: Config, inputs: Inputs) -> Order:
-    """What this run asks of the teacher."""
-    teacher = inputs.teacher
-    texts = {name: inputs.prompt(name) for name in sampling.prompt_names(teacher)}
-    tokenizer = sampling.open_tokenizer(teacher, lambda: inputs.model("teacher"), texts)
-    return Order(
-        role=teacher,
-        weights=inputs.weights("teacher"),
-        problems=partial(training_problems, inputs),
-        texts=texts,
-        tokenizer=tokenizer,
-        sampling=config.sampling,
-        samples=config.samples,
-        max_tokens=config.max_tokens,
-        logprobs=labelling.allowed(teacher, tokenizer, config.logprobs),
-    )
+def domains_of(config: Config, inputs: Inputs) -> dict[str, str]:
+    """Problem id -> domain, where a route asks for it."""
+    if not config.by_domain():
+        return {}
+    table = inputs.table("domains")
+    return dict(zip(table.column("id").to_pylist(), table.column("domain").to_pylist(), strict=True))
+
+
+def orders_of(
+    config: Config, inputs: Inputs, output: Output, enough: Mapping[str, Enough] | None = None
+) -> dict[str, Order]:
+    """What this run asks of each teacher, by its name. Raises StageError where a route or an engine does not fit."""
+    unknown = [name for name in config.routes if name not in inputs.teachers]
+    if unknown:
+        raise StageError(
+            f"generate.routes names {unknown[0]!r}; expected one of {', '.join(inputs.teachers)}. Add it to "
+            f"more_teachers, or mend the name."
+        )
+    domains, decided = domains_of(config, inputs), settled(config, output)
+    made = {}
+    for name, teacher in inputs.teachers.items():
+        if config.truncated == "continue" and teacher.engine not in (*LOCAL, "replay"):
+            raise StageError(
+                f"generate.truncated is continue, which hands the tokens written so far back to the engine; engine "
+                f"{teacher.engine} of {name} takes none. Set generate.truncated: again, or use vllm."
+            )
+        texts = {prompt: inputs.prompt(prompt) for prompt in orders.prompt_names(teacher)}
+        tokenizer = orders.open_tokenizer(teacher, partial(inputs.model, name), texts)
+        made[name] = Order(
+            role=teacher,
+            weights=inputs.weights(name),
+            problems=partial(training_problems, config, inputs, domains, name),
+            texts=texts,
+            tokenizer=tokenizer,
+            sampling=config.sampling,
+            samples=config.samples,
+            max_tokens=config.max_tokens,
+            truncated=config.truncated,
+            second_limit=config.second_max_tokens or 0,
+            enough=(enough or {}).get(name),
+            settled=decided,
+            logprobs=labelling.allowed(teacher, tokenizer, config.logprobs),
+        )
+    return made
+
+
+def settled(config: Config, output: Output) -> dict[str, int]:
+    """The id of a problem's first sample -> how many it was given, for problems decided earlier by the same rule."""
+    rule = config.adaptive
+    if rule is None or rule.decisions == "renew":
+        return {}
+    columns = ("first_trace_id", "asked", "samples", "right_wanted")
+    rows = (row for _, table in output.previous("decisions", columns) for row in table.to_pylist())
+    return {
+        row["first_trace_id"]: row["asked"]
+        for row in rows
+        if (row["samples"], row["right_wanted"]) == (config.samples, rule.right)
+    }
 
 
 def bill(config: Config, inputs: Inputs, output: Output) -> Bill:
-    """What a run with these values would reuse, buy, and no longer use, before anything is spent."""
-    order = order_of(config, inputs)
-    wanted = {ask.id for ask in sampling.asks(order)}
-    store = Store(inputs.store, order.weights)
-    reused = sum(sampling.served(store.entry(trace_id), config.max_tokens) for trace_id in wanted)
-    missing = len(wanted) - reused
-    mean = store.mean_tokens()
+    """What a run with these values would reuse, buy (at most), and no longer use, before anything is spent."""
+    asked: set[str] = set()
+    used: set[str] = set()
+    reused, tokens = 0, 0.0
+    unknown = False
+    for order in orders_of(config, inputs, output).values():
+        store = Store(inputs.store, order.weights)
+        mean = store.mean_tokens()
+        for ask in orders.asks(order):
+            if ask.id in asked:
+                continue
+            asked.add(ask.id)
+            used.add(orders.last_id(order, ask, store))
+            if orders.missing(order, ask, store) is None:
+                reused += 1
+            else:
+                tokens += mean or 0
+                unknown = unknown or mean is None
     return Bill(
-        wanted=len(wanted),
+        wanted=len(asked),
         reused=reused,
-        missing=missing,
-        dropped=len(bought(inputs, output) - wanted),
-        tokens=None if mean is None else round(missing * mean),
+        missing=len(asked) - reused,
+        dropped=len(bought(inputs, output) - asked - used),
+        tokens=None if unknown else round(tokens),
     )
 
 
@@ -87,29 +190,30 @@ def bought(inputs: Inputs, output: Output) -> set[str]:
     ids = {row["id"] for row in rows if row["finish"] != "error"}
     path = output.work / WANTED_FILE
     if path.exists():
-        weights, *wanted = path.read_text(encoding="utf-8").splitlines()
-        store = Store(inputs.store, weights)
-        for trace_id in wanted:
-            entry = store.entry(trace_id)
-            if entry is not None and entry.finish != "error":
-                ids.add(trace_id)
+        with open(path, encoding="utf-8") as file:
+            for weights, lines in groupby(map(str.split, file), key=lambda line: line[0]):
+                store = Store(inputs.store, weights)
+                for _, trace_id in lines:
+                    entry = store.entry(trace_id)
+                    if entry is not None and entry.finish != "error":
+                        ids.add(trace_id)
     return ids
 
 
-def unchanged(shard: Shard, ids: list[str], wanted: Mapping[str, Ask], store: Store, teacher: str) -> bool:
+def unchanged(shard: Shard, found: list[tuple[str, Order, Ask, Store]]) -> bool:
     """Whether a shard of the last manifest holds exactly the rows that would be written for its ids now.
 
     Compared by the shard's own column fingerprints, over columns that are known without reading a journal.
     """
-    entries = [store.entry(trace_id) for trace_id in ids if trace_id in wanted]
+    entries = [store.entry(key) for key, _, _, store in found]
     known = [entry for entry in entries if entry is not None]
-    if len(known) != len(ids):
+    if len(known) != shard.rows:
         return False
     table = pa.table(
         {
-            "id": ids,
-            "problem_id": [wanted[trace_id].problem_id for trace_id in ids],
-            "teacher": [teacher] * len(ids),
+            "id": [key for key, _, _, _ in found],
+            "problem_id": [ask.problem_id for _, _, ask, _ in found],
+            "teacher": [order.role.label for _, order, _, _ in found],
             "finish": [entry.finish for entry in known],
             "completion_tokens": [entry.tokens for entry in known],
         }
@@ -117,76 +221,257 @@ def unchanged(shard: Shard, ids: list[str], wanted: Mapping[str, Ask], store: St
     return all(shard.columns.get(name) == f"{value:032x}" for name, value in column_sums(table).items())
 
 
-def write_traces(order: Order, output: Output, store: Store) -> Counter[str]:
-    """Keep what the last manifest holds unchanged, and write all else from the store. Returns traces by finish."""
-    wanted: dict[str, Ask] = {}
-    for ask in sampling.asks(order):
-        wanted.setdefault(ask.id, ask)
-    finishes = Counter(entry.finish for trace_id in wanted if (entry := store.entry(trace_id)) is not None)
-    for shard, table in output.previous("traces"):
-        ids = table.column("id").to_pylist()
-        if unchanged(shard, ids, wanted, store, order.role.label):
-            output.keep("traces", shard)
-            for trace_id in ids:
-                del wanted[trace_id]
-    rest = iter(wanted.values())
-    while some := list(islice(rest, ROWS)):
-        output.write("traces", as_table(sampling.stored(order, store, some), TRACE))
+def write_traces(made: Sequence[tuple[Order, Store]], output: Output) -> Counter[str]:
+    """Keep what the last manifest holds unchanged, and write all else from the stores. Returns traces by finish."""
+    kept = keep_traces(made, output)
+    finishes: Counter[str] = Counter()
+    written: set[bytes] = set()  # of two problems with one prompt the first has its traces
+    for order, store in made:
+        rest = orders.asks(order)
+        while some := list(islice(rest, ROWS)):
+            new: dict[str, Ask] = {}
+            for ask in some:
+                key = orders.last_id(order, ask, store)
+                entry = store.entry(key)
+                if entry is None or bytes.fromhex(key) in written:
+                    continue
+                written.add(bytes.fromhex(key))
+                finishes[entry.finish] += 1
+                if key not in kept:
+                    new[key] = ask
+            output.write("traces", as_table(orders.stored(order, store, new), TRACE))
     return finishes
 
 
-def write_labels(order: Order, output: Output, store: Store, start: Callable[[Role, int], Engine]) -> dict[str, Any]:
-    """Score what was stored without labels, then write the labels of all completions. Returns figures."""
-    figures = labelling.score(
-        order,
-        store,
-        start,
-        lambda done, total, note: output.progress(Progress(done, total, "labels", note)),
-    )
-    if figures.failed:
-        output.say(f"{figures.failed} completions have no soft labels: {figures.cause}")
-    count = labelling.write(
-        order,
-        store,
-        output.previous("soft_labels"),
-        lambda shard: output.keep("soft_labels", shard),
-        lambda table: output.write("soft_labels", table),
-    )
-    return {**figures.facts(), "labels": count}
+def keep_traces(made: Sequence[tuple[Order, Store]], output: Output) -> set[str]:
+    """Take over the shards of the last manifest that are still right; returns the ids in them."""
+    shards = output.previous("traces")
+    if not shards:
+        return set()
+    now: dict[str, tuple[str, Order, Ask, Store]] = {}
+    for order, store in made:
+        for ask in orders.asks(order):
+            key = orders.last_id(order, ask, store)
+            now.setdefault(key, (key, order, ask, store))
+    kept: set[str] = set()
+    for shard, table in shards:
+        ids = table.column("id").to_pylist()
+        if unchanged(shard, [now[key] for key in ids if key in now]):
+            output.keep("traces", shard)
+            kept.update(ids)
+    return kept
+
+
+def judging(right: int, inputs: Inputs, pool: Pool, thinking: bool) -> Enough:
+    """How a teacher's completions are judged while they come."""
+    columns = ("id", "answer", "verifier", "verifier_data")
+    table = inputs.table("references")
+    known = {id: rest for id, *rest in zip(*(table.column(name).to_pylist() for name in columns), strict=True)}
+
+    def judge(problem_id: str, row: Row) -> str:
+        answer, verifier, data = known[problem_id]
+        one = Answered(row["id"], row["raw"] or "", row["finish"], thinking, answer, verifier, data or "{}")
+        return str(next(judge_rows([one], pool))["outcome"])
+
+    return Enough(right, judge)
+
+
+def decision_row(config: Config, order: Order, decision: Decision) -> dict[str, Any]:
+    """A DECISION row."""
+    assert config.adaptive is not None
+    return {
+        "id": content_id("decision", decision.first_trace_id),
+        "problem_id": decision.problem_id,
+        "teacher": order.role.label,
+        "first_trace_id": decision.first_trace_id,
+        "asked": decision.asked,
+        "right": decision.outcomes["pass"],
+        "wrong": decision.outcomes["fail"],
+        "undecided": decision.outcomes["undecided"],
+        "samples": config.samples,
+        "right_wanted": config.adaptive.right,
+        "would_add": decision.would_add,
+    }
+
+
+def engine_key(order: Order) -> str:
+    """Orders with the same key are served by one engine."""
+    role = order.role.model_dump(mode="json", include={"engine", "dtype", "quantization", "max_model_len", "exec"})
+    return content_id(order.weights, role)
+
+
+def note_wanted(made: Iterable[Order], path: Path) -> None:
+    """Written before a token is spent: after a kill, a changed recipe still knows what this one had bought."""
+    lines = (f"{order.weights} {ask.id}\n" for order in made for ask in orders.asks(order))
+    write_durably(path, lines)
 
 
 def names(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
-    """The templates the teacher's prompts are made of."""
-    return sampling.prompt_names(roles["teacher"])
+    """The templates the teachers' prompts are made of."""
+    used = [name for role, value in roles.items() if role != "student" for name in orders.prompt_names(value)]
+    return tuple(dict.fromkeys(used))
+
+
+def judge_version(config: Config, root: Path) -> dict[str, str]:
+    """Decisions depend on what the verifiers say."""
+    return {"verifiers": str(verifiers.VERSION)} if config.judges() else {}
 
 
 def run(config: Config, inputs: Inputs, output: Output) -> None:
-    """Ask for what the store lacks, then write this run's traces from it."""
-    teacher, order = inputs.teacher, order_of(config, inputs)
-    ids = [ask.id for ask in sampling.asks(order)]
-    if len(set(ids)) != len(ids):
-        output.say(
-            f"{len(ids) - len(set(ids))} prompts are asked by two problems; the first problem keeps their traces."
-        )
-    # Written before a token is spent: after a kill, a changed recipe still knows what this one had bought.
-    write_durably(output.work / WANTED_FILE, "\n".join([order.weights, *ids]) + "\n")
-    files = sampling.engine_files(teacher, lambda: inputs.model("teacher"))
-    log = output.work / "engine.log"
-    with writing(inputs.store, order.weights) as store:
-        figures = sampling.complete(
-            [order],
+    """Ask for what the stores lack, then write this run's traces from them."""
+    rule = config.adaptive
+    with Pool(1, rule.timeout_s, rule.memory_mib) if rule else nullcontext() as pool:
+        enough = {
+            name: judging(rule.right, inputs, pool, teacher.thinking)
+            for name, teacher in inputs.teachers.items()
+            if rule is not None and pool is not None
+        }
+        made = orders_of(config, inputs, output, enough)
+        note_wanted(made.values(), output.work / WANTED_FILE)
+        groups: dict[str, dict[str, Order]] = {}
+        for name, order in made.items():
+            groups.setdefault(engine_key(order), {})[name] = order
+        stored: list[tuple[Order, Store]] = []
+        facts = {}
+        decisions = []
+        for group in groups.values():
+            store, figures, more = buy(config, inputs, output, group)
+            facts[next(iter(group))] = figures
+            stored += [(order, store) for order in group.values()]
+            decisions += [decision_row(config, *one) for one in more]
+    output.counts.update(write_traces(stored, output))
+    if config.logprobs:
+        output.facts["soft_labels"] = label(inputs, output, groups.values())
+    output.write("decisions", as_table(decisions, DECISION))
+    report(output, facts, decisions)
+
+
+def buy(
+    config: Config, inputs: Inputs, output: Output, group: Mapping[str, Order]
+) -> tuple[Store, Figures, list[tuple[Order, Decision]]]:
+    """Have one engine make what the store lacks of these orders; returns the store as it is then."""
+    name, first = next(iter(group.items()))
+    files = orders.engine_files(first.role, partial(inputs.model, name))
+    log = engine_log(output, name)
+    told = "" if len(inputs.teachers) == 1 else f"{', '.join(group)}: "
+    with writing(inputs.store, first.weights) as store:
+        figures, decisions = sampling.complete(
+            list(group.values()),
             store,
-            lambda seed: engines.start(teacher, files, seed, log),
-            lambda done, total, note: output.progress(Progress(done, total, "completions", note)),
+            lambda seed: engines.start(first.role, files, seed, log),
+            lambda done, total, note: output.progress(Progress(done, total, "completions", told + note)),
             config.error_share_limit,
         )
-        finishes = write_traces(order, output, store)
-        if order.logprobs:
-            output.facts.update(
-                write_labels(order, output, store, lambda role, seed: engines.start(role, files, seed, log))
+    return store, figures, decisions
+
+
+def engine_log(output: Output, name: str) -> Path:
+    """What the libraries of a teacher's engine have to say."""
+    return output.work / ("engine.log" if name == "teacher" else f"engine-{name}.log")
+
+
+def label(inputs: Inputs, output: Output, groups: Iterable[Mapping[str, Order]]) -> dict[str, Any]:
+    """Score what was stored without labels, then write the labels of all traces. Returns figures."""
+    total = labelling.Figures()
+    labelled: list[tuple[Order, Store]] = []
+    for group in groups:
+        store = score(inputs, output, group, total)
+        labelled += [(order, store) for order in group.values()]
+    if total.failed:
+        output.say(f"{total.failed:,} traces have no soft labels: {total.cause}")
+    count = labelling.write(
+        labelled,
+        output.previous("soft_labels"),
+        partial(output.keep, "soft_labels"),
+        partial(output.write, "soft_labels"),
+    )
+    return {**total.facts(), "labelled": count}
+
+
+def score(inputs: Inputs, output: Output, group: Mapping[str, Order], total: labelling.Figures) -> Store:
+    """Score, with one model, what its store holds of these orders without labels; returns the store as it is then."""
+    name, first = next(iter(group.items()))
+    files = orders.engine_files(first.role, partial(inputs.model, name))
+    with writing(inputs.store, first.weights) as store:
+        for order in group.values():
+            labelling.score(
+                order,
+                store,
+                lambda role, seed: engines.start(role, files, seed, engine_log(output, name)),
+                lambda done, of, note: output.progress(Progress(done, of, "labels", note)),
+                total,
             )
-    output.counts.update(finishes)
-    output.facts.update(figures.facts())
+    return store
+
+
+def pilot(config: Config, inputs: Inputs, output: Output, share: float) -> dict[str, Any]:
+    """Have the teachers answer a share of the problems, which stays in the store, and say what the whole will take.
+
+    Returns what is written to pilot.json: predictions of `pilot.predict` and what they rest on. Adaptive sampling is
+    not rehearsed: with it, the predictions are those of `samples` for every problem, and so bounds from above.
+    """
+    made = orders_of(config.model_copy(update={"adaptive": None}), inputs, output)
+    ids = list(dict.fromkeys(row["id"] for order in made.values() for row in order.problems()))
+    part = pilots.chosen(ids, share)
+    sampled: list[pilots.Sampled] = []
+    figures = []
+    for name, order in made.items():
+        thinking = inputs.teachers[name].thinking
+        few = replace(order, problems=partial(_among, order, part))
+        store, found, _ = buy(config, inputs, output, {name: few})
+        figures.append(found)
+        sampled += judged(inputs, few, store, thinking)
+    speed = sampling.together(figures).tokens_per_s
+    result = {
+        "share": share,
+        "problems": len({one.problem_id for one in sampled}),
+        "of_problems": len(ids),
+        "completions": len(sampled),
+        "tokens_per_s": round(speed, 1),
+        "predicted": pilots.predict(sampled, len(ids), speed),
+    }
+    write_durably(output.folder / pilots.PILOT_FILE, json.dumps(result, indent=1) + "\n")
+    return result
+
+
+def _among(order: Order, part: set[str]) -> Iterator[Row]:
+    return (row for row in order.problems() if row["id"] in part)
+
+
+def judged(inputs: Inputs, order: Order, store: Store, thinking: bool) -> Iterator[pilots.Sampled]:
+    """The stored samples of an order with what a pilot needs to know of them."""
+    with Pool(processors(), 10.0, 1024) as pool:
+        judge = judging(1, inputs, pool, thinking).judge
+        for row in orders.completions(order, store):
+            yield pilots.Sampled(
+                row["problem_id"],
+                row["completion_tokens"],
+                len(json.dumps(row, ensure_ascii=False).encode()),
+                row["finish"] == "length",
+                {"pass": True, "fail": False}.get(judge(row["problem_id"], row)),
+            )
+
+
+def report(output: Output, figures: Mapping[str, Figures], decisions: list[dict[str, Any]]) -> None:
+    """Facts for the manifest, and what a person should hear."""
+    output.facts.update(sampling.together(list(figures.values())).facts())
+    predicted = pilots.read(output.folder)
+    if predicted is not None:
+        output.facts["pilot"] = predicted
+    if len(figures) > 1:
+        output.facts["teachers"] = {name: one.facts() for name, one in figures.items()}
+    doubled = sum(one.doubled for one in figures.values())
+    if doubled:
+        output.say(f"{doubled} prompts are asked by two problems; the first problem keeps their traces.")
+    listed = [row for row in decisions if row["would_add"]]
+    if listed:
+        more = sum(row["would_add"] for row in listed)
+        output.facts["would_add"] = {"problems": len(listed), "samples": more}
+        output.say(
+            f"{len(listed):,} problems were decided on answers that are judged otherwise today; up to {more:,} more "
+            f"samples are not bought, but listed in generate/decisions. To buy them: --set "
+            f"generate.adaptive.decisions=renew."
+        )
 
 
 WORDS = (
@@ -205,11 +490,17 @@ STAGE = Stage(
     version=1,
     config=Config,
     run=run,
-    reads={"problems": Reads("seed", "problems", ("id", "text", "task", "split"))},
-    writes={"traces": TRACE, "soft_labels": SOFT_LABELS},
-    roles={"teacher": WORDS},
-    weights=("teacher",),
+    reads={
+        "problems": Reads("seed", "problems", ("id", "text", "task", "split")),
+        "domains": Reads("seed", "problems", ("id", "domain"), when=Config.by_domain),
+        "references": Reads("seed", "problems", ("id", "answer", "verifier", "verifier_data"), when=Config.judges),
+    },
+    writes={"traces": TRACE, "decisions": DECISION, "soft_labels": SOFT_LABELS},
+    roles={"teachers": WORDS},
+    weights=("teachers",),
     prompts=names,
+    contents=judge_version,
     on_stale="ask",
     bill=bill,
+    pilot=pilot,
 )

@@ -7,15 +7,15 @@ and all the others.
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import pyarrow as pa
 from pydantic import Field
 
+from pipeline.orders import conversation, prompt_names
 from pipeline.records import EXAMPLE, FATE, content_id
-from pipeline.roles import Role
-from pipeline.sampling import conversation, prompt_names
+from pipeline.roles import Role, thinkers
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Inputs, Output, Reads, Stage, StageError
@@ -34,6 +34,9 @@ class Config(Section):
     )
     prefer: Literal["first", "shortest"] = "shortest"  # which of a problem's traces come first where there is a cap
     traces_per_problem: int | None = Field(None, ge=1)  # the cap; null: all
+    # Of several teachers: all traces of a problem compete under one cap; each teacher has the cap for itself; or only
+    # the teacher whose answers to the problem are right most often is heard.
+    ensemble: Literal["pool", "each", "best"] = "pool"
     trace_format: TraceFormat = "think"  # think: reasoning in think tags, then the answer; plain: the text as it came
     validation_share: float = Field(0.05, ge=0, lt=1)  # share of problems kept for validation
 
@@ -48,6 +51,13 @@ class Candidate:
     completion_tokens: int
     reasons: tuple[tuple[str, str], ...]  # (stage, slug), in the funnel's order
     survivor: str | None  # the trace it duplicates
+    teacher: str = ""
+    right: bool | None = None  # its answer; None: undecided
+
+    @property
+    def good(self) -> bool:
+        """Nothing speaks against it but that it repeats another trace."""
+        return all(stage == "dedupe" for stage, _ in self.reasons)
 
 
 def merged_reasons(verdicts: Mapping[str, Mapping[str, Any]], verification: bool) -> tuple[tuple[str, str], ...]:
@@ -72,20 +82,44 @@ def revive(candidates: list[Candidate]) -> list[Candidate]:
         if only_duplicate and candidate.survivor in by_id and by_id[candidate.survivor].reasons:
             heirs.setdefault(candidate.survivor, candidate)
     revived = {heir.id for heir in heirs.values()}
+    return [replace(one, reasons=(), survivor=None) if one.id in revived else one for one in candidates]
+
+
+def hear_best(candidates: list[Candidate]) -> list[Candidate]:
+    """Add weaker_teacher to the good traces whose teacher is not the best on their problem.
+
+    The best has the highest share of right answers among its decided ones; of equals, the one whose good traces are
+    shorter on average, then the first by name. A teacher without a good trace is not compared.
+    """
+    groups: dict[str, dict[str, list[Candidate]]] = {}
+    for one in candidates:
+        groups.setdefault(one.problem_id, {}).setdefault(one.teacher, []).append(one)
+    best = {
+        problem: min(teachers, key=lambda name: _rank(name, teachers[name])) for problem, teachers in groups.items()
+    }
+    weaker = (("mix", "weaker_teacher"),)
     return [
-        Candidate(one.id, one.problem_id, one.sample, one.completion_tokens, (), None) if one.id in revived else one
+        replace(one, reasons=one.reasons + weaker) if one.good and one.teacher != best[one.problem_id] else one
         for one in candidates
     ]
 
 
-def over_cap(candidates: list[Candidate], cap: int | None, prefer: str) -> set[str]:
-    """Ids of the passing traces that a cap per problem leaves out."""
+def _rank(teacher: str, traces: list[Candidate]) -> tuple[float, float, str]:
+    decided = [one for one in traces if one.right is not None]
+    share = sum(bool(one.right) for one in decided) / len(decided) if decided else 0.0
+    lengths = [one.completion_tokens for one in traces if one.good]
+    return (-share, sum(lengths) / len(lengths), teacher) if lengths else (1.0, 0.0, teacher)
+
+
+def over_cap(candidates: list[Candidate], cap: int | None, prefer: str, each: bool = False) -> set[str]:
+    """Ids of the passing traces that a cap per problem (`each`: per problem and teacher) leaves out."""
     if cap is None:
         return set()
-    groups: dict[str, list[Candidate]] = {}
+    groups: dict[tuple[str, str], list[Candidate]] = {}
     for candidate in candidates:
         if not candidate.reasons:
-            groups.setdefault(candidate.problem_id, []).append(candidate)
+            key = candidate.problem_id, candidate.teacher if each else ""
+            groups.setdefault(key, []).append(candidate)
     left_out = set()
     for group in groups.values():
         group.sort(key=lambda one: (one.completion_tokens if prefer == "shortest" else one.sample, one.sample, one.id))
@@ -117,13 +151,15 @@ def example(
 ) -> dict[str, Any]:
     """One EXAMPLE row: the student's prompt, the laid-out trace and where both come from."""
     spans = lay_out(trace["raw"], thinking, config.trace_format)
+    # A rewriting goes where its parent goes: training sees no validation problem in other words.
+    family = problem.get("parent_id") or problem["id"]
     return {
         "id": trace["id"],
         "problem_id": trace["problem_id"],
         "prompt": prompt,
         "completion": [{"role": "assistant", "content": assemble(trace["raw"], spans)}],
         "spans": spans,
-        "split": "validation" if in_validation(trace["problem_id"], config.validation_share) else "train",
+        "split": "validation" if in_validation(family, config.validation_share) else "train",
         **{key: problem[key] for key in ("domain", "task", "answer", "source", "license")},
         **{key: trace[key] for key in ("teacher", "weights", "sampling")},
     }
@@ -134,7 +170,7 @@ def candidates(config: Config, inputs: Inputs) -> list[Candidate]:
     judged = {stage: {row["id"]: row for row in inputs.table(stage).to_pylist()} for stage in FUNNEL if stage != "mix"}
     found = []
     for table in inputs.batches("traces"):
-        for trace in table.select(["id", "problem_id", "sample", "completion_tokens"]).to_pylist():
+        for trace in table.select(["id", "problem_id", "sample", "completion_tokens", "teacher"]).to_pylist():
             missing = [stage for stage, verdicts in judged.items() if trace["id"] not in verdicts]
             if missing:
                 raise StageError(
@@ -144,14 +180,16 @@ def candidates(config: Config, inputs: Inputs) -> list[Candidate]:
             verdicts = {stage: rows[trace["id"]] for stage, rows in judged.items()}
             reasons = merged_reasons(verdicts, config.verification == "on")
             survivor = json.loads(verdicts["dedupe"]["detail"] or "{}").get("survivor")
-            found.append(Candidate(**trace, reasons=reasons, survivor=survivor))
+            right = {"pass": True, "fail": False}.get(verdicts["verify"]["outcome"])
+            found.append(Candidate(**trace, reasons=reasons, survivor=survivor, right=right))
     return found
 
 
 def decide(config: Config, inputs: Inputs, tasks: Mapping[str, str]) -> list[dict[str, Any]]:
     """One FATE row per trace."""
-    decided = revive(candidates(config, inputs))
-    left_out = over_cap(decided, config.traces_per_problem, config.prefer)
+    decided = candidates(config, inputs)
+    decided = revive(hear_best(decided) if config.ensemble == "best" else decided)
+    left_out = over_cap(decided, config.traces_per_problem, config.prefer, each=config.ensemble == "each")
     fates = []
     for one in decided:
         reasons = [*one.reasons, *([("mix", "over_cap")] if one.id in left_out else [])]
@@ -174,7 +212,7 @@ def examples(
     config: Config, inputs: Inputs, problems: Mapping[str, dict[str, Any]], kept: set[str]
 ) -> Iterator[pa.Table]:
     """The kept traces as tables of EXAMPLE rows."""
-    student, thinking = inputs.student, inputs.teacher.thinking
+    student, thinking = inputs.student, thinkers(inputs.teachers)
     texts = {name: inputs.prompt(name) for name in prompt_names(student)}
     for table in inputs.batches("traces"):
         rows = []
@@ -182,7 +220,7 @@ def examples(
             if trace["id"] in kept:
                 problem = problems[trace["problem_id"]]
                 prompt = conversation(student, texts, problem)
-                rows.append(example(trace, problem, prompt, config, thinking))
+                rows.append(example(trace, problem, prompt, config, thinking[trace["teacher"]]))
         yield as_table(rows, EXAMPLE)
 
 
@@ -226,7 +264,12 @@ STAGE = Stage(
     config=Config,
     run=run,
     reads={
-        "problems": Reads("seed", "problems", ("id", "text", "answer", "domain", "task", "source", "license")),
+        "problems": Reads(
+            "seed",
+            "problems",
+            ("id", "text", "answer", "domain", "task", "source", "license"),
+            later=("parent_id",),
+        ),
         "traces": Reads(
             "generate",
             "traces",
@@ -239,6 +282,6 @@ STAGE = Stage(
     },
     writes={"examples": EXAMPLE, "fates": FATE},
     spread="by_problem",
-    roles={"student": ("prompt", "task_prompts", "system", "chat_template"), "teacher": ("thinking",)},
+    roles={"student": ("prompt", "task_prompts", "system", "chat_template"), "teachers": ("thinking",)},
     prompts=prompts,
 )

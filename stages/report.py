@@ -5,17 +5,18 @@ It measures and judges nothing: figures come from the manifests, samples from th
 
 import heapq
 import json
+import statistics
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.compute as pc
 from pydantic import Field
 
-from pipeline import __version__
+from pipeline import __version__, pilot
 from pipeline.manifest import Manifest, write_durably
 from pipeline.page import html
 from pipeline.section import Section
+from pipeline.shards import picked
 from pipeline.stage import Inputs, Output, Reads, Stage
 
 # A manifest-bearing input for each stage before this one, in the order of the run.
@@ -56,13 +57,28 @@ def build(manifests: Mapping[str, Manifest], lengths: Mapping[str, list[int]]) -
         **{key: scores[key] for key in ("questions", "samples", "split", "models", "base_prompt", "base_prompts")},
         **{key: scores[key] for key in ("paired", "gap_recovered")},
         "funnel": mix["funnel"],
-        "funnel_by_task": mix.get("funnel_by_task", {}),
+        "funnel_by_task": mix["funnel_by_task"],
         "traces": sum(row["traces"] for row in mix["funnel"]),
         "lengths": {name: spread(values) for name, values in lengths.items()},
+        "pilot": pilot.beside(manifests["generate"].facts.get("pilot"), actual(manifests, lengths)),
         "curve": {"train": points(sft.get("loss", ())), "validation": points(sft.get("eval_loss", ()))},
         "seconds": {name: manifest.seconds for name, manifest in manifests.items()},
         "rows": {name: manifest.rows for name, manifest in manifests.items()},
         "peak_memory_mib": {name: manifest.facts.get("peak_memory_mib") for name, manifest in manifests.items()},
+    }
+
+
+def actual(manifests: Mapping[str, Manifest], lengths: Mapping[str, list[int]]) -> dict[str, float | None]:
+    """What generate came to, by the names of a pilot's predictions. Hours only where all of it was made in one go."""
+    made, judged = manifests["generate"], manifests["verify"].facts
+    tokens = [value for values in lengths.values() for value in values]
+    decided = judged.get("right", 0) + judged.get("wrong", 0)
+    part = made.facts.get("reused", 0)
+    return {
+        "completion_tokens": float(sum(tokens)),
+        "hours": made.facts.get("seconds", 0.0) / 3600 if made.facts.get("bought", 0) > 20 * part else None,
+        "truncated_share": len(lengths["cut off"]) / len(tokens) if tokens else None,
+        "right_share": judged.get("right", 0) / decided if decided else None,
     }
 
 
@@ -72,21 +88,33 @@ def points(pairs: Iterable[Any]) -> list[list[float]]:
 
 
 def spread(values: list[int]) -> dict[str, float | None]:
-    """How many lengths there are, their mean, median, 95th percentile and largest."""
+    """How many lengths there are, their mean, median, 95th percentile and largest.
+
+    The percentile is the smallest length that at least 95 % of them do not exceed.
+    """
     if not values:
         return {"traces": 0, "mean": None, "median": None, "p95": None, "longest": None}
     ordered = sorted(values)
-    at = {share: ordered[min(int(share * len(ordered)), len(ordered) - 1)] for share in (0.5, 0.95)}
-    mean = sum(ordered) / len(ordered)
-    return {"traces": len(ordered), "mean": mean, "median": at[0.5], "p95": at[0.95], "longest": ordered[-1]}
+    return {
+        "traces": len(ordered),
+        "mean": sum(ordered) / len(ordered),
+        "median": statistics.median(ordered),
+        "p95": ordered[-(-95 * len(ordered) // 100) - 1],  # in whole numbers: 0.95 is none in binary
+        "longest": ordered[-1],
+    }
 
 
 def token_lengths(batches: Iterable[pa.Table], kept: set[str]) -> dict[str, list[int]]:
-    """Completion tokens of the traces that were kept, dropped, and cut off by a limit (dropped or not)."""
+    """Completion tokens of the traces that were kept, dropped, and cut off by a limit (dropped or not).
+
+    A completion that failed has no length: its 0 tokens say nothing of what the teacher writes.
+    """
     found: dict[str, list[int]] = {"kept": [], "dropped": [], "cut off": []}
     for table in batches:
         columns = (table.column(name).to_pylist() for name in ("id", "finish", "completion_tokens"))
         for trace_id, finish, tokens in zip(*columns, strict=True):
+            if finish == "error":
+                continue
             group = "cut off" if finish == "length" else "kept" if trace_id in kept else "dropped"
             found[group].append(tokens)
     return found
@@ -104,16 +132,6 @@ def choose(config: Config, fates: Iterable[Mapping[str, Any]]) -> dict[tuple[str
         key: heapq.nsmallest(config.kept_traces if key == ("mix", "kept") else config.traces_per_reason, ids)
         for key, ids in groups.items()
     }
-
-
-def picked(batches: Iterable[pa.Table], ids: set[str]) -> dict[str, dict[str, Any]]:
-    """The rows with these ids, by id."""
-    wanted = pa.array(sorted(ids), pa.string())
-    found: dict[str, dict[str, Any]] = {}
-    for table in batches:
-        rows = table.filter(pc.is_in(table.column("id"), value_set=wanted)).to_pylist()
-        found |= {row["id"]: row for row in rows}
-    return found
 
 
 def sample_traces(config: Config, inputs: Inputs, funnel: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -246,7 +264,7 @@ _VERDICT = ("id", "outcome", "reasons")
 
 STAGE = Stage(
     name="report",
-    version=1,
+    version=2,
     config=Config,
     run=run,
     reads={

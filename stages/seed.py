@@ -1,29 +1,36 @@
 """Seed: problems from generators, files and the Hub, held-out ones first, unusable rows kept with their reasons.
 
-It asks no model anything, and judges no answer but a generator's own gold one.
+It asks the teacher only where `augment` wishes for variants, and judges no answer but a generator's own gold one.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import combinations, islice
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from pydantic import Field, model_validator
 
+from pipeline import engines, orders, sampling
+from pipeline.augment import Answers, Augmentation, augment
 from pipeline.canonical import Space, canonical_key, canonical_keys, draws_to_tell
-from pipeline.digests import sha256
+from pipeline.digests import remembered
+from pipeline.orders import Order
 from pipeline.records import PROBLEM, REJECT
-from pipeline.roles import Role
+from pipeline.roles import Role, Sampling
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.sources import SOURCES, TRAIN, Candidate, FileSource, ReasoningGymSource, Source, SourceError
 from pipeline.sources.columns import SplitName
 from pipeline.sources.file import place_of
+from pipeline.sources.hub import folder_digest
 from pipeline.sources.reasoning_gym import version
 from pipeline.sources.selection import Found, Selection
-from pipeline.stage import Inputs, Output, Progress, Stage, StageError
+from pipeline.stage import Inputs, Output, Progress, Roles, Stage, StageError
+from pipeline.store import Store, writing
 from pipeline.templates import worked_examples
+from pipeline.verifiers import UNVERIFIABLE
+from pipeline.verifiers.pool import PoolError
 
 SEED_GAP = 1_000_000_000  # between the first seeds of blocks; a block's draws stay below it
 SPACE_FACTOR = 10  # a task's canonical space holds at least so many times the problems asked of it
@@ -32,6 +39,8 @@ SPACE_DRAWS = 32  # times the problems asked: no more items are drawn to measure
 # Where a task's space is estimated from. Nothing depends on its distance to other seeds.
 PROBE_SEED = 1_500_000_000
 PROGRESS_EVERY = 256
+ROWS = 1024  # stored answers read at once
+ERROR_SHARE_LIMIT = 0.05  # more of a round's answers that failed than this fail the stage
 
 
 class HeldOut(Section):
@@ -44,6 +53,8 @@ class HeldOut(Section):
 class Config(Section):
     """Where problems come from, and which are held out."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"augment"})
+
     sources: list[Source] = Field(min_length=1)
     held_out: dict[SplitName, HeldOut] = Field(
         default={}
@@ -54,7 +65,9 @@ class Config(Section):
     )  # an n-gram in more of a task's held-out items is template text
     near_duplicate_jaccard: float = Field(
         default=0.8, gt=0, le=1
-    )  # of word shingles, numbers equal; files and hub sets only
+    )  # of word shingles, numbers equal; files, hub sets and variants only
+    # Variants of training problems that the teacher writes; without any it is not asked.
+    augment: tuple[Augmentation, ...] = ()
 
     @model_validator(mode="after")
     def _blocks_are_apart(self) -> "Config":
@@ -80,14 +93,17 @@ class Config(Section):
 
 
 def source_digests(config: Config, root: Path) -> dict[str, str]:
-    """What the config only names: the sha256 of each file, and the version that generators draw with."""
+    """What the config only names: digests of files and of folders, and the version that generators draw with."""
     digests: dict[str, str] = {}
+    known = remembered(root)
     for origin, source in enumerate(config.sources):
         if isinstance(source, FileSource):
             path = place_of(source, root)
-            digests[f"sources.{origin}"] = sha256(path) if path.is_file() else "missing"
+            digests[f"sources.{origin}"] = known.of(path) if path.is_file() else "missing"
         elif isinstance(source, ReasoningGymSource):
             digests["reasoning-gym"] = version()
+        elif (digest := folder_digest(source, known)) is not None:
+            digests[f"sources.{origin}"] = digest
     return digests
 
 
@@ -125,15 +141,35 @@ def problem(candidate: Candidate) -> dict[str, Any]:
     return {name: getattr(candidate, name) for name in PROBLEM.names}
 
 
-def prompts(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
+def prompts(config: Config, roles: Mapping[str, Role]) -> tuple[str, ...]:
+    """The templates whose worked examples must not be asked, and those that the teacher is asked with."""
+    return tuple(dict.fromkeys([*showing(roles), *(asking(config, roles["teacher"]) if config.augment else ())]))
+
+
+def showing(roles: Mapping[str, Role]) -> list[str]:
     """The templates whose worked examples must not be asked: those of teacher and student."""
-    return tuple(dict.fromkeys(name for role in roles.values() for name in (role.prompt, *role.task_prompts.values())))
+    return [name for role in roles.values() for name in (role.prompt, *role.task_prompts.values())]
+
+
+def asking(config: Config, teacher: Role) -> list[str]:
+    """The templates that the teacher writes variants with, and solves them."""
+    return [*(name for wish in config.augment for name in wish.prompts), *orders.prompt_names(teacher)]
+
+
+def roles(config: Config) -> Roles:
+    """What a change of makes other problems; of the teacher much more where it writes some."""
+    asked = ("prompt", "task_prompts")
+    return {"teacher": (*asked, *WRITER_WORDS) if config.augment else asked, "student": asked}
+
+
+def weights(config: Config) -> tuple[str, ...]:
+    """The teacher's, where it writes variants."""
+    return ("teacher",) if config.augment else ()
 
 
 def shown(inputs: Inputs) -> dict[str, str]:
     """The canonical keys of the exercises that prompts show with their answers, each with its prompt's name."""
-    roles = {"teacher": inputs.teacher, "student": inputs.student}
-    texts = {name: inputs.prompt(name) for name in prompts(None, roles)}
+    texts = {name: inputs.prompt(name) for name in showing({"teacher": inputs.teacher, "student": inputs.student})}
     # No task is named: an example is read by every reader, since its template may serve several tasks.
     return {
         key: name for name, text in texts.items() for one in worked_examples(text) for key in canonical_keys("", one)
@@ -166,6 +202,8 @@ def collect(config: Config, inputs: Inputs, output: Output) -> Selection:
             selection.hold_out_draws(origin, items, name, block.count_per_task)
     selection.train_on_rows(found for found in rows if found[1].split == TRAIN)
     draws = {origin: selection.train_on_draws(origin, drawn(source), source.count) for origin, source in generators}
+    if config.augment:
+        add_variants(config, inputs, output, selection)
     report(config, selection, draws, spaces, output)
     return selection
 
@@ -184,6 +222,64 @@ def read_rows(config: Config, root: Path, selection: Selection) -> list[Found]:
     return rows
 
 
+def add_variants(config: Config, inputs: Inputs, output: Output, selection: Selection) -> None:
+    """Have the teacher write variants of the selection's training problems; those that stand join it."""
+    teacher = inputs.teacher
+    texts = {name: inputs.prompt(name) for name in asking(config, teacher)}
+    base = Order(
+        role=teacher,
+        weights=inputs.weights("teacher"),
+        problems=list,
+        texts=texts,
+        tokenizer=orders.open_tokenizer(teacher, lambda: inputs.model("teacher"), texts),
+        sampling=Sampling(),
+        samples=1,
+        max_tokens=1,
+    )
+
+    def ask(made: Sequence[Order], what: str) -> list[Answers]:
+        return ask_teacher(inputs, output, made, what)
+
+    try:
+        outcomes = augment(config.augment, base, teacher.thinking, selection, ask)
+    except PoolError as error:
+        raise StageError(str(error)) from error
+    output.facts["augment"] = []
+    for outcome in outcomes:
+        unverifiable = sum(row.verifier == UNVERIFIABLE for row in outcome.problems)
+        fact = {"kind": outcome.kind, "parents": outcome.parents, "asked": outcome.asked}
+        output.facts["augment"].append({**fact, "accepted": len(outcome.problems), "unverifiable": unverifiable})
+        output.say(
+            f"{outcome.kind}: {len(outcome.problems)} of {outcome.asked} variants of {outcome.parents} problems became "
+            f"problems, {unverifiable} of them unverifiable; rejects hold the others with their reasons"
+        )
+
+
+def ask_teacher(inputs: Inputs, output: Output, made: Sequence[Order], what: str) -> list[Answers]:
+    """The answers to each order; those that the store lacks are asked for, and are in it as soon as they are there."""
+    teacher = inputs.teacher
+    files = orders.engine_files(teacher, lambda: inputs.model("teacher"))
+    with writing(inputs.store, inputs.weights("teacher")) as store:
+        figures, _ = sampling.complete(
+            made,
+            store,
+            lambda seed: engines.start(teacher, files, seed, output.work / "engine.log"),
+            lambda done, total, note: output.progress(Progress(done, total, what, note)),
+            ERROR_SHARE_LIMIT,
+        )
+        output.facts.setdefault("generation", {})[what] = figures.facts()
+        return [answers(order, store) for order in made]
+
+
+def answers(order: Order, store: Store) -> Answers:
+    """What the store holds for an order, by problem; of each sample only what is read here."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in orders.completions(order, store):
+        kept = {name: row[name] for name in ("sample", "raw", "finish", "cause")}
+        found.setdefault(row["problem_id"], []).append(kept)
+    return found
+
+
 def report(
     config: Config, selection: Selection, draws: dict[int, int], spaces: dict[int, float], output: Output
 ) -> None:
@@ -191,7 +287,8 @@ def report(
     output.counts.update(row["reason"] for row in selection.rejected)
     splits: dict[int, Counter[str]] = {}
     for origin, row in selection.accepted.values():
-        splits.setdefault(origin, Counter())[row.split] += 1
+        if row.parent_id is None:
+            splits.setdefault(origin, Counter())[row.split] += 1
     output.facts["sources"] = []
     for origin, source in enumerate(config.sources):
         accepted = splits.get(origin, Counter())
@@ -225,15 +322,18 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     output.write("rejects", as_table(selection.rejected, REJECT))
 
 
+WRITER_WORDS = ("engine", "system", "chat_template", "dtype", "quantization", "max_model_len", "thinking")
+
 STAGE = Stage(
     name="seed",
-    version=2,
+    version=3,
     config=Config,
     run=run,
     reads={},
     writes={"problems": PROBLEM, "rejects": REJECT},
     spread="whole",
-    roles={"teacher": ("prompt", "task_prompts"), "student": ("prompt", "task_prompts")},
+    roles=roles,
+    weights=weights,
     prompts=prompts,
     contents=source_digests,
 )

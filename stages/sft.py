@@ -4,9 +4,7 @@ It makes no examples and judges no answers; a killed training goes on from its n
 """
 
 import math
-import resource
 import shutil
-import sys
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -29,6 +27,7 @@ if TYPE_CHECKING:
     from pipeline.training.trainer import PlannedTrainer
 
 CURVE_POINTS = 500  # of the training loss in the manifest; TensorBoard has every step
+OPTIMIZER_FILE = "optimizer.pt"  # of a checkpoint, as transformers names it
 
 
 class Lora(Section):
@@ -259,7 +258,6 @@ def results(
     stepping = seconds - sum(trainer.plan.seconds.values())
     tokens = sum(lengths[index] for index in trained)
     best = state.best_global_step if material.validation and config.keep == "best" else None
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024)
     return {
         "steps": state.global_step,
         "steps_planned": len(material.train_batches),
@@ -273,7 +271,6 @@ def results(
         "seconds_stepping": stepping,
         "seconds_evaluating": trainer.plan.seconds["evaluate"],
         "seconds_saving": trainer.plan.seconds["save"],
-        "peak_rss_bytes": peak,
     }
 
 
@@ -316,17 +313,28 @@ def refuse_many_gpus() -> None:
         )
 
 
+def begun_at(output: Output, plan: str) -> Path | None:
+    """The checkpoint that a training of this plan goes on from. One without the optimizer's state is none.
+
+    The trainer would go on from it with an optimizer that remembers nothing and a learning rate at its warm-up.
+    """
+    root = output.work / "trainer"
+    last = checkpoints.ready(root, plan)
+    if last is None or (last / OPTIMIZER_FILE).is_file():
+        return last
+    output.say(f"step {checkpoints.step_of(last)} was saved without the optimizer's state, so training starts over")
+    shutil.rmtree(root)
+    return checkpoints.ready(root, plan)
+
+
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Audit, train (or go on training), and write the checkpoint."""
     refuse_many_gpus()
     template = inputs.student.chat_template
-    try:
-        tokenizer = load_tokenizer(inputs.model("student"), inputs.prompt(f"chat/{template}") if template else None)
-        material = checked(config, inputs, tokenizer, output)
-    except ValueError as error:
-        raise StageError(str(error)) from error
+    tokenizer = load_tokenizer(inputs.model("student"), inputs.prompt(f"chat/{template}") if template else None)
+    material = checked(config, inputs, tokenizer, output)
     plan = content_id(declared(config), inputs.weights("student"), digest(material.train), digest(material.validation))
-    last = checkpoints.ready(output.work / "trainer", plan)
+    last = begun_at(output, plan)
     if last is None:
         shutil.rmtree(output.folder / "logs", ignore_errors=True)
     else:

@@ -2,8 +2,8 @@
 answered rightly.
 
 It drops no trace (`mix` does) and judges nothing but the final answer (`filter` looks at the rest). Verdicts: pass;
-fail with wrong_answer or answer_missing; undecided with gold_unparseable, answer_unparseable, verifier_timeout,
-verifier_memory, verifier_crash or generation_error. Undecided is never counted as wrong.
+fail with wrong_answer or answer_missing; undecided with gold_unparseable, answer_unparseable, unverifiable,
+verifier_timeout, verifier_memory, verifier_crash or generation_error. Undecided is never counted as wrong.
 """
 
 from collections import Counter
@@ -15,10 +15,11 @@ import pyarrow as pa
 from pydantic import Field
 
 from pipeline.records import PASS_RATE, VERDICT
+from pipeline.roles import thinkers
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
-from pipeline.verifiers import VERIFIERS
+from pipeline.verifiers import VERIFIERS, VERSION
 from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Pool, PoolError, processors
 
@@ -84,9 +85,14 @@ def references(problems: pa.Table) -> dict[str, tuple[str, str, str]]:
 
 
 def answered(
-    batches: Iterator[pa.Table], known: Mapping[str, tuple[str, str, str]], thinking: bool, problem_of: dict[str, str]
+    batches: Iterator[pa.Table],
+    known: Mapping[str, tuple[str, str, str]],
+    thinking: Mapping[str, bool],
+    problem_of: dict[str, str],
 ) -> Iterator[Answered]:
-    """The traces as the judges take them. Notes in `problem_of` which problem each belongs to."""
+    """The traces as the judges take them. `thinking` goes by the teacher's label; `problem_of` is told which problem
+    each belongs to.
+    """
     for batch in batches:
         for row in batch.to_pylist():
             if row["problem_id"] not in known:
@@ -96,14 +102,14 @@ def answered(
                 )
             answer, verifier, data = known[row["problem_id"]]
             problem_of[row["id"]] = row["problem_id"]
-            yield Answered(row["id"], row["raw"] or "", row["finish"], thinking, answer, verifier, data)
+            yield Answered(row["id"], row["raw"] or "", row["finish"], thinking[row["teacher"]], answer, verifier, data)
 
 
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Judge the traces as they stream by. `counts` holds the traces that pass, and how many each other reason has."""
     known = references(inputs.table("problems"))
     problem_of: dict[str, str] = {}
-    rows = answered(inputs.batches("traces"), known, inputs.teacher.thinking, problem_of)
+    rows = answered(inputs.batches("traces"), known, thinkers(inputs.teachers), problem_of)
     tally = Tally()
     written: list[dict[str, Any]] = []
     try:
@@ -139,14 +145,14 @@ def figures(tally: Tally) -> dict[str, Any]:
 
 STAGE = Stage(
     name="verify",
-    version=1,
+    version=VERSION,
     config=Config,
     run=run,
     reads={
         "problems": Reads("seed", "problems", ("id", "answer", "verifier", "verifier_data")),
-        "traces": Reads("generate", "traces", ("id", "problem_id", "raw", "finish")),
+        "traces": Reads("generate", "traces", ("id", "problem_id", "teacher", "raw", "finish")),
     },
     writes={"verdicts": VERDICT, "pass_rates": PASS_RATE},
     spread="by_problem",
-    roles={"teacher": ("thinking",)},
+    roles={"teachers": ("thinking",)},
 )

@@ -22,6 +22,12 @@ def below(bar: str, values: Sequence[float], limit: float, **more: Any) -> dict[
     }
 
 
+def above(bar: str, values: Sequence[float], limit: float, **more: Any) -> dict[str, Any]:
+    """A bar that the median of some measurements must reach."""
+    found = below(bar, values, limit, **more)
+    return found | {"ok": found["value"] >= limit}
+
+
 def below_always(bar: str, values: Sequence[float], limit: float, **more: Any) -> dict[str, Any]:
     """A bar that none of some measurements may pass."""
     return below(bar, values, limit, **more) | {"value": round(max(values), 3), "ok": max(values) <= limit}

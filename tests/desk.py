@@ -32,11 +32,16 @@ class DeskInputs:
         self._folders, self._models, self._manifests = folders or {}, models or {}, manifests or {}
         self.store = folder / "store"
         self.root = folder
+        self.more_teachers: dict[str, Teacher] = {}
 
     @property
     def teacher(self) -> Teacher:
         assert self._teacher is not None
         return self._teacher
+
+    @property
+    def teachers(self) -> dict[str, Teacher]:
+        return {"teacher": self.teacher, **self.more_teachers}
 
     @property
     def student(self) -> Student:

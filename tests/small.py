@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -73,6 +74,20 @@ def write(folder: Path, problems: int = 24, eval_problems: int = 6, **changes: A
     path = folder / "small.yaml"
     path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
     return path
+
+
+def can_variants(path: Path) -> None:
+    """Have the canned teacher of a written recipe make a harder problem of every problem, and solve both."""
+    canned = path.parent / "canned.jsonl"
+    rows_of = [json.loads(line) for line in canned.read_text().splitlines()]
+    lines = []
+    for row in rows_of:
+        text = f"{row['text'][:-1]}, and how much is that and 1?"
+        total = sum(int(word) for word in re.findall(r"\d+", row["text"]))
+        said = [f"<problem>{text}</problem>\n{answer}" for answer in row["completions"]]
+        lines += [{"text": row["text"], "completions": said}]
+        lines += [{"text": text, "completions": [f"Step {n}.\n\\boxed{{{total + 1}}}" for n in "abc"]}]
+    canned.write_text("".join(json.dumps(line) + "\n" for line in lines))
 
 
 def _jsonl(path: Path, rows: list[dict[str, Any]]) -> None:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 
 from pipeline.manifest import Artifact, Dataset, Identity, Manifest, write_record
 from pipeline.records import EXAMPLE, FATE, PROBLEM, SCORE, TRACE, VERDICT, content_id
@@ -242,7 +243,8 @@ def manifests(made: dict[str, dict[str, pa.Table]], samples: int = 2) -> dict[st
     """Manifests of every stage up to eval, with the facts that the report shows."""
     found = {stage: manifest(stage) for stage in ("seed", "generate", "verify", "filter", "dedupe", "decontaminate")}
     fates = made["mix"]["fates"]
-    found["mix"] = manifest("mix", funnel=funnel(fates), peak_memory_mib=812)
+    by_task = {task: funnel(fates.filter(pc.equal(fates.column("task"), task))) for task in TASKS}
+    found["mix"] = manifest("mix", funnel=funnel(fates), funnel_by_task=by_task, peak_memory_mib=812)
     loss = [[step, 1.1 * 0.97**step + 0.15] for step in range(0, 120, 2)]
     evaluated = [[step, 1.1 * 0.97**step + 0.2] for step in range(20, 121, 20)]
     found["sft"] = manifest("sft", loss=loss, eval_loss=evaluated, tokens_per_s=214.0)

@@ -117,9 +117,9 @@ def test_only_what_decides_the_install_asks_for_another(tmp_path: Path, old: str
     assert old in text
     (tmp_path / "one.toml").write_text(text)
     (tmp_path / "two.toml").write_text(text.replace(old, new))
-    keys = [install.recipe_key(tmp_path / name, "cpu") for name in ("one.toml", "two.toml")]
+    keys = [install.install_key(tmp_path / name, "cpu") for name in ("one.toml", "two.toml")]
     assert (keys[0] == keys[1]) is same
-    assert install.recipe_key(tmp_path / "one.toml", "gpu") != keys[0]
+    assert install.install_key(tmp_path / "one.toml", "gpu") != keys[0]
 
 
 @pytest.fixture

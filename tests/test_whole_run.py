@@ -1,6 +1,7 @@
 """All ten stages by the command line, as a user types them: canned teacher, tiny student, then publish and check."""
 
 import json
+import shutil
 from pathlib import Path
 
 import pytest
@@ -62,8 +63,11 @@ def test_a_changed_training_value_stops_with_code_3_and_names_it(finished: tuple
         (["peek", "RECIPE", "verify", "--reason", "wrong_answer", "-n", "1"], 0, "reference answer"),
         (["peek", "RECIPE", "mix", "-n", "1"], 0, "[assistant]"),
         (["plan", "RECIPE"], 0, "Nothing is to be bought."),
-        (["plan", "RECIPE", "--set", "generate.samples=5"], 0, "48 are missing"),
+        (["plan", "RECIPE", "--no-pilot", "--set", "generate.samples=5"], 0, "48 are missing"),
+        (["plan", "RECIPE", "--set", "generate.samples=4"], 0, "Pilot: 96 completions of 24 problems, kept"),
         (["check", "RUN/mix"], 0, "every file is as its manifest says"),
+        (["check", "RUN/sft"], 0, "every file is as its manifest says"),
+        (["check", "RUN"], 0, "every file is as its manifest says"),
         (["publish", "RECIPE", "OUT", "--set", "mix.prefer=first"], 1, "only a fresh mix is published"),
     ],
 )
@@ -71,10 +75,33 @@ def test_what_is_typed_gets_its_answer_and_never_a_traceback(
     finished: tuple[Path, str], words: list[str], code: int, says: str
 ) -> None:
     folder, _ = finished
-    places = {"RECIPE": folder / "small.yaml", "RUN/mix": folder / "data/runs/small/mix", "OUT": folder / "refused"}
+    run = folder / "data/runs/small"
+    places = {"RECIPE": folder / "small.yaml", "OUT": folder / "refused"}
+    places |= {"RUN": run, "RUN/mix": run / "mix", "RUN/sft": run / "sft"}
     printed = seqdistill(folder / "data", *(places.get(word, word) for word in words), code=code)
     assert says in printed
     assert "Traceback" not in printed
+
+
+def test_a_report_without_its_figures_is_an_error_at_the_end_of_a_run_and_no_traceback(
+    finished: tuple[Path, str],
+) -> None:
+    folder, _ = finished
+    figures = folder / "data/runs/small/report/page/report.json"
+    content = figures.read_bytes()
+    figures.unlink()
+    try:
+        printed = seqdistill(folder / "data", "run", folder / "small.yaml", code=1)
+    finally:
+        figures.write_bytes(content)
+    assert "report.json" in printed
+    assert "Traceback" not in printed
+
+
+def test_a_path_with_brackets_is_shown_as_it_is(finished: tuple[Path, str], tmp_path: Path) -> None:
+    folder, _ = finished
+    copy = shutil.copytree(folder / "data/runs/small/mix", tmp_path / "[b]mix[" / "x]")
+    assert f"{copy}: every file" in seqdistill(folder / "data", "check", copy)
 
 
 def test_a_published_run_opens_with_datasets_and_checks_out(finished: tuple[Path, str]) -> None:

@@ -42,7 +42,7 @@ def tokenizer(chat_template: str = CHAT_TEMPLATE):  # type: ignore[no-untyped-de
     return made
 
 
-def build(folder: Path, chat_template: str = CHAT_TEMPLATE, seed: int = 0) -> Path:
+def build(folder: Path, chat_template: str = CHAT_TEMPLATE, seed: int = 0, positions: int = 2048) -> Path:
     """Write a model of about 120,000 random weights and its tokenizer into a folder, as a hub would. Returns it."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -56,7 +56,7 @@ def build(folder: Path, chat_template: str = CHAT_TEMPLATE, seed: int = 0) -> Pa
         num_hidden_layers=2,
         num_attention_heads=2,
         num_key_value_heads=1,
-        max_position_embeddings=2048,
+        max_position_embeddings=positions,
         tie_word_embeddings=True,
         bos_token_id=made.bos_token_id,
         eos_token_id=made.eos_token_id,

@@ -36,6 +36,7 @@ class Request:
     max_tokens: int
     sample: int
     problem_text: str
+    begun: str = ""  # the start of the completion, at the end of the prompt already: only the rest is asked for
     logprobs: int = 0  # candidates of each token to label; 0: none
     score_ids: list[int] | None = None  # a completion whose tokens are to be labelled; nothing is generated then
 
@@ -68,8 +69,12 @@ class Engine(Protocol):
 
     figures: dict[str, float]  # live: what the engine knows of its own work, in units its keys name
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """The completions as they finish, in any order. Requests are taken as there is room for them, no sooner."""
+    def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        """The completions as they finish, in any order. Requests are taken as there is room for them, no sooner.
+
+        None in place of a request says that there is none at the moment. It comes only while some are in flight, and
+        `requests` is asked again after the next completion.
+        """
 
     def close(self) -> None:
         """Stop and free everything the engine held; another one may be started afterwards. Safe to call twice."""

@@ -47,10 +47,10 @@ class Hf:
         self._model.generation_config = GenerationConfig()  # the model's own sampling defaults stay out
         torch.manual_seed(seed)
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        """See `Engine`: the completions of a batch come together."""
+    def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        """See `Engine`: the completions of a batch come together, and None ends a batch."""
         waiting = iter(requests)
-        while batch := list(islice(waiting, self._batch)):
+        while batch := list(islice(iter(lambda: next(waiting, None), None), self._batch)):
             room = [request for request in batch if len(self._ids(request)) < self._context]
             for request in batch:
                 if request not in room:

@@ -36,7 +36,7 @@ class Loaded(Protocol):
     window: int  # requests it wants in flight, so that none of its places is ever empty
 
     def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
-        """As `Engine.stream`; None stands for "no request at the moment", and comes only while some are in flight."""
+        """As `Engine.stream`."""
 
 
 @dataclass(frozen=True)
@@ -86,15 +86,14 @@ class Hosted:
                 raise ValueError(f"{self._name} did not start with {model}: {error}") from error
             raise
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         """See `Engine`. Raises ValueError where the engine dies; what it had finished has been yielded."""
-        waiting, more = iter(requests), True
+        waiting = iter(requests)
         replica, last = self._replicas[0], ""
         while True:
-            while more and (free := [each for each in self._replicas if each.running < each.window]):
+            while free := [each for each in self._replicas if each.running < each.window]:
                 request = next(waiting, None)
                 if request is None:
-                    more = False
                     break
                 # Siblings go where the first of them went, over its window if need be: there their prefix is known.
                 if request.prompt != last:

@@ -3,212 +3,264 @@
 It renders no prompts (the server applies its own chat template) and stores no key: that stands in the environment.
 """
 
+import asyncio
 import os
 import queue
 import random
 import threading
-from collections.abc import Iterable, Iterator
-from datetime import UTC, datetime
-from email.utils import parsedate_to_datetime
-from itertools import cycle
+from collections.abc import Collection, Iterable, Iterator
+from concurrent.futures import Future
+from contextlib import suppress
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
 
-from pipeline.engines import Completion, Request, failed
-from pipeline.roles import Role, Sampling
-from pipeline.think import CLOSE, OPEN
+import httpx
 
-if TYPE_CHECKING:
-    import httpx
+from pipeline.engines import Completion, Request, chat, failed
+from pipeline.engines.chat import Permanent
+from pipeline.engines.endpoints import FIRST_COOLING_S, Endpoint, Endpoints, Turn
+from pipeline.roles import Role
 
 TRIES = 6
 FIRST_PAUSE_S = 0.5  # doubled with each try, with jitter of as much again
 LONGEST_PAUSE_S = 60.0
 LONGEST_RETRY_AFTER_S = 600.0
-TEMPORARY = frozenset({408, 409, 425, 429, 500, 502, 503, 504})
+CONNECT_LIMIT_S = 30.0  # an address where nobody answers is noticed sooner than a long completion that never ends
+BUSY = frozenset({408, 409, 425, 429})  # the server asks for patience; it is not broken
+REFUSED = frozenset({400, 422})
 
 
 def start(role: Role, model: Path | None, seed: int, log: Path | None) -> "OpenAIServers":
-    """Connect to the role's base_urls; the seed is not sent (servers differ in what they do with one)."""
+    """Make ready to ask the role's base_urls; the seed is not sent (servers differ in what they do with one).
+
+    Raises ValueError where there are none, one is no address, or the key is none that a header can hold.
+    """
     if not role.exec.base_urls:
         raise ValueError(
             f"engine openai needs the address of a server for {role.model}; found exec.base_urls empty. Add one that "
             f'ends in /v1: exec: {{base_urls: ["http://localhost:8000/v1"]}}.'
         )
+    for number, address in enumerate(role.exec.base_urls, start=1):
+        _check(address, number, role.exec.api_key_variable)
     return OpenAIServers(role)
 
 
+def _check(address: str, number: int, variable: str) -> None:
+    """Refuse what is no address, and one with a password in it, without repeating that."""
+    try:
+        url = httpx.URL(address)
+    except httpx.InvalidURL as error:
+        raise ValueError(f"address {number} of exec.base_urls is none: {error}. Write http://HOST:PORT/v1.") from error
+    if url.userinfo:
+        raise ValueError(
+            f"address {number} of exec.base_urls holds a user or password; expected only an address, for a recipe is "
+            f"shared. Put the key into the environment variable {variable}."
+        )
+    if url.scheme not in ("http", "https") or not url.host:
+        raise ValueError(f"found {address!r} in exec.base_urls; expected an address like http://localhost:8000/v1")
+
+
+def _key(variable: str) -> str:
+    """The key in the environment, empty where there is none. One that no header can hold is refused unrepeated."""
+    key = os.environ.get(variable, "").strip()  # a key read from a file brings the end of its line along
+    if not key.isascii() or not key.isprintable():
+        raise ValueError(
+            f"the key in {variable} holds a character that no HTTP header can; expected printable ASCII. Set it again."
+        )
+    return key
+
+
 class Temporary(Exception):
-    """A failure that another try may mend; `pause_s` is how long the server asked to be left alone."""
+    """A failure that another try may mend.
 
-    def __init__(self, cause: str, pause_s: float | None = None) -> None:
+    `busy`: the server lives and only asks for patience, for `pause_s` where it says how long.
+    """
+
+    def __init__(self, cause: str, busy: bool = False, pause_s: float | None = None) -> None:
         super().__init__(cause)
-        self.pause_s = pause_s
-
-
-class Permanent(Exception):
-    """A failure that no other try will mend."""
+        self.busy, self.pause_s = busy, pause_s
 
 
 class OpenAIServers:
-    """Requests to one or several servers, each request to the next server in turn, `concurrency` of them at a time."""
+    """Requests to one or several servers, each to the one with the fewest in flight, `concurrency` of them at a time.
 
-    def __init__(self, role: Role, tries: int = TRIES, first_pause_s: float = FIRST_PAUSE_S) -> None:
-        import httpx
+    A thread of its own runs them: a time limit that nothing outlasts is what asyncio can keep and a blocking call not.
+    """
 
-        self.figures: dict[str, float] = {"retries": 0}
+    def __init__(
+        self,
+        role: Role,
+        tries: int = TRIES,
+        first_pause_s: float = FIRST_PAUSE_S,
+        first_cooling_s: float = FIRST_COOLING_S,
+    ) -> None:
+        self.figures: dict[str, float] = {"retries": 0, "circuits_opened": 0, "failed_probes": 0}
         self._role, self._tries, self._first_pause_s = role, tries, first_pause_s
-        key = os.environ.get(role.exec.api_key_variable)
-        self._client = httpx.Client(
-            headers={"Authorization": f"Bearer {key}"} if key else {},
-            timeout=role.exec.timeout_s,
-            limits=httpx.Limits(max_connections=role.exec.concurrency),
+        self._endpoints = Endpoints(role.exec.base_urls, first_cooling_s)
+        self._key = _key(role.exec.api_key_variable)
+        self._client = httpx.AsyncClient(
+            headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
+            timeout=httpx.Timeout(None, connect=min(CONNECT_LIMIT_S, role.exec.timeout_s)),
+            limits=httpx.Limits(),  # none: `concurrency` is the limit
         )
-        self._servers = cycle([url.rstrip("/") for url in role.exec.base_urls])
-        self._lock, self._closed = threading.Lock(), threading.Event()
-        self._tasks: queue.SimpleQueue[Request | None] = queue.SimpleQueue()
-        self._answers: queue.SimpleQueue[Completion | BaseException] = queue.SimpleQueue()
-        # Daemons: a request that hangs until its time-out must not keep an interrupted program from ending.
-        for _ in range(role.exec.concurrency):
-            threading.Thread(target=self._work, name="openai-request", daemon=True).start()
+        self._changed = asyncio.Event()  # pulses when what `Endpoints` knows has changed
+        self._loop = asyncio.new_event_loop()
+        # A daemon: an interrupted program that could not close it still ends.
+        self._thread = threading.Thread(target=self._loop.run_forever, name="openai-requests", daemon=True)
+        self._thread.start()
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        waiting, running = iter(requests), 0
-        while True:
-            while running < self._role.exec.concurrency and (request := next(waiting, None)) is not None:
-                self._tasks.put(request)
-                running += 1
-            if not running:
-                return
-            answer = self._answers.get()
-            running -= 1
-            if isinstance(answer, BaseException):
-                raise answer
-            yield answer
-
-    def _work(self) -> None:
-        while (request := self._tasks.get()) is not None and not self._closed.is_set():
-            try:
-                self._answers.put(self._complete(request))
-            except Exception as error:  # a defect here must reach the thread that waits, not end this one unseen
-                self._answers.put(error)
-
-    def _complete(self, request: Request) -> Completion:
-        cause = ""
-        for number in range(self._tries):
-            try:
-                return self._ask(request)
-            except Permanent as error:
-                return failed(request, str(error))
-            except Temporary as error:
-                cause = str(error)
-                if number + 1 < self._tries:
-                    self._pause(number, error.pause_s)
-            if self._closed.is_set():
-                break
-        return failed(request, f"after {self._tries} tries: {cause}")
-
-    def _pause(self, number: int, asked_s: float | None) -> None:
-        own = min(LONGEST_PAUSE_S, self._first_pause_s * 2**number)
-        pause = own * (1 + random.random())  # jitter, so that refused requests do not come back together
-        if asked_s is not None:
-            pause = max(min(asked_s, LONGEST_RETRY_AFTER_S), pause)
-        with self._lock:
-            self.figures["retries"] += 1
-        self._closed.wait(pause)
-
-    def _ask(self, request: Request) -> Completion:
-        import httpx
-
-        with self._lock:
-            server = next(self._servers)
+    def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        """See `Engine`."""
+        waiting = iter(requests)
+        running: set[Future[Completion]] = set()
+        ended: queue.SimpleQueue[Future[Completion]] = queue.SimpleQueue()
         try:
-            answer = self._client.post(f"{server}/chat/completions", json=body(self._role.model, request))
-        except httpx.HTTPError as error:
-            raise Temporary(f"{type(error).__name__} from {server}: {error}") from error
-        if answer.status_code in TEMPORARY or answer.status_code > 504:
-            raise Temporary(_refusal(answer), retry_after_s(answer.headers.get("retry-after")))
-        if answer.status_code != 200:
-            raise Permanent(f"{_refusal(answer)}{self._about_key(answer.status_code)}")
-        try:
-            return completion(request, answer.json())
-        except (ValueError, LookupError, TypeError, AttributeError) as error:
-            raise Temporary(f"{server} answered no chat completion ({error}): {answer.text[:200]}") from error
-
-    def _about_key(self, status: int) -> str:
-        name = self._role.exec.api_key_variable
-        if status not in (401, 403):
-            return ""
-        return f" (the key came from {name})" if os.environ.get(name) else f" (no key: {name} is not set)"
+            while True:
+                while len(running) < self._role.exec.concurrency and (request := next(waiting, None)) is not None:
+                    task = asyncio.run_coroutine_threadsafe(self._complete(request), self._loop)
+                    running.add(task)
+                    task.add_done_callback(ended.put)
+                if not running:
+                    return
+                task = ended.get()
+                running.remove(task)
+                yield task.result()  # a defect here is raised where it is seen
+        finally:
+            for task in running:
+                task.cancel()
 
     def close(self) -> None:
-        self._closed.set()
-        for _ in range(self._role.exec.concurrency):
-            self._tasks.put(None)
-        self._client.close()
+        """See `Engine`. What is in flight is called off."""
+        if self._loop.is_closed():
+            return
+        asyncio.run_coroutine_threadsafe(self._end(), self._loop).result()
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join()
+        self._loop.close()
+
+    async def _end(self) -> None:
+        tasks = asyncio.all_tasks() - {asyncio.current_task()}
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._client.aclose()
+
+    async def _complete(self, request: Request) -> Completion:
+        """Try until an answer comes, or it is clear that none will."""
+        cause = ""
+        failed_at: set[Endpoint] = set()
+        try:
+            for number in range(self._tries):
+                if number:
+                    await self._back_off(number)
+                turn = await self._turn(failed_at)
+                try:
+                    return await self._ask(turn, request)
+                except Temporary as error:
+                    cause = f"after {number + 1} tries: {error}"
+                    failed_at.add(turn.endpoint)
+        except Permanent as error:
+            cause = str(error)
+        if self._key:
+            cause = cause.replace(self._key, "***")  # some servers repeat the key that they refuse
+        return failed(request, cause)
+
+    async def _back_off(self, number: int) -> None:
+        """The request's own pause before it is tried again for the `number`th time."""
+        self.figures["retries"] += 1
+        # Where every circuit is open their cooling is the pause. With one of its own as well, a request would always
+        # come back too late to see that all servers are cooling, and dead.
+        if self._endpoints.any_closed:
+            pause_s = min(LONGEST_PAUSE_S, self._first_pause_s * 2 ** (number - 1))
+            await asyncio.sleep(pause_s * (1 + random.random()))  # jitter: refused requests do not return together
+
+    async def _turn(self, failed_at: Collection[Endpoint]) -> Turn:
+        """Wait, which is no try, for an endpoint that may be asked. Raises Permanent once all are dead."""
+        while (turn := self._endpoints.take(failed_at)) is None:
+            obituary = self._endpoints.obituary()
+            if obituary is not None:
+                raise Permanent(obituary)
+            wait_s = self._endpoints.wait_s()
+            if wait_s is not None:
+                wait_s += random.random() * self._first_pause_s
+            with suppress(TimeoutError):
+                async with asyncio.timeout(wait_s):
+                    await self._changed.wait()
+        return turn
+
+    async def _ask(self, turn: Turn, request: Request) -> Completion:
+        """One try, and what it says of the endpoint. Raises Temporary and Permanent."""
+        endpoints = self._endpoints
+        try:
+            completion = await self._answer(turn.endpoint, request)
+        except Temporary as error:
+            if error.pause_s is not None:
+                endpoints.rest(turn.endpoint, min(error.pause_s, LONGEST_RETRY_AFTER_S))
+            if error.busy:
+                endpoints.answered(turn)
+            else:
+                endpoints.failed(turn, str(error))
+            raise
+        except Permanent:
+            endpoints.answered(turn)
+            raise
+        except BaseException:  # called off, or a defect: neither tells anything of the server
+            endpoints.left(turn)
+            raise
+        else:
+            endpoints.answered(turn)
+            return completion
+        finally:
+            self.figures["circuits_opened"] = endpoints.circuits_opened
+            self.figures["failed_probes"] = endpoints.failed_probes
+            self._changed.set()
+            self._changed.clear()
+
+    async def _answer(self, endpoint: Endpoint, request: Request) -> Completion:
+        """The completion from one endpoint, asked again at once without fields that its server does not know."""
+        refused = endpoint.refused
+        while True:
+            body = chat.body(self._role.model, request, refused)
+            response = await self._post(endpoint, body)
+            if response.status_code not in REFUSED:
+                break
+            more = chat.refused(_text(response), body, request.sampling)
+            if not more:
+                break
+            refused |= more
+        completion = self._completion(endpoint, request, response)
+        # Only now: had the refusals been about something else, this would have failed too.
+        for name in refused - endpoint.refused:
+            key = f"servers_without_{name}"  # in the manifest of what was sampled: nothing is left out unseen
+            self.figures[key] = self.figures.get(key, 0) + 1
+        endpoint.refused |= refused
+        return completion
+
+    async def _post(self, endpoint: Endpoint, body: dict[str, object]) -> httpx.Response:
+        limit_s = self._role.exec.timeout_s
+        try:
+            async with asyncio.timeout(limit_s):
+                return await self._client.post(f"{endpoint.url}/chat/completions", json=body)
+        except TimeoutError as error:
+            raise Temporary(f"no whole answer from {endpoint.url} within {limit_s:g} s (exec.timeout_s)") from error
+        except (httpx.HTTPError, OSError) as error:
+            raise Temporary(f"{type(error).__name__} from {endpoint.url}: {error}") from error
+
+    def _completion(self, endpoint: Endpoint, request: Request, response: httpx.Response) -> Completion:
+        status, said = response.status_code, _text(response)[:200].strip()
+        refusal = f"HTTP {status} from {endpoint.url}: {said}"
+        if status in BUSY or status >= 500:
+            raise Temporary(refusal, status in BUSY, chat.retry_after_s(response.headers.get("retry-after")))
+        if status in (401, 403):
+            name = self._role.exec.api_key_variable
+            refusal += f" (the key came from {name})" if self._key else f" (no key: {name} is not set)"
+        if status != 200:
+            raise Permanent(refusal)
+        try:
+            return chat.completion(request, response.json())
+        except (ValueError, LookupError, TypeError, AttributeError, RecursionError) as error:
+            raise Temporary(f"{endpoint.url} answered no chat completion ({error}): {said}") from error
 
 
-def body(model: str, request: Request) -> dict[str, Any]:
-    """The JSON of a request, every sampling value in it, so that no server default slips in."""
-    sampling: Sampling = request.sampling
-    return {
-        "model": model,
-        "messages": request.messages,
-        "n": 1,
-        "max_tokens": request.max_tokens,
-        "temperature": sampling.temperature,
-        "top_p": sampling.top_p,
-        "top_k": sampling.top_k or -1,  # -1 is "no limit" to every server that knows the field; 0 is not
-        "min_p": sampling.min_p,
-        "repetition_penalty": sampling.repetition_penalty,
-        "presence_penalty": sampling.presence_penalty,
-        "frequency_penalty": sampling.frequency_penalty,
-        "min_tokens": sampling.min_tokens,
-        "stop": list(sampling.stop) or None,
-        "skip_special_tokens": False,
-    }
-
-
-def completion(request: Request, answer: Any) -> Completion:
-    """A server's chat completion as ours. Raises ValueError, LookupError or TypeError for anything else.
-
-    Reasoning that the server took out of the text is put back between think tags.
-    """
-    choice = answer["choices"][0]
-    message, finish = choice["message"], choice["finish_reason"]
-    if finish not in ("stop", "length"):
-        raise Permanent(f"the server ended it with {finish!r}")
-    reasoning = message.get("reasoning_content") or message.get("reasoning")
-    text = message.get("content") or ""
-    if not isinstance(text, str) or not isinstance(reasoning, str | None):
-        raise TypeError("content is no text")
-    if reasoning:
-        unfinished = not text and finish == "length"
-        text = f"{OPEN}{reasoning}" if unfinished else f"{OPEN}{reasoning}{CLOSE}{text}"
-    usage = answer.get("usage") or {}
-    return Completion(
-        id=request.id,
-        text=text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"),  # JSON may escape half a character
-        token_ids=None,
-        finish=finish,
-        cause=None,
-        prompt_tokens=int(usage.get("prompt_tokens") or 0),
-        completion_tokens=int(usage.get("completion_tokens") or 0),
-    )
-
-
-def retry_after_s(value: str | None) -> float | None:
-    """Seconds that a Retry-After header asks for: a number, or a date (RFC 9110, section 10.2.3); None for neither."""
-    if value is None:
-        return None
-    if value.strip().isdecimal():
-        return float(value)
-    try:
-        when = parsedate_to_datetime(value)
-    except ValueError:
-        return None
-    return max(0.0, (when if when.tzinfo else when.replace(tzinfo=UTC)).timestamp() - datetime.now(UTC).timestamp())
-
-
-def _refusal(answer: "httpx.Response") -> str:
-    return f"HTTP {answer.status_code} from {answer.request.url.host}: {answer.text[:200].strip()}"
+def _text(response: httpx.Response) -> str:
+    """What a server says, whatever encoding it claims: characters that a store can hold."""
+    return response.content.decode("utf-8", "replace")

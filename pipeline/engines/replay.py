@@ -48,6 +48,8 @@ def _parse(line: str, where: str) -> tuple[str, list[str]]:
         raise ValueError(f"{where}: found {line.strip()[:80]}; {expected}")
     if not isinstance(row.get("text"), str):
         raise ValueError(f"{where}: no text; {expected}")
+    if any("\ud800" <= sign <= "\udfff" for text in (row["text"], *completions) for sign in text):
+        raise ValueError(f"{where}: half of a surrogate pair (\\ud8..), which no store can hold; {expected}")
     return row["text"], completions
 
 
@@ -59,8 +61,11 @@ class Replay:
         self._answers = answers
         self._delay_s = delay_s
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        """See `Engine`."""
         for request in requests:
+            if request is None:  # nothing is in flight here that could be waited for
+                continue
             if self._delay_s:
                 time.sleep(self._delay_s)
             yield self._answer(request)
@@ -69,7 +74,7 @@ class Replay:
         completions = self._answers.get(request.problem_text)
         if not completions:
             return failed(request, NOTHING_CANNED)
-        text = completions[request.sample % len(completions)]
+        text = completions[request.sample % len(completions)].removeprefix(request.begun)
         tokens = _TOKEN.findall(text)
         cut = len(tokens) > request.max_tokens
         return Completion(

@@ -97,7 +97,9 @@ def card(
     generate = manifests.get("generate", mix)
     recipe = mix["recipe"]
     funnel = mix["facts"].get("funnel", [])
-    weights = generate["identity"]["models"].get("teacher", "not recorded")
+    known = generate["identity"]["models"]
+    declared = {"teacher": recipe.get("teacher", {}), **recipe.get("more_teachers", {})}
+    teachers = [{**role, "weights": known.get(name, "not recorded")} for name, role in declared.items()]
     template = _environment().get_template("card.md.jinja")
     return template.render(
         front_matter=front_matter(mix["run"], [row["license"] for row in sources], rows, domains, languages),
@@ -109,8 +111,8 @@ def card(
         version=__version__,
         commit=mix["commit"],
         finished=mix["finished"],
-        teacher=recipe.get("teacher", {}),
-        weights=weights,
+        teachers=teachers,
+        written_by=" and ".join(f"`{role.get('model', 'an unnamed teacher')}`" for role in teachers),
         sampling=_sampling(recipe),
         prompts=generate["identity"]["prompts"],
         funnel=funnel,

@@ -6,7 +6,7 @@ It chooses no survivor (the stages do), and a candidate never counts before it w
 import hashlib
 import math
 from collections import Counter, defaultdict
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 
 import numpy as np
 import numpy.typing as npt
@@ -80,22 +80,6 @@ def near_duplicates(
         pairs.append((first, copy, 1.0))
         pairs += [(min(copy, other), max(copy, other), jaccard) for other, jaccard in near[first]]
     return sorted(pairs)
-
-
-def clusters(pairs: Iterable[tuple[int, int, float]], count: int) -> list[int]:
-    """A label per row of 0..count-1: the smallest row it is linked to through pairs. The order of pairs is nothing."""
-    parent = list(range(count))
-
-    def root(row: int) -> int:
-        while parent[row] != row:
-            parent[row] = parent[parent[row]]
-            row = parent[row]
-        return row
-
-    for left, right, _ in pairs:
-        low, high = sorted((root(left), root(right)))
-        parent[high] = low
-    return [root(row) for row in range(count)]
 
 
 class _Shingler:

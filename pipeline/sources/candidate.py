@@ -1,13 +1,15 @@
 """What a source yields: a candidate for a problem, or the reason why a row cannot be one.
 
-It judges no candidate against another (`stages/seed.py` does).
+It judges no candidate against another (`selection.py` does).
 """
 
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
+from pipeline.canonical import canonical_keys
 from pipeline.records import content_id
 from pipeline.text import squeeze
 
@@ -35,11 +37,20 @@ class Candidate:
     metadata: Mapping[str, Any] = field(default_factory=dict)  # what a generator says of its item
     fault: str | None = None
     detail: str = ""
+    parent_id: str | None = None  # the problem it was rewritten from
+    augmentation: str | None = None  # how it was rewritten
 
-    @property
+    @cached_property
     def id(self) -> str:
         """The problem's id. It hashes the squeezed text, so that re-wrapping a file gives the same problems."""
         return content_id("problem", squeeze(self.text))
+
+    @cached_property
+    def keys(self) -> frozenset[str]:
+        """Every canonical key that the problem goes by."""
+        keys = canonical_keys(self.task, self.text, self.metadata)
+        # Rewritten, an exercise may have become one of another task: every reader reads it.
+        return keys if self.parent_id is None else keys | canonical_keys("", self.text)
 
 
 def canonical_json(value: Any) -> str:

@@ -3,7 +3,6 @@
 It opens no file and downloads nothing (`file.py` and `hub.py` do).
 """
 
-import difflib
 import json
 from collections.abc import Collection, Mapping
 from typing import Annotated, Any
@@ -12,6 +11,7 @@ from pydantic import Field, field_validator
 
 from pipeline.section import Section
 from pipeline.sources.candidate import TRAIN, Candidate, SourceError, canonical_json
+from pipeline.text import closest
 from pipeline.verifiers import VERIFIERS
 
 # How a split may be called: "train", or the name of a held-out block.
@@ -56,8 +56,8 @@ class RowSource(Section):
 
 def nearest(word: str, known: Collection[str]) -> str:
     """A hint at the closest known word: " (did you mean 'x'?)", or nothing."""
-    close = difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)
-    return f" (did you mean {close[0]!r}?)" if close else ""
+    close = closest(word, known)
+    return f" (did you mean {close!r}?)" if close else ""
 
 
 def check_columns(columns: Columns, found: Collection[str], where: str) -> None:

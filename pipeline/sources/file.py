@@ -6,7 +6,9 @@ It keeps unusable rows as faulty candidates; a file that is missing or malformed
 import csv
 import io
 import json
-from collections.abc import Iterator
+import sys
+from collections.abc import Callable, Collection, Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
@@ -48,9 +50,14 @@ def candidates(source: FileSource, root: Path) -> Iterator[Candidate]:
         what = "is not a file" if path.exists() else f"does not exist{nearest(path.name, beside)}"
         raise SourceError(f"{path} {what}. Give the problem file's path, absolute or relative to {root}")
     name = source.name or path.name
-    read = {".jsonl": _jsonl, ".csv": _csv, ".parquet": _parquet}[path.suffix.lower()]
+    mapped = {column for column in source.columns.model_dump().values() if column is not None}
+    readers: dict[str, Callable[[Path], Iterator[Row]]] = {
+        ".jsonl": _jsonl,
+        ".csv": _csv,
+        ".parquet": partial(_parquet, mapped=mapped),
+    }
     # Columns are looked for in every row: a JSONL row may leave out what it has no value for.
-    rows = list(read(path))
+    rows = list(readers[path.suffix.lower()](path))
     found = {column for _, row in rows if isinstance(row, dict) for column in row}
     first = next((place for place, row in rows if isinstance(row, dict)), None)
     if first is not None:
@@ -94,6 +101,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
 
 def _csv(path: Path) -> Iterator[Row]:
     # Bad bytes pass through as lone surrogates, so that the other rows can be read around them.
+    csv.field_size_limit(sys.maxsize)  # the module's own is 128 KiB, which a long document passes
     text = path.read_bytes().removeprefix(_BYTE_ORDER_MARK).decode("utf-8", "surrogateescape")
     reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     header: list[str] | None = None
@@ -122,18 +130,25 @@ def _csv(path: Path) -> Iterator[Row]:
         raise SourceError(f"{path} holds no rows; expected a header and a problem a row")
 
 
-def _parquet(path: Path) -> Iterator[Row]:
+def _parquet(path: Path, mapped: Collection[str]) -> Iterator[Row]:
     try:
         table = pq.read_table(path)
     except (OSError, pa.ArrowException) as error:
         raise SourceError(f"{path} cannot be read as Parquet: {error}. Write the file again") from error
-    # Parquet promises UTF-8 and pyarrow does not look: read text as bytes and decode it row by row.
+    # Parquet promises UTF-8 and pyarrow does not look: read text as bytes and decode it row by row. Other columns may
+    # hold images or embeddings, and are nobody's text.
     for index, field in enumerate(table.schema):
         if pa.types.is_string(field.type) or pa.types.is_large_string(field.type):
             table = table.set_column(index, field.name, table.column(index).cast(pa.large_binary()))
     for number, row in enumerate(table.to_pylist(), start=1):
         place = f"row {number}"
         try:
-            yield place, {key: value.decode() if isinstance(value, bytes) else value for key, value in row.items()}
+            yield (
+                place,
+                {
+                    key: value.decode() if key in mapped and isinstance(value, bytes) else value
+                    for key, value in row.items()
+                },
+            )
         except UnicodeDecodeError as error:
             yield place, error.object

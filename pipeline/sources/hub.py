@@ -3,14 +3,19 @@
 It runs no code of a dataset's repository, and keeps no copy beside the library's own cache.
 """
 
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Literal
 
 from pydantic import model_validator
 
+from pipeline.digests import Digests
+from pipeline.records import content_id
 from pipeline.sources.candidate import Candidate, SourceError
 from pipeline.sources.columns import RowSource, candidate, check_columns
+
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 class HubSource(RowSource):
@@ -20,16 +25,28 @@ class HubSource(RowSource):
     name: str  # owner/name, or an absolute path to a copy of its folder
     subset: str | None = None  # the dataset's configuration, where it has several
     hub_split: str = "train"  # the dataset's own split; `split` says what the rows are here
-    revision: str = ""  # a commit: what a branch points at changes unseen
+    revision: str = ""  # a commit, 40 hex digits: what a branch points at changes unseen
 
     @model_validator(mode="after")
     def _names_a_revision(self) -> "HubSource":
-        if not self.revision:
+        if not _COMMIT.fullmatch(self.revision):
+            found = f"the revision {self.revision!r}, which is no commit" if self.revision else "no revision"
             raise ValueError(
-                f"hub dataset {self.name!r} has no revision; give the commit that its page shows under 'Files', so "
-                "that the same recipe gives the same problems"
+                f"hub dataset {self.name!r} has {found}; give the commit that its page shows under 'Files' (40 hex "
+                "digits), so that the same recipe gives the same problems"
             )
         return self
+
+
+def folder_digest(source: HubSource, known: Digests) -> str | None:
+    """What decides the rows of a set that is a folder on this machine: its files by path and content; None for one of
+    the Hub, whose commit decides them.
+    """
+    folder = Path(source.name)
+    if not folder.is_absolute():
+        return None
+    files = sorted(path for path in folder.rglob("*") if path.is_file())
+    return content_id([(path.relative_to(folder).as_posix(), known.of(path)) for path in files]) if files else "missing"
 
 
 def candidates(source: HubSource, root: Path) -> Iterator[Candidate]:

@@ -1,6 +1,6 @@
 """Problems drawn from a task of reasoning-gym: item i is made from the source's seed plus i, gold answers checked.
 
-It does not know which seeds are held out, and rejects no item for another's sake (`stages/seed.py` does).
+It does not know which seeds are held out, and rejects no item for another's sake (`selection.py` does).
 """
 
 import json

@@ -3,17 +3,17 @@
 It opens no source and writes nothing; every refused candidate stays with its reason.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
 from typing import Any
 
-from pipeline.canonical import canonical_keys
 from pipeline.records import content_id
 from pipeline.similarity.minhash import near_duplicates
 from pipeline.similarity.ngrams import Overlap, Reference
 from pipeline.sources.candidate import TRAIN, Candidate, SourceError
 from pipeline.text import fold
+from pipeline.verifiers import UNVERIFIABLE
 
 TRAIN_DRAWS = 3  # times the training problems asked of a generator: no more items are drawn for them
 HELD_OUT_DRAWS = 10  # likewise for a held-out block, which must come out whole
@@ -118,18 +118,7 @@ class Selection:
                 self.reject(origin, row, "duplicate")
             else:
                 left[row.id] = (origin, row)
-        ids = sorted(left)
-        near: dict[str, list[tuple[str, float]]] = {}
-        for first, second, jaccard in near_duplicates([left[row_id][1].text for row_id in ids], self._jaccard):
-            one, other = (fold(left[ids[place]][1].answer) for place in (first, second))
-            if one == other:
-                near.setdefault(ids[second], []).append((ids[first], jaccard))
-        for row_id in ids:
-            kept = [(other, jaccard) for other, jaccard in near.get(row_id, []) if other in self.accepted]
-            if kept:
-                self.reject(*left[row_id], "near_duplicate", f"Jaccard {kept[0][1]:.2f} with problem {kept[0][0]}")
-            else:
-                self.accepted[row_id] = left[row_id]
+        self._accept(left)
 
     def train_on_draws(self, origin: int, drawn: Iterator[Candidate], wanted: int) -> int:
         """Take a generator's problems in the order of seeds until `wanted` stand or the draws allowed are spent.
@@ -141,10 +130,12 @@ class Selection:
             row = next(drawn)
             draws += 1
             reason, detail = self._against(row)
+            stood = row.id in self.accepted and self.accepted[row.id][0] == origin
             if reason is not None:
                 self.reject(origin, row, reason, detail)
             elif self._dispute(row):
                 self.reject(origin, row, "conflicting_answer")
+                kept -= stood  # taken back with it
             elif row.id in self.accepted:
                 self.reject(origin, row, "duplicate")
             else:
@@ -152,19 +143,61 @@ class Selection:
                 kept += 1
         return draws
 
+    def stands(self, origin: int, row: Candidate) -> bool:
+        """Whether a training candidate has nothing against it in itself or in what is held out; else it is rejected."""
+        reason, detail = self._against(row)
+        if reason is not None:
+            self.reject(origin, row, reason, detail)
+        return reason is None
+
+    def train_on_variants(self, rows: Iterable[Found]) -> None:
+        """Take rewritings that stand (see `stands`) where they repeat no training problem and none of each other.
+
+        Whatever they collide with stays, and of equal variants one with an answer, then the first by place: so the
+        order of rows decides nothing, and no variant costs a source's own problem.
+        """
+        ordered = sorted(rows, key=lambda found: (found[1].id, found[1].verifier == UNVERIFIABLE, found[1].place))
+        disputed = self._disputed | _disputed(found for found in ordered if found[1].verifier != UNVERIFIABLE)
+        left: dict[str, Found] = {}
+        for origin, row in ordered:
+            known = self.accepted.get(row.id) or left.get(row.id)
+            if row.id in disputed or (known is not None and not _same_answer(known[1], row)):
+                self.reject(origin, row, "conflicting_answer")
+            elif known is not None:
+                self.reject(origin, row, "duplicate")
+            else:
+                left[row.id] = (origin, row)
+        self._accept(left, [found for found in self.accepted.values() if found[1].split == TRAIN])
+
+    def _accept(self, left: Mapping[str, Found], standing: Sequence[Found] = ()) -> None:
+        """Accept candidates by id, but for near-duplicates of an accepted one: of `standing` or with a smaller id."""
+        ids = sorted(left)
+        rows = [*standing, *(left[row_id] for row_id in ids)]
+        near: dict[int, list[tuple[int, float]]] = {}
+        for first, second, jaccard in near_duplicates([row.text for _, row in rows], self._jaccard):
+            if _same_answer(rows[first][1], rows[second][1]):
+                near.setdefault(second, []).append((first, jaccard))
+        for place, row_id in enumerate(ids, start=len(standing)):
+            kept = [(rows[other][1].id, jaccard) for other, jaccard in near.get(place, [])]
+            kept = [(other, jaccard) for other, jaccard in kept if other in self.accepted]
+            if kept:
+                self.reject(*left[row_id], "near_duplicate", f"Jaccard {kept[0][1]:.2f} with problem {kept[0][0]}")
+            else:
+                self.accepted[row_id] = left[row_id]
+
     def _hold_out(self, origin: int, candidate: Candidate) -> None:
         assert self._overlap is None, "hold out before training"
         self.accepted[candidate.id] = (origin, candidate)
-        for key in _keys(candidate):
+        for key in candidate.keys:
             self._held_out.setdefault(key, candidate)
 
     def _twin(self, candidate: Candidate) -> Candidate | None:
         """The held-out problem that is the same exercise, if there is one."""
-        return next((self._held_out[key] for key in sorted(_keys(candidate)) if key in self._held_out), None)
+        return next((self._held_out[key] for key in sorted(candidate.keys) if key in self._held_out), None)
 
     def _answered_by(self, candidate: Candidate) -> str:
         """The prompt that shows this exercise with its answer; empty where none does."""
-        return next((f"prompt {self._shown[key]}" for key in sorted(_keys(candidate)) if key in self._shown), "")
+        return next((f"prompt {self._shown[key]}" for key in sorted(candidate.keys) if key in self._shown), "")
 
     def _against(self, row: Candidate) -> tuple[str | None, str]:
         """The reason against a training candidate that lies in itself or in what is held out, and its detail."""
@@ -194,8 +227,10 @@ class Selection:
         return candidate.id in self._disputed
 
 
-def _keys(candidate: Candidate) -> frozenset[str]:
-    return canonical_keys(candidate.task, candidate.text, candidate.metadata)
+def _same_answer(one: Candidate, other: Candidate) -> bool:
+    """Whether two candidates have one answer, as far as is known."""
+    unknown = UNVERIFIABLE in (one.verifier, other.verifier)
+    return unknown or fold(one.answer) == fold(other.answer)
 
 
 def _named(twin: Candidate) -> str:

@@ -4,12 +4,11 @@ It knows nothing of what is in a checkpoint but the trainer's state file, and ne
 """
 
 import json
-import os
 import shutil
 from pathlib import Path
 from typing import Any
 
-from pipeline.manifest import sync_folder, write_durably
+from pipeline.manifest import sync_files, sync_folder, write_durably
 from pipeline.shards import file_entry
 
 MARKER = "complete.json"
@@ -31,16 +30,7 @@ def checkpoints(root: Path) -> list[Path]:
 
 def seal(folder: Path) -> None:
     """Make a written checkpoint durable and mark it complete: fsync every file, then the marker with all of them."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name != MARKER)
-    for path in files:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
-    for parent in sorted({path.parent for path in files}):
-        sync_folder(parent)
-    entries = [file_entry(path, folder).model_dump() for path in files]
+    entries = [file_entry(path, folder).model_dump() for path in sync_files(folder) if path.name != MARKER]
     write_durably(folder / MARKER, json.dumps({"files": entries}, indent=1) + "\n")
     sync_folder(folder.parent)
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.templates import EndTokenInside, example_ids
+from pipeline.templates import EndTokenInside, ending_ids, example_ids
 
 IGNORED = -100  # the label of a token that is not learnt; torch's and transformers' convention
 
@@ -54,6 +54,7 @@ def encode(
 
     rows have `id`, and `prompt` and `completion` as lists of {role, content}; a completion is one assistant message.
     """
+    ending = ending_ids(tokenizer)
     fitting: list[Encoded] = []
     longer: list[Encoded] = []
     left_out: list[LeftOut] = []
@@ -64,7 +65,7 @@ def encode(
             continue
         text = reply[0]["content"]
         try:
-            prompt, completion = example_ids(tokenizer, row["prompt"], text)
+            prompt, completion = example_ids(tokenizer, row["prompt"], text, ending)
         except EndTokenInside:
             left_out.append(LeftOut(row["id"], "end_token_inside", 0))
             continue

@@ -8,12 +8,15 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal
 
+VERSION = 1  # raised by hand when the same answer would be judged otherwise
+UNVERIFIABLE = "unverifiable"  # of a problem whose answer nobody knows
 # name -> the module whose `judge` is the verifier
 VERIFIERS = {
     "math": "pipeline.verifiers.math",
     "exact": "pipeline.verifiers.exact",
     "choice": "pipeline.verifiers.choice",
     "reasoning_gym": "pipeline.verifiers.reasoning_gym",
+    UNVERIFIABLE: "pipeline.verifiers.unverifiable",
 }
 
 
@@ -42,7 +45,7 @@ def wrong(score: float = 0.0, **detail: Any) -> Judgement:
 
 
 def undecided(reason: str, **detail: Any) -> Judgement:
-    """Neither right nor wrong: gold_unparseable, answer_unparseable, or a failure of the verifier itself."""
+    """Neither right nor wrong: gold_unparseable, answer_unparseable, unverifiable, or a failure of the verifier."""
     return Judgement("undecided", reason, None, detail)
 
 

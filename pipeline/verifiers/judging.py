@@ -4,7 +4,7 @@ It knows no kind of answer (the shelf does) and no process (`pool.py` does).
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -30,33 +30,17 @@ class Answered:
     verifier_data: str = "{}"  # JSON
 
 
-def verdicts(
-    rows: Iterable[Answered],
-    workers: int,
-    timeout_s: float,
-    memory_mib: int,
-    on_progress: Callable[[int], None] | None = None,
-) -> Iterator[dict[str, Any]]:
+def judge_rows(rows: Iterable[Answered], pool: Pool) -> Iterator[dict[str, Any]]:
     """One VERDICT row for each completion, as they are decided, in any order; at most a few hundred are held at once.
 
     right is `pass`; wrong is `fail` with wrong_answer; no final answer is `fail` with answer_missing; what could not
-    be judged is `undecided` with its cause: gold_unparseable, answer_unparseable, verifier_timeout, verifier_memory,
-    verifier_crash, or generation_error where the completion itself failed. A completion in the think format without
-    a closing tag never reached its answer: answer_missing. A completion cut off by its limit that still gives a final
-    answer is judged by what it says; a filter, not a judge, drops it.
+    be judged is `undecided` with its cause: gold_unparseable, answer_unparseable, unverifiable, verifier_timeout,
+    verifier_memory, verifier_crash, or generation_error where the completion itself failed. A completion in the think
+    format without a closing tag never reached its answer: answer_missing. A completion cut off by its limit that still
+    gives a final answer is judged by what it says; a filter, not a judge, drops it.
 
-    `timeout_s` and `memory_mib` bound one item (see `Pool`); `on_progress` hears how many are decided so far.
     Raises ValueError for a verifier that is not on the shelf, PoolError (a ValueError) for one that cannot be loaded.
     """
-    with Pool(workers, timeout_s, memory_mib) as pool:
-        for done, verdict in enumerate(judge_rows(rows, pool), start=1):
-            if on_progress is not None:
-                on_progress(done)
-            yield verdict
-
-
-def judge_rows(rows: Iterable[Answered], pool: Pool) -> Iterator[dict[str, Any]]:
-    """`verdicts` in a pool that is already open."""
     waiting: dict[int, tuple[Answered, str | None]] = {}
 
     def items() -> Iterator[Item | Judgement]:

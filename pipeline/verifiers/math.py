@@ -26,7 +26,7 @@ _LATEX_NAME = re.compile(r"\\[A-Za-z]+")
 _UNIT = re.compile(r"([^\W\d_]+)$")
 # Sums, differences, products and quotients of numbers, except a power of ten: 12 + 7 is a question, not its answer.
 _UNFINISHED = re.compile(r"[\d)}]\s*(?:[-+*÷]|\\div|(?:[\u00d7\u00b7]|\\times|\\cdot)(?!\s*10\s*\^))\s*[\d({\\]")
-_NUMBER_WORDS = (
+NUMBER_WORDS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
 )  # fmt: skip
@@ -168,7 +168,7 @@ def _without_commands(answer: str) -> str:
 def _digits(answer: str) -> str:
     """A small number written as a word, in digits; any other answer as it is."""
     folded = fold(answer)
-    return str(_NUMBER_WORDS.index(folded)) if folded in _NUMBER_WORDS else answer
+    return str(NUMBER_WORDS.index(folded)) if folded in NUMBER_WORDS else answer
 
 
 def _fraction(written: str) -> str:

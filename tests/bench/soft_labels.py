@@ -1,7 +1,7 @@
 """Soft labels of a real teacher through vLLM: bytes a token on the disk, what packing changes, and what capture costs.
 
-Run: python -m tests.bench.soft_labels [--prompts 64] [--tokens 64] [--k 50] [--rounds 3]. The demo's teacher answers the
-repository's word problems at temperature 0.7, every completion to the same length. Errors are of the labels as decoded
+Run: python -m tests.bench.soft_labels [--prompts 32] [--tokens 160] [--k 50] [--rounds 2]. The demo's teacher answers
+the repository's word problems at temperature 0.7, every completion to the same length. Errors are of the labels as decoded
 against the float32 values that vLLM's sampler made, over k candidates and the tail as one outcome more. Bytes are of
 the store's label journal and of the Parquet shard, each by itself, of all that they hold. Time is seconds a token with
 labels over without, of turns that take turns. The last line is JSON; exit code 1 where a bar is missed.
@@ -63,7 +63,7 @@ class Bench:
         from pipeline.engines.host import Place
 
         folder = models.fetch(MODEL, ROOT, lambda line: None)
-        role = Role(model=MODEL, max_model_len=1024, exec={"max_num_seqs": 64, "kv_cache_gib": 2})
+        role = Role(model=MODEL, max_model_len=1024, exec={"max_num_seqs": 32, "kv_cache_gib": 2})
         self._tokenizer = templates.load_tokenizer(folder)
         self._engine = vllm.load(role, folder, 1, Place())
         self._sampling = Sampling(temperature=0.7, top_p=1.0, min_tokens=tokens)
@@ -130,10 +130,10 @@ def errors(found: list[Completion]) -> dict[str, float]:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--prompts", type=int, default=64)
-    parser.add_argument("--tokens", type=int, default=64, help="of each completion")
+    parser.add_argument("--prompts", type=int, default=32)
+    parser.add_argument("--tokens", type=int, default=160, help="of each completion")
     parser.add_argument("--k", type=int, default=50)
-    parser.add_argument("--rounds", type=int, default=3, help="turns with and without labels, after one to warm up")
+    parser.add_argument("--rounds", type=int, default=2, help="turns with and without labels, after one to warm up")
     chosen = parser.parse_args()
     bench = Bench(chosen.prompts, chosen.tokens)
     bench.answers(0)

@@ -19,8 +19,9 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engines.replay import Replay
+from pipeline.orders import Order, asks, stored
 from pipeline.roles import Sampling, Teacher
-from pipeline.sampling import Figures, Order, asks, complete, stored
+from pipeline.sampling import Figures, complete
 from pipeline.store import Store, writing
 from tests import bars
 
@@ -58,7 +59,7 @@ def generate(root: Path, problems: int, delay_s: float = 0.0, say: bool = False)
         started = True  # the first call says that the engine starts
 
     with writing(root, order.weights) as store:
-        return complete([order], store, lambda seed: Replay(answers, delay_s), progress)
+        return complete([order], store, lambda seed: Replay(answers, delay_s), progress)[0]
 
 
 def command(root: Path, problems: int, delay_s: float) -> list[str]:
@@ -70,7 +71,7 @@ def command(root: Path, problems: int, delay_s: float) -> list[str]:
 def rows(root: Path, problems: int) -> dict[str, dict[str, Any]]:
     """The rows a stage would write."""
     order = order_of(problems)
-    return {row["id"]: row for row in stored(order, Store(root, order.weights), asks(order))}
+    return {row["id"]: row for row in stored(order, Store(root, order.weights), {ask.id: ask for ask in asks(order)})}
 
 
 def appended(root: Path) -> Counter[str]:

@@ -64,3 +64,27 @@ def test_a_killed_stage_run_again_writes_what_an_unbroken_one_writes(
     small.seqdistill(data, "run", path, "--to", "mix")
     for name in KILLED:
         assert fingerprints(path, data, name) == fingerprints(path, unbroken / "data", name), name
+
+
+def test_a_seed_killed_while_the_teacher_writes_keeps_what_was_written(tmp_path: Path) -> None:
+    wish = {"kind": "harder", "votes": 3}
+    path = small.write(tmp_path, teacher__exec={"delay_s": 0.03}, seed__augment=[wish])
+    small.can_variants(path)
+    data = tmp_path / "data"
+    process = subprocess.Popen(
+        small.command("run", path, "--to", "seed"),
+        cwd=small.ROOT,
+        env=small.environment(data),
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+    )
+    while process.poll() is None and not any(file.stat().st_size for file in data.glob("store/*/journal-*.log")):
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() != 0, "it ended before it could be killed"
+    small.seqdistill(data, "run", path, "--to", "seed")
+    small.seqdistill(tmp_path / "unbroken", "run", path, "--to", "seed")
+    manifest = Run(recipe.load(path), data=data).manifest("seed")
+    assert manifest is not None
+    assert manifest.facts["generation"]["rewritings"]["reused"] > 0
+    assert fingerprints(path, data, "seed") == fingerprints(path, tmp_path / "unbroken", "seed")

@@ -74,6 +74,22 @@ def test_little_room_is_found(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     assert (check.ok, check.found) == (False, "3 GiB free")
 
 
+def test_room_is_measured_where_the_data_will_lie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    large, here = tmp_path / "large", tmp_path / "project"
+    large.mkdir()
+    here.mkdir()
+    (here / "data").symlink_to(large)
+    free = {large.stat().st_ino: 99 * doctor.GIB}
+    usage = shutil._ntuple_diskusage  # type: ignore[attr-defined]
+    monkeypatch.setattr(shutil, "disk_usage", lambda place: usage(100, 1, free.get(place.stat().st_ino, 0)))
+
+    def room(*places: Path) -> list[str]:
+        return [check.found for check in doctor.checks(*places) if check.name == "Disk"]
+
+    assert room(here) == room(tmp_path, large) == room(tmp_path, large / "not" / "made") == ["99 GiB free"]
+    assert room(tmp_path) == ["0 GiB free"]
+
+
 def test_no_bubblewrap_is_no_fault_but_is_said(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(shutil, "which", lambda _: None)
     check = doctor.sandbox()

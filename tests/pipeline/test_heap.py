@@ -19,9 +19,11 @@ def resident():
     return int(open("/proc/self/statm").read().split()[1]) * mmap.PAGESIZE // (1 << 20)
 
 def after_use():
-    block = library.malloc(ctypes.c_size_t(256 << 20))
-    ctypes.memset(block, 1, 256 << 20)
-    library.free(block)
+    blocks = [library.malloc(ctypes.c_size_t(16 << 20)) for _ in range(16)]
+    for block in blocks:
+        ctypes.memset(block, 1, 16 << 20)
+    for block in blocks:
+        library.free(block)
     return resident()
 
 before = resident()

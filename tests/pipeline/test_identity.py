@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from pipeline import plan, recipe
-from pipeline.manifest import fingerprint
+from pipeline.manifest import Identity, fingerprint
 from pipeline.recipe import RecipeError
 from pipeline.run import ROOT, Run
 from pipeline.stage import StageError
@@ -29,6 +29,8 @@ WORDS = (
     "chatml",
     "float16",
     "eager",
+    "one",
+    "best",
 )
 # They name a run and speak to people; or they say where something lies, whose content is identity.
 NAMES_ONLY = {"name", "description"}
@@ -52,11 +54,16 @@ def others(value: Any) -> list[Any]:
     if isinstance(value, int | float):
         return [value + 1, value - 1, value / 2, value + 0.25, 1, 0.5]
     if value is None:
-        return [3, 0.5, True, "question", "chatml", "awq", ["a"]]
+        return [3, 0.5, True, "question", "chatml", "awq", ["a"], {"right": 1}]
     if isinstance(value, list):
-        return [[], ["question"], ["truncated"], value[:-1]]
+        return [[], ["question"], ["truncated"], [{"kind": "paraphrase"}], value[:-1]]
     if isinstance(value, dict):
-        return [{"gcd": "question"}, {"extra": 1}]
+        return [
+            {"gcd": "question"},
+            {"extra": 1},
+            {"teacher": {"share": 2.0}},
+            {"other": {"model": "qwen2.5-coder-0.5b-instruct"}},
+        ]
     return [word for word in WORDS if word != value] + ["smollm2-135m-instruct", "gcd", "cpu"]
 
 
@@ -88,3 +95,49 @@ def test_a_values_change_is_seen_exactly_where_it_is_not_about_execution(place: 
         assert (after == before) == ("exec" in place), f"{value!r} -> {other!r}"
         return
     pytest.skip(f"no other value of {value!r} is valid")
+
+
+def seed_identity(**changes: Any) -> Identity:
+    """Of the demo's seed, with other values under dotted keys (dots as double underscores)."""
+    values = recipe.load(DEMO).resolved()
+    for key, value in changes.items():
+        section, name = key.split("__")
+        values[section][name] = value
+    return Run(recipe.check(values, "demo", "demo"), data=Path("/nonexistent")).identity(plan.stage("seed"))
+
+
+def test_seed_without_variants_is_what_it_was_before_there_were_any() -> None:
+    identity = seed_identity()
+    assert "augment" not in identity.config
+    assert identity.roles.keys() == {"teacher", "student"}
+    assert {tuple(keys) for keys in identity.roles.values()} == {("prompt", "task_prompts")}
+    assert identity.models == {}
+    assert not [name for name in identity.prompts if name.startswith("augment/")]
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"teacher__model": "smollm2-135m-instruct"},
+        {"teacher__dtype": "float32"},
+        {"teacher__max_model_len": 512},
+        {"teacher__system": "question"},
+        {"teacher__thinking": True},
+        {"teacher__engine": "hf"},
+    ],
+)
+def test_the_teacher_decides_problems_only_where_it_writes_some(change: dict[str, Any]) -> None:
+    assert seed_identity(**change) == seed_identity()
+    writes = {"seed__augment": [{"kind": "paraphrase"}]}
+    assert seed_identity(**change, **writes) != seed_identity(**writes)
+
+
+def test_the_templates_that_variants_are_asked_with_decide_them() -> None:
+    kinds = {
+        "paraphrase": {"augment/paraphrase"},
+        "back_translation": {"augment/translate", "augment/translate-back"},
+        "harder": {"augment/harder"},
+    }
+    before = set(seed_identity().prompts)
+    for kind, names in kinds.items():
+        assert set(seed_identity(seed__augment=[{"kind": kind}]).prompts) == before | names

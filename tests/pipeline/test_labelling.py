@@ -12,9 +12,10 @@ import pytest
 from pipeline import labelling, soft_labels
 from pipeline.engines import Completion, Engine, Request, failed
 from pipeline.manifest import Shard
+from pipeline.orders import Order, asks
 from pipeline.records import SOFT_LABELS
 from pipeline.roles import Role, Sampling, Teacher
-from pipeline.sampling import Order, asks, complete
+from pipeline.sampling import complete
 from pipeline.shards import read_shard, write_shard
 from pipeline.soft_labels import SoftLabels, hash_tokens, pack, unpack
 from pipeline.store import Store, writing
@@ -56,8 +57,10 @@ class Teller:
         self.closed = False
         self.refuses = refuses
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[Completion]:
+    def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
         for request in requests:
+            if request is None:
+                continue
             self.asked.append(request)
             yield failed(request, "too long") if self.refuses else self._answer(request)
 
@@ -92,7 +95,8 @@ def scored(
         return engines[-1]
 
     with writing(root, made.weights) as store:
-        figures = labelling.score(made, store, start, lambda *_: None)
+        figures = labelling.Figures()
+        labelling.score(made, store, start, lambda *_: None, figures)
     assert all(engine.closed for engine in engines)
     return figures, engines[0] if engines else None, roles
 
@@ -104,15 +108,14 @@ def written(
     kept: list[Shard] = []
     tables: list[pa.Table] = []
     count = labelling.write(
-        made,
-        Store(root, made.weights),
+        [(made, Store(root, made.weights))],
         [(shard, read_shard(folder, shard, ["id"])) for shard in shards],
         kept.append,
         tables.append,
     )
     if tables:
         table = pa.concat_tables(tables)
-        shards.append(write_shard(folder / f"{len(shards)}.parquet", table, folder))
+        shards.append(write_shard(folder / f"{len(list(folder.glob('*.parquet')))}.parquet", table, folder))
         return table.to_pylist(), kept, count
     return [], kept, count
 
@@ -212,7 +215,7 @@ def test_labels_go_to_tables_of_a_bounded_size(tmp_path: Path, monkeypatch: pyte
     monkeypatch.setattr(labelling, "TABLE_BYTES", 1)
     generated(tmp_path, order(4, 1, 2))
     tables: list[pa.Table] = []
-    labelling.write(order(4, 1, 2), Store(tmp_path, "digest"), [], lambda shard: None, tables.append)
+    labelling.write([(order(4, 1, 2), Store(tmp_path, "digest"))], [], lambda shard: None, tables.append)
     assert [table.num_rows for table in tables] == [1] * 4
     assert all(table.schema == SOFT_LABELS for table in tables)
 

@@ -1,3 +1,5 @@
+import errno
+import fcntl
 import os
 import subprocess
 import sys
@@ -45,6 +47,19 @@ def test_who_waits_is_told_so_once_and_holds_the_lock_after_its_holder(tmp_path:
     thread.join()
     assert said == ["another process holds model y; waiting for it"]
     assert order == ["first", "second"]
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.EOPNOTSUPP])
+def test_a_file_system_without_locks_is_not_taken_for_another_process(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(OSError, match="file system that has locks") as caught, hold(tmp_path / "a.lock", "x"):
+        raise AssertionError("it was held without a lock")
+    assert (caught.value.errno, caught.value.filename) == (code, str(tmp_path / "a.lock"))
 
 
 def test_a_lock_dies_with_its_holder(tmp_path: Path) -> None:

@@ -2,7 +2,17 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.manifest import Change, Identity, Intent, explain, fingerprint, read_intent, read_manifest, write_record
+from pipeline.manifest import (
+    Change,
+    Identity,
+    Intent,
+    explain,
+    fingerprint,
+    read_intent,
+    read_manifest,
+    write_durably,
+    write_record,
+)
 
 
 def identity(**config: object) -> Identity:
@@ -30,6 +40,13 @@ def test_records_come_back_from_disk_as_they_were(tmp_path: Path) -> None:
     assert read_intent(tmp_path) == intent
     assert read_manifest(tmp_path) is None
     assert [path.name for path in tmp_path.iterdir()] == ["intent.json"]
+
+
+def test_what_cannot_be_written_leaves_the_old_file_and_nothing_beside_it(tmp_path: Path) -> None:
+    write_durably(tmp_path / "a.json", "old")
+    with pytest.raises(UnicodeEncodeError):
+        write_durably(tmp_path / "a.json", "half \ud83d")
+    assert [(path.name, path.read_text()) for path in tmp_path.iterdir()] == [("a.json", "old")]
 
 
 def test_a_damaged_manifest_is_a_clear_error(tmp_path: Path) -> None:

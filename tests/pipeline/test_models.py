@@ -3,10 +3,13 @@
 import hashlib
 import os
 import re
+import subprocess
+import sys
 import threading
 import zipfile
 from pathlib import Path
 
+import httpx2
 import pytest
 import yaml
 
@@ -258,26 +261,69 @@ def test_a_hub_id_is_pinned_at_first_use_and_never_moved(root: Path, monkeypatch
     assert (root / "data" / "models.yaml").read_text() == pinned
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"XDG_CACHE_HOME": "{}/caches"},
+        {"HF_HOME": "{}/home", "XDG_CACHE_HOME": "{}/caches"},
+        {"HUGGINGFACE_HUB_CACHE": "{}/older", "HF_HOME": "{}/home"},
+        {"HF_HUB_CACHE": "{}/hub", "HUGGINGFACE_HUB_CACHE": "{}/older"},
+        {"HF_HUB_CACHE": "$HOME/hub"},
+    ],
+)
+def test_a_commit_is_looked_for_where_the_hubs_library_keeps_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, variables: dict[str, str]
+) -> None:
+    for name in ("HF_HOME", "HF_HUB_CACHE", "HUGGINGFACE_HUB_CACHE", "XDG_CACHE_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HOME", str(tmp_path))
+    for name, value in variables.items():
+        monkeypatch.setenv(name, value.format(tmp_path))
+    code = "from huggingface_hub.constants import HF_HUB_CACHE; print(HF_HUB_CACHE)"
+    kept = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout.strip()
+    assert models._snapshot("owner/large", COMMIT) == Path(kept) / "models--owner--large" / "snapshots" / COMMIT
+
+
 def test_a_hub_id_with_its_commit_needs_no_record(root: Path) -> None:
     before = (root / "data" / "models.yaml").read_text()
     assert models.pin(f"owner/large@{COMMIT}", root, silent).identity == f"owner/large@{COMMIT}"
     assert (root / "data" / "models.yaml").read_text() == before
 
 
+@pytest.mark.parametrize("kind", [OSError, httpx2.ConnectError])
 def test_without_the_hub_the_commit_comes_from_its_cache_or_the_error_names_the_ways_out(
-    root: Path, monkeypatch: pytest.MonkeyPatch
+    root: Path, monkeypatch: pytest.MonkeyPatch, kind: type[Exception]
 ) -> None:
     import huggingface_hub
+    from huggingface_hub.errors import LocalEntryNotFoundError
 
     class Unreachable:
         def model_info(self, hub: str) -> None:
-            raise OSError("no route to the hub")
+            raise kind("no route to the hub")
 
+    def nothing(*_: object, **__: object) -> None:
+        raise LocalEntryNotFoundError("not in the cache")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", nothing)
     monkeypatch.setattr(huggingface_hub, "HfApi", Unreachable)
     with pytest.raises(models.ModelError, match=r"The commit of owner/large cannot be learned: no route to the hub"):
         models.pin("owner/large", root, silent)
     monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: f"/cache/snapshots/{COMMIT}")
     assert models.pin("owner/large", root, silent).commit == COMMIT
+
+
+def test_weights_behind_a_proxy_that_refuses_are_an_error_with_the_ways_out(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    def refused(*_: object, **__: object) -> None:
+        raise httpx2.ProxyError("403 Forbidden")
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", refused)
+    with pytest.raises(models.ModelError, match=r"cannot be fetched: 403 Forbidden\.\nWays out"):
+        models.fetch(f"owner/large@{COMMIT}", root, silent)
 
 
 def test_only_weights_and_texts_are_taken_from_the_hub_at_the_pinned_commit(
@@ -313,6 +359,13 @@ def test_a_paths_identity_is_the_same_in_another_place(root: Path) -> None:
     save_model(root / "one")
     save_model(root / "two" / "deep")
     assert models.resolve(str(root / "one"), root).identity == models.resolve("two/deep", root).identity
+
+
+def test_a_folder_whose_weights_are_pickled_is_refused_since_its_identity_would_not_hold_them(root: Path) -> None:
+    folder = save_model(root / "pickled")
+    (folder / "model.safetensors").rename(folder / "pytorch_model.bin")
+    with pytest.raises(models.ModelError, match=r"pickled has no safetensors; .* Save the model again"):
+        models.resolve("pickled", root)
 
 
 def test_canned_answers_are_identified_by_their_bytes(root: Path) -> None:

@@ -1,3 +1,5 @@
+import errno
+import os
 from pathlib import Path
 
 import pyarrow as pa
@@ -73,6 +75,36 @@ def test_an_artifact_stands_in_its_place_only_after_the_swap_and_the_old_manifes
     output.swap_artifacts()
     assert [path.name for path in (tmp_path / "page").iterdir()] == ["new.html"]
     assert not (tmp_path / "manifest.json").exists()
+
+
+def test_every_file_of_an_artifact_is_on_the_disk_before_a_manifest_can_name_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    synced, real = set[int](), os.fsync
+    monkeypatch.setattr(os, "fsync", lambda handle: (real(handle), synced.add(os.fstat(handle).st_ino)))
+    output = opened(tmp_path, "checkpoint")
+    folder = output.artifact("checkpoint")
+    (folder / "deep" / "deeper").mkdir(parents=True)
+    (folder / "model.safetensors").write_bytes(b"weights")
+    (folder / "deep" / "deeper" / "part").write_bytes(b"more")
+    output.seal()
+    wanted = [folder, *folder.rglob("*")]
+    assert len(wanted) == 5
+    assert [path for path in wanted if path.stat().st_ino not in synced] == []
+
+
+def test_a_file_that_the_disk_does_not_take_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = opened(tmp_path, "page")
+    (output.artifact("page") / "index.html").write_text("new")
+    output.write("rows", table("a"))
+
+    def refuse(handle: int) -> None:
+        if os.fstat(handle).st_size == len("new"):
+            raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(os, "fsync", refuse)
+    with pytest.raises(OSError, match=r"index\.html"):
+        output.seal()
 
 
 def test_a_declared_artifact_that_was_not_made_is_an_error(tmp_path: Path) -> None:

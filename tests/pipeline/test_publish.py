@@ -1,18 +1,25 @@
 """A published folder opens as a dataset, tells no secrets, and shows any change; a push sends what was agreed to."""
 
 import json
+import os
+import re
 import shutil
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
 
+import httpx2
 import huggingface_hub
+import huggingface_hub.errors
 import pyarrow.parquet as pq
 import pytest
 import yaml
 
+from pipeline import publish as publishing
 from pipeline.check import CHECKSUMS, check
+from pipeline.page.card import card
 from pipeline.publish import PublishError, publish, push
+from pipeline.records import EXAMPLE
 from tests import synthetic
 
 
@@ -59,6 +66,29 @@ def test_every_row_of_the_mix_is_there_in_its_order(published: Path) -> None:
         rows = pq.read_table(sorted((published / "data").glob(f"{split}-*.parquet"))[0]).to_pylist()
         assert [row["id"] for row in rows] == [row["id"] for row in examples if row["split"] == split]
         assert all(row["completion"] for row in rows)
+
+
+def test_each_shard_of_the_mix_is_read_once(
+    run_folder: Path, published: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    read, real = [], publishing.read_shard
+    monkeypatch.setattr(publishing, "read_shard", lambda *given: read.append(given[1].path) or real(*given))
+    again = publish(run_folder, tmp_path / "out", languages=("en",)).folder
+    assert len(read) == len(set(read)) == 2
+    names = sorted(path.relative_to(published) for path in published.rglob("*") if path.is_file())
+    assert [(again / name).read_bytes() for name in names] == [(published / name).read_bytes() for name in names]
+
+
+def test_a_split_of_several_files_keeps_its_rows_in_order(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(publishing, "SHARD_BYTES", 1)
+    folder = publish(run_folder, tmp_path / "out").folder
+    paths = sorted((folder / "data").glob("train-*.parquet"))
+    assert [path.name for path in paths] == ["train-00000-of-00002.parquet", "train-00001-of-00002.parquet"]
+    examples = synthetic.tables()["mix"]["examples"].to_pylist()
+    ids = [row["id"] for path in paths for row in pq.read_table(path).to_pylist()]
+    assert ids == [row["id"] for row in examples if row["split"] == "train"]
 
 
 def test_nothing_names_a_host_a_person_or_a_local_path(published: Path) -> None:
@@ -196,6 +226,32 @@ def test_what_stands_at_the_destination_is_kept_unless_it_is_an_intact_dataset(
     assert [path.name for path in tmp_path.iterdir()] == ["out"]
 
 
+def test_what_cannot_be_published_whole_leaves_what_stood_there(
+    run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    dest = tmp_path / "out"
+    publish(run_folder, dest)
+    monkeypatch.setattr(publishing, "SPLITS", ("train",))
+    with pytest.raises(PublishError, match=r"hold \d+ of the mix's \d+ examples"):
+        publish(run_folder, dest)
+    monkeypatch.undo()
+    assert check(dest) == []
+
+    real = os.replace
+
+    def refuse(source: Path, target: Path) -> None:
+        if source.name.endswith(".tmp") and target == dest:
+            raise OSError(28, "No space left on device")
+        real(source, target)
+
+    monkeypatch.setattr(os, "replace", refuse)
+    with pytest.raises(OSError, match="No space left"):
+        publish(run_folder, dest)
+    monkeypatch.undo()
+    assert check(dest) == []
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]
+
+
 class Hub:
     """A hub that records what it is asked; its methods have the signatures of the real client's."""
 
@@ -203,19 +259,20 @@ class Hub:
         self.api = create_autospec(huggingface_hub.HfApi, instance=True)
         self.api.repo_info.return_value.private = private
         self.api.upload_folder.return_value.commit_url = "https://example.org/commit/1"
-        self.tokens: list[Any] = []
+        self.opened = 0
         monkeypatch.setattr(huggingface_hub, "HfApi", self.open)
 
-    def open(self, token: str | None = None) -> Any:
-        self.tokens.append(token)
+    def open(self) -> Any:
+        self.opened += 1
         return self.api
 
 
 def test_a_push_sends_exactly_what_was_shown_and_is_private(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub, shown = Hub(monkeypatch), []
-    address = push(published, "me/sums", lambda text: bool(shown.append(text)) or True, token="secret")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    address = push(published, "me/sums", lambda text: bool(shown.append(text)) or True)
     assert address == "https://example.org/commit/1"
-    assert hub.tokens == ["secret"]
+    assert hub.opened == 1
     hub.api.create_repo.assert_called_once_with("me/sums", repo_type="dataset", private=True, exist_ok=True)
     sent = hub.api.upload_folder.call_args.kwargs["allow_patterns"]
     assert sent == sorted(path.relative_to(published).as_posix() for path in published.rglob("*") if path.is_file())
@@ -227,7 +284,7 @@ def test_a_push_sends_exactly_what_was_shown_and_is_private(published: Path, mon
 def test_a_refused_push_sends_nothing(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     hub = Hub(monkeypatch)
     assert push(published, "me/sums", lambda text: False) is None
-    assert hub.tokens == []
+    assert hub.opened == 0
 
 
 def test_a_private_push_never_lands_in_a_public_repository(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -243,11 +300,34 @@ def test_a_changed_folder_is_not_pushed(copy: Path, monkeypatch: pytest.MonkeyPa
     (copy / "notes.txt").write_text("secret plans")
     with pytest.raises(PublishError, match=r"notes.txt: extra"):
         push(copy, "me/sums", lambda text: True)
-    assert hub.tokens == []
+    assert hub.opened == 0
 
 
-def test_what_the_hub_refuses_is_an_error_with_the_fix(published: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize(
+    "refusal",
+    [
+        huggingface_hub.errors.HFValidationError("no such name"),
+        huggingface_hub.errors.LocalTokenNotFoundError("no such name"),
+        httpx2.ConnectError("no such name"),
+    ],
+)
+def test_what_the_hub_refuses_is_an_error_with_the_fix(
+    published: Path, monkeypatch: pytest.MonkeyPatch, refusal: Exception
+) -> None:
     hub = Hub(monkeypatch)
-    hub.api.create_repo.side_effect = huggingface_hub.errors.HFValidationError("no such name")
+    hub.api.create_repo.side_effect = refusal
     with pytest.raises(PublishError, match="did not take me/sums: no such name"):
         push(published, "me/sums", lambda text: True)
+
+
+def test_the_card_names_every_teacher_with_its_weights() -> None:
+    role = {"model": "one", "engine": "vllm", "dtype": "bfloat16", "quantization": None}
+    recipe = {"teacher": role, "more_teachers": {"coder": {**role, "model": "two"}}, "generate": {}}
+    common = {"run": "r", "commit": None, "finished": "now", "facts": {"funnel": []}, "recipe": recipe}
+    generate = {**common, "identity": {"models": {"teacher": "w1", "coder": "w2"}, "prompts": {}}}
+    text = card({"mix": common, "generate": generate}, {"train": 1}, [], [], EXAMPLE, [])
+    assert "written by `one` and `two` and kept" in text
+    found = re.findall(r"^\| (teacher|weights) \| `(\w+)` \|$", text, re.MULTILINE)
+    assert found == [("teacher", "one"), ("weights", "w1"), ("teacher", "two"), ("weights", "w2")]
+    table = text.split("## How it was made")[1].split("What became")[0].strip().splitlines()[2:]
+    assert all(line.startswith("|") for line in table), table

@@ -52,6 +52,9 @@ def test_a_minimal_recipe_takes_the_stages_defaults(tmp_path: Path) -> None:
         ("generate: {samples: 1}\ngenerate: {samples: 2}", "the key 'generate' stands twice"),
         ("generate: &a {samples: 1}\nmix: *a", "aliases are not allowed"),
         ("name: ../escape", "name is '../escape'"),
+        ("generate: {samples: {{ samples }}}", "found unhashable key"),
+        ("generate: {[samples]: 3}", "found unhashable key"),
+        ('description: "half \\ud83d of a sign"', "half of a surrogate pair"),
     ],
 )
 def test_a_wrong_recipe_says_what_and_where(tmp_path: Path, more: str, says: str) -> None:
@@ -88,7 +91,17 @@ def test_a_setting_goes_over_the_files_value(tmp_path: Path, setting: str, place
     assert found == value
 
 
-@pytest.mark.parametrize("setting", ["generate.samples", "=3", "generate.samples.x=1", "seed.sources.5.path=b.csv"])
+@pytest.mark.parametrize(
+    "setting",
+    [
+        "generate.samples",
+        "=3",
+        "generate.samples.x=1",
+        "seed.sources.5.path=b.csv",
+        "generate.samples={{ samples }}",
+        'description="\\ud83d"',
+    ],
+)
 def test_a_setting_that_cannot_be_applied_is_an_error(tmp_path: Path, setting: str) -> None:
     with pytest.raises(RecipeError):
         load(write(tmp_path, MINIMAL + "generate: {samples: 3}\n"), [setting])
@@ -97,3 +110,18 @@ def test_a_setting_that_cannot_be_applied_is_an_error(tmp_path: Path, setting: s
 def test_a_missing_recipe_lists_the_shipped_ones(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match=r"No recipe at .*demo\.yaml"):
         load(tmp_path / "none.yaml")
+
+
+def test_more_teachers_have_names_of_their_own(tmp_path: Path) -> None:
+    found = load(write(tmp_path, MINIMAL + "more_teachers: {coder: {model: c, engine: replay}}\n"))
+    assert list(found.teachers) == ["teacher", "coder"]
+    assert list(found.roles) == ["teacher", "coder", "student"]
+    assert found.named("teachers") == ("teacher", "coder")
+    assert found.resolved()["more_teachers"]["coder"]["model"] == "c"
+    with pytest.raises(RecipeError, match="more_teachers has the name 'student'"):
+        load(write(tmp_path, MINIMAL + "more_teachers: {student: {model: c}}\n"))
+
+
+def test_teachers_whose_traces_look_alike_must_think_alike(tmp_path: Path) -> None:
+    with pytest.raises(RecipeError, match="found thinking: true for twin, and the other way round for another teacher"):
+        load(write(tmp_path, MINIMAL + "more_teachers: {twin: {model: t, thinking: true}}\n"))

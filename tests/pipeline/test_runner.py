@@ -9,10 +9,10 @@ import pytest
 import yaml
 
 from pipeline import lock, plan, recipe
-from pipeline.manifest import Manifest
+from pipeline.manifest import Manifest, write_record
 from pipeline.run import Run
 from pipeline.runner import Runner, Stale, Watcher
-from pipeline.shards import read_shard
+from pipeline.shards import add_sums, read_shard, write_shard
 from pipeline.stage import StageError
 from tests import small
 
@@ -210,3 +210,63 @@ def test_old_shards_go_once_the_new_manifest_stands(path: Path) -> None:
             str(file.relative_to(this.stage_folder(name))) for file in this.stage_folder(name).rglob("*.parquet")
         )
         assert found == named
+
+
+AUGMENT = 'seed.augment=[{"kind": "harder", "votes": 3}]'
+
+
+def test_variants_are_problems_like_any_others_and_their_solutions_are_bought_once(path: Path) -> None:
+    small.can_variants(path)
+    assert ran(path, AUGMENT, force=("generate",)) == list(TO_MIX)
+    problems = {row["id"]: row for row in rows(path, "seed", "problems")}
+    variants = [row for row in problems.values() if row["parent_id"] is not None]
+    assert len(variants) == 24
+    assert facts(path, "seed")["generation"]["second steps"]["bought"] == 72
+    assert (facts(path, "generate")["wanted"], facts(path, "generate")["reused"]) == (144, 72)
+    examples = [problems[row["problem_id"]] | {"split": row["split"]} for row in rows(path, "mix", "examples")]
+    assert {row["id"] for row in variants} <= {row["id"] for row in examples}
+    splits: dict[str, set[str]] = {}
+    for row in examples:
+        splits.setdefault(row["parent_id"] or row["id"], set()).add(row["split"])
+    assert {frozenset(found) for found in splits.values()} == {frozenset({"train"}), frozenset({"validation"})}
+    assert ran(path, AUGMENT) == []
+
+
+def test_the_teachers_answers_make_seed_stale_only_where_it_writes_problems(path: Path) -> None:
+    small.can_variants(path)  # another file of canned answers is another teacher
+    assert run_of(path).state("seed").word == "fresh"
+    ran(path, AUGMENT, to="seed")
+    with open(path.parent / "canned.jsonl", "a") as file:
+        file.write("\n")
+    assert [change.key for change in run_of(path, AUGMENT).state("seed").changes] == ["models.teacher"]
+
+
+def test_a_run_from_before_there_were_variants_stays_fresh_and_can_be_mixed_again(path: Path) -> None:
+    this = run_of(path)
+    folder = this.stage_folder("seed")
+    manifest = this.manifest("seed")
+    assert manifest is not None
+    dataset = manifest.datasets["problems"]
+    old = [
+        write_shard(
+            folder / "problems" / f"old-{number}.parquet",
+            read_shard(folder, shard).drop_columns(["parent_id", "augmentation"]),
+            folder,
+        )
+        for number, shard in enumerate(dataset.shards)
+    ]
+    dataset = dataset.model_copy(update={"shards": old, "columns": add_sums(old)})
+    datasets = {**manifest.datasets, "problems": dataset}
+    write_record(folder / "manifest.json", manifest.model_copy(update={"datasets": datasets}))
+    before = rows(path, "mix", "examples")
+    assert ran(path) == ["mix"]
+    assert rows(path, "mix", "examples") == before
+    assert ran(path) == []
+    mixed = this.manifest("mix")
+    assert mixed is not None
+    assert "parent_id" not in mixed.identity.inputs["problems"]
+
+
+def test_a_plan_does_not_have_the_teacher_write_problems(path: Path) -> None:
+    said = small.seqdistill(path.parent / "data", "plan", path, "--set", AUGMENT, code=1)
+    assert "far more than a pilot. Run seed first (--to seed)" in said

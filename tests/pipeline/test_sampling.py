@@ -1,5 +1,6 @@
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -7,20 +8,9 @@ import pytest
 
 from pipeline.engines import Completion, Engine, Request
 from pipeline.engines.replay import Replay
+from pipeline.orders import Ask, Order, asks, conversation, open_tokenizer, prompt_names, served, stored
 from pipeline.roles import Sampling, Student, Teacher
-from pipeline.sampling import (
-    Ask,
-    Figures,
-    Order,
-    asks,
-    complete,
-    conversation,
-    engine_seed,
-    open_tokenizer,
-    prompt_names,
-    served,
-    stored,
-)
+from pipeline.sampling import Figures, complete, engine_seed
 from pipeline.store import Entry, Store, writing
 
 TEXTS = {"question": "Q: {problem}", "short": "Short: {problem}", "calm": "Be calm."}
@@ -35,10 +25,11 @@ class Watched:
         self.asked: list[Request] = []
         self.closed = False
 
-    def stream(self, requests: Iterable[Request]) -> Iterator[Completion]:
-        def seen() -> Iterator[Request]:
+    def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        def seen() -> Iterator[Request | None]:
             for request in requests:
-                self.asked.append(request)
+                if request is not None:
+                    self.asked.append(request)
                 yield request
 
         return self.inner.stream(seen())
@@ -80,7 +71,7 @@ def bought(
         return engines[-1]
 
     with writing(root, made.weights) as store:
-        figures = complete([made, *others], store, start, lambda done, total, note: None)
+        figures, _ = complete([made, *others], store, start, lambda done, total, note: None)
     assert all(engine.closed for engine in engines)
     return [request.id for engine in engines for request in engine.asked], figures
 
@@ -160,7 +151,7 @@ def test_an_engine_is_started_only_if_something_is_missing(tmp_path: Path) -> No
         raise AssertionError("nothing is missing")
 
     with writing(tmp_path, "digest") as store:
-        figures = complete([order(1)], store, start, lambda *_: None)
+        figures, _ = complete([order(1)], store, start, lambda *_: None)
     assert (figures.reused, figures.engine_seed, figures.tokens_per_s) == (2, None, 0.0)
 
 
@@ -227,8 +218,8 @@ def test_the_seed_does_not_depend_on_the_order_of_the_ids() -> None:
 
 def test_an_engine_that_swallows_a_request_is_found_out(tmp_path: Path) -> None:
     class Forgetful(Watched):
-        def stream(self, requests: Iterable[Request]) -> Iterator[Completion]:
-            list(requests)
+        def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+            list(iter(partial(next, iter(requests)), None))  # all there are at the moment
             return iter(())
 
     with pytest.raises(RuntimeError, match="without an answer to 2 requests"), writing(tmp_path, "digest") as store:
@@ -240,7 +231,7 @@ def test_stored_rows_come_in_the_order_asked_as_this_run_knows_them(tmp_path: Pa
     rows: list[Mapping[str, Any]] = [{**row, "id": f"new-{row['id']}"} for row in problems(2, 1)]
     renamed = order(role=Teacher(model="new-name.jsonl", engine="replay"), problems=lambda: rows)
     wanted: list[Ask] = list(asks(renamed))
-    found = stored(renamed, Store(tmp_path, "digest"), wanted)
+    found = stored(renamed, Store(tmp_path, "digest"), {ask.id: ask for ask in wanted})
     assert [(row["id"], row["problem_id"], row["teacher"]) for row in found] == [
         (ask.id, ask.problem_id, "new-name.jsonl") for ask in wanted
     ]

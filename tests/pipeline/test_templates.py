@@ -91,7 +91,7 @@ def test_special_tokens_are_not_added_a_second_time() -> None:
 
 @pytest.mark.parametrize("reply", [REPLY, REPLY + "<|im_end|>"])
 def test_an_example_is_the_evaluations_prompt_and_the_reply_with_one_end_token(plain: Any, reply: str) -> None:
-    prompt, completion = templates.example_ids(plain, QUESTION, reply)
+    prompt, completion = templates.example_ids(plain, QUESTION, reply, templates.ending_ids(plain))
     assert prompt == templates.prompt_ids(plain, QUESTION)
     assert plain.decode(completion) == REPLY + "<|im_end|>"
     assert completion.count(templates.end_token_id(plain)) == 1
@@ -99,7 +99,7 @@ def test_an_example_is_the_evaluations_prompt_and_the_reply_with_one_end_token(p
 
 def test_an_end_token_inside_a_reply_is_refused(plain: Any) -> None:
     with pytest.raises(templates.EndTokenInside, match="Filter the trace"):
-        templates.example_ids(plain, QUESTION, "one<|im_end|>two")
+        templates.example_ids(plain, QUESTION, "one<|im_end|>two", templates.ending_ids(plain))
 
 
 @pytest.mark.parametrize("opened", ["<think>\n", "<think>"])
@@ -107,7 +107,7 @@ def test_a_tag_that_the_prompt_opens_is_not_learnt_again(opened: str) -> None:
     opening = with_template(
         tiny.CHAT_TEMPLATE.replace("assistant\\n' }}{% endif", f"assistant\\n{opened}' }}}}{{% endif")
     )
-    prompt, completion = templates.example_ids(opening, QUESTION, REPLY)
+    prompt, completion = templates.example_ids(opening, QUESTION, REPLY, templates.ending_ids(opening))
     assert opening.decode(prompt + completion).count("<think>") == 1
     assert prompt == templates.prompt_ids(opening, QUESTION)
 
@@ -136,6 +136,22 @@ def test_a_clock_that_cannot_be_pinned_is_refused() -> None:
     hidden = templates.pin_date("{% set form = '%d %b' %}{{ strftime_now(form) }}" + tiny.CHAT_TEMPLATE)
     with pytest.raises(ValueError, match="reads the clock"):
         templates.render(with_template(hidden), QUESTION)
+
+
+@pytest.mark.parametrize(
+    ("template", "says"),
+    [
+        ("{{ raise_exception('System role not supported') }}", "System role not supported"),
+        ("{% for message in messages %}", "Unexpected end of template"),
+        ("{{ messages[7].content.strip() }}", "list object has no element 7"),
+    ],
+)
+def test_a_template_that_refuses_a_conversation_is_an_error_with_its_own_words_and_the_fix(
+    template: str, says: str
+) -> None:
+    refusing = with_template(template)
+    with pytest.raises(ValueError, match=rf"turns system, user: .*{says}.*name another chat_template"):
+        templates.render(refusing, templates.conversation("{problem}", "1 + 1", "Be brief."))
 
 
 def test_a_loaded_tokenizer_takes_the_roles_template_and_needs_one(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
+import random
+import re
+
 import pytest
 
-from pipeline.text import answer_span, boxed, final_answer, fold, words
+from pipeline.text import _trimmed, answer_span, boxed, final_answer, fold, words
 
 ANSWERS = [
     (r"So \boxed{5}.", "5"),
@@ -62,6 +65,52 @@ def test_the_final_answer_is_found_as_it_was_written(text: str, answer: str | No
 def test_boxes_are_found_in_one_pass_however_deep() -> None:
     depth = 50_000
     assert boxed("\\boxed{" * depth + "5" + "}" * depth) == (7 * depth, 7 * depth + 1)
+
+
+@pytest.mark.parametrize("run", [".", "*", " ", ". ", "\\)", "\\boxed{}", "\\] ."])
+def test_what_follows_an_answer_is_dropped_in_one_pass_however_long(run: str) -> None:
+    assert final_answer("The answer is 5" + run * (1_000_000 // len(run))) == "5"
+    assert final_answer("The answer is " + "*" * 1_000_000) is None
+
+
+def trimmed_step_by_step(text: str, start: int, end: int) -> tuple[int, int] | None:
+    """What `_trimmed` does, plainly: one character or pair a step, each step on a copy of what is left."""
+    while start < end:
+        part = text[start:end]
+        head, tail = 0, 0
+        full_stop = part[-1] == "." and len(part) > 1 and not part.endswith("\\right.")
+        if part[0].isspace() or part[0] in "*`":
+            head = 1
+        elif part[-1].isspace() or part[-1] in "*`" or full_stop:
+            tail = 1
+        elif part.endswith("\\boxed{}"):
+            tail = len("\\boxed{}")
+        elif "$" in (part[0], part[-1]):
+            inner = part.strip("$")
+            whole = re.search(r"(?<!\\)\$", inner) is None and not inner.endswith("\\")
+            head, tail = (len(part) - len(part.lstrip("$")), len(part) - len(part.rstrip("$"))) if whole else (0, 0)
+        else:
+            for opening, closing in (("\\(", "\\)"), ("\\[", "\\]")):
+                if part.endswith(closing) and part.count(opening) <= 1:
+                    head = len(opening) if part.startswith(opening) else 0
+                    tail = len(closing) if head or opening not in part else 0
+        if not head and not tail:
+            return start, end
+        start, end = start + head, end - tail
+    return None
+
+
+def test_trimming_many_at_once_is_trimming_one_by_one() -> None:
+    draw = random.Random(0)
+    pieces = [" ", "\n", "*", "`", ".", "$", "\\", "\\(", "\\)", "\\[", "\\]", "\\boxed{}", "\\right.", "(", ")", "5"]
+    different = set()
+    for _ in range(50_000):
+        text = "".join(draw.choices(pieces, k=draw.randrange(12)))
+        start, end = sorted(draw.choices(range(len(text) + 1), k=2))
+        expected = trimmed_step_by_step(text, start, end)
+        assert _trimmed(text, start, end) == expected, (text, start, end)
+        different.add(None if expected is None else (expected[0] - start, end - expected[1]))
+    assert len(different) > 60
 
 
 def test_raised_digits_and_fractions_are_not_the_plain_ones() -> None:

@@ -1,6 +1,8 @@
 """decontaminate: copies of held-out problems are found, steps of a trace's own problem are not."""
 
+import hashlib
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,7 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.records import PROBLEM, TRACE, VERDICT
+from pipeline.section import declared
 from pipeline.shards import as_table
 from pipeline.stage import StageError
 from stages import decontaminate as stage
@@ -154,9 +157,28 @@ def test_the_content_of_a_benchmark_file_is_identity(tmp_path: Path) -> None:
     write(tmp_path, ".csv")
     first = benchmark_digests(config, tmp_path)
     (tmp_path / "bench.csv").write_text("q\nOther?\n")
-    digests = [before["bench.csv"], first["bench.csv"], benchmark_digests(config, tmp_path)["bench.csv"]]
-    assert digests[0] == "missing"
-    assert len(set(digests)) == 3
+    seen = [before["geo"], first["geo"], benchmark_digests(config, tmp_path)["geo"]]
+    assert seen[0] == "missing"
+    assert len(set(seen)) == 3
+
+
+def test_a_benchmark_file_that_did_not_change_is_not_read_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = Config(benchmarks=(Benchmark(name="geo", path=write(tmp_path, ".csv"), column="q"),))
+    os.utime(tmp_path / "bench.csv", (1, 1))
+    first = benchmark_digests(config, tmp_path)
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: pytest.fail(f"read {file.name} again"))
+    assert benchmark_digests(config, tmp_path) == first
+
+
+def test_the_place_of_a_benchmark_file_is_not_identity(tmp_path: Path) -> None:
+    write(tmp_path, ".csv")
+    (tmp_path / "moved").mkdir()
+    (tmp_path / "moved" / "other.csv").write_bytes((tmp_path / "bench.csv").read_bytes())
+    one, other = (Config(benchmarks=(Benchmark(name="geo", path=path),)) for path in ("bench.csv", "moved/other.csv"))
+    assert declared(one) == declared(other)
+    assert benchmark_digests(one, tmp_path) == benchmark_digests(other, tmp_path)
 
 
 def test_canaries_are_planted_and_counted(tmp_path: Path) -> None:

@@ -7,13 +7,15 @@ from typing import Any
 
 import pytest
 
-from pipeline import engines, sampling
+import stages.eval
+from pipeline import engines, orders
 from pipeline.engines.replay import Replay
 from pipeline.manifest import Manifest
 from pipeline.records import PROBLEM, SCORE
 from pipeline.roles import Student, Teacher
 from pipeline.shards import as_table
 from pipeline.stage import StageError
+from pipeline.verifiers.pool import Pool
 from stages.eval import AS_TEACHER, STAGE, Config, base_roles, run
 from tests import synthetic
 from tests.desk import DeskInputs, DeskOutput
@@ -82,7 +84,7 @@ class Canned(Replay):
 def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     made = Fake(dict(PATTERNS))
     monkeypatch.setattr(engines, "start", made.start)
-    monkeypatch.setattr(sampling, "open_tokenizer", lambda role, model, texts: None)
+    monkeypatch.setattr(orders, "open_tokenizer", lambda role, model, texts: None)
     return made
 
 
@@ -166,6 +168,19 @@ def test_nothing_is_asked_twice(tmp_path: Path, fake: Fake) -> None:
     run(Config(samples=2, exec={"workers": 1}), other, DeskOutput(tmp_path))
     assert {sample for _, _, sample in fake.asked[32:]} == {1}
     assert len(fake.asked) == 32 + 24
+
+
+def test_all_models_are_judged_in_one_pool(tmp_path: Path, fake: Fake, monkeypatch: pytest.MonkeyPatch) -> None:
+    opened: list[tuple[Any, ...]] = []
+
+    class Counted(Pool):
+        def __init__(self, *limits: Any) -> None:
+            opened.append(limits)
+            super().__init__(*limits)
+
+    monkeypatch.setattr(stages.eval, "Pool", Counted)
+    run(Config(exec={"workers": 1}, timeout_s=7, memory_mib=512), inputs(tmp_path), DeskOutput(tmp_path))
+    assert opened == [(1, 7.0, 512)]
 
 
 def test_several_samples_give_consensus_and_pass_at_k(tmp_path: Path, fake: Fake) -> None:

@@ -19,7 +19,14 @@ from tests.desk import DeskInputs, DeskOutput
 
 def trace(trace_id: str, raw: str | None, finish: str = "stop", tokens: int | None = 20) -> dict[str, Any]:
     row = dict.fromkeys(TRACE.names)
-    return row | {"id": trace_id, "problem_id": "p", "raw": raw, "finish": finish, "completion_tokens": tokens}
+    return row | {
+        "id": trace_id,
+        "problem_id": "p",
+        "raw": raw,
+        "finish": finish,
+        "completion_tokens": tokens,
+        "teacher": "m",
+    }
 
 
 def run(folder: Path, config: Config, traces: list[dict[str, Any]], thinking: bool = False) -> DeskOutput:

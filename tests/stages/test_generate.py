@@ -10,8 +10,8 @@ from pipeline.manifest import Shard
 from pipeline.records import PROBLEM, content_id
 from pipeline.roles import Role, Sampling, Teacher
 from pipeline.shards import as_table, read_shard, write_shard
-from pipeline.stage import Bill
-from stages.generate import STAGE, Config, bill, run
+from pipeline.stage import Bill, StageError
+from stages.generate import STAGE, Config, bill, pilot, run
 from tests.desk import DeskInputs, DeskOutput
 
 
@@ -23,12 +23,14 @@ def problem(number: int, split: str = "train") -> dict[str, Any]:
 class Finished(DeskOutput):
     """An Output over real shards: what a first run wrote is what a second one finds."""
 
-    def __init__(self, folder: Path, shards: list[Shard]) -> None:
+    def __init__(self, folder: Path, shards: list[Shard], decisions: list[pa.Table]) -> None:
         super().__init__(folder)
-        self.shards = shards
+        self.shards, self.decisions = shards, decisions
         self.taken: list[Shard] = []
 
     def previous(self, dataset: str, columns: Sequence[str] = ("id",)) -> list[tuple[Shard, pa.Table]]:
+        if dataset == "decisions":
+            return [(self.shards[0], table.select(columns)) for table in self.decisions]
         return [(shard, read_shard(self.folder, shard, columns)) for shard in self.shards]
 
     def keep(self, dataset: str, shard: Shard) -> None:
@@ -49,7 +51,9 @@ class Desk:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         self.shards: list[Shard] = []
+        self.decisions: list[pa.Table] = []
         self.answers: dict[str, list[str]] = {}
+        self.more: dict[str, Teacher] = {}
         for number in range(6):
             self.can(number, *(f"{number} + 1 makes {number + 1} ({sample})" for sample in range(4)))
 
@@ -60,16 +64,21 @@ class Desk:
         path = self.folder / "canned.jsonl"
         lines = [json.dumps({"text": text, "completions": answers}) for text, answers in self.answers.items()]
         path.write_text("\n".join(lines))
-        return DeskInputs(self.folder, {"problems": as_table(rows, PROBLEM)}, teacher, models={"teacher": path})
+        tables = dict.fromkeys(("problems", "domains", "references"), as_table(rows, PROBLEM))
+        made = DeskInputs(self.folder, tables, teacher, models=dict.fromkeys(("teacher", *self.more), path))
+        made.more_teachers = self.more
+        return made
 
     def run(self, rows: list[dict[str, Any]], teacher: Teacher | None = None, **config: Any) -> Finished:
-        output = Finished(self.folder, self.shards)
+        output = Finished(self.folder, self.shards, self.decisions)
         run(Config(**config), self.inputs(rows, teacher or self.teacher()), output)
-        self.shards = output.seal()
+        self.shards, self.decisions = output.seal(), output.tables["decisions"]
         return output
 
     def bill(self, rows: list[dict[str, Any]], **config: Any) -> Bill:
-        return bill(Config(**config), self.inputs(rows, self.teacher()), Finished(self.folder, self.shards))
+        return bill(
+            Config(**config), self.inputs(rows, self.teacher()), Finished(self.folder, self.shards, self.decisions)
+        )
 
     def teacher(self, **changes: Any) -> Teacher:
         return Teacher(model="canned.jsonl", engine="replay", **changes)
@@ -230,5 +239,144 @@ def test_labels_are_refused_where_the_engine_gives_no_token_ids_before_anything_
 def test_it_reads_nothing_whose_change_would_not_change_the_words() -> None:
     assert STAGE.reads["problems"].columns == ("id", "text", "task", "split")
     kept_out = {"exec", "thinking", "model"}  # weights stand for the model
-    assert set(STAGE.roles["teacher"]) == set(Teacher.model_fields) - kept_out
-    assert set(Role.model_fields) - kept_out <= set(STAGE.roles["teacher"])
+    assert set(STAGE.roles["teachers"]) == set(Teacher.model_fields) - kept_out
+    assert set(Role.model_fields) - kept_out <= set(STAGE.roles["teachers"])
+
+
+def judged(number: int, answer: int, domain: str = "maths") -> dict[str, Any]:
+    return {**problem(number), "answer": str(answer), "verifier": "exact", "verifier_data": "{}", "domain": domain}
+
+
+def final(number: int) -> str:
+    return f"The answer is \\boxed{{{number}}}."
+
+
+def test_a_problem_gets_no_more_samples_once_enough_are_right(desk: Desk) -> None:
+    desk.can(1, final(2))
+    desk.can(2, final(0), final(3))
+    rows = [judged(1, 2), judged(2, 3)]
+    output = desk.run(rows, samples=6, adaptive={"right": 2})
+    assert [(row["asked"], row["right"], row["wrong"], row["would_add"]) for row in output.rows("decisions")] == [
+        (2, 2, 0, 0),
+        (4, 2, 2, 0),
+    ]
+    assert output.facts["spared"] == 6
+    assert len(list(desk.rows())) == 6
+    assert desk.bill(rows, samples=6, adaptive={"right": 2}) == Bill(wanted=6, reused=6, missing=0, dropped=0, tokens=0)
+    more = desk.run(rows, samples=6, adaptive={"right": 3})
+    assert [(row["asked"], row["right"]) for row in more.rows("decisions")] == [(3, 3), (6, 3)]
+    assert more.facts["bought"] == 3
+
+
+def test_another_answer_lists_what_it_would_add_and_buys_it_only_when_told(desk: Desk) -> None:
+    desk.can(1, final(2))
+    desk.run([judged(1, 2)], samples=5, adaptive={"right": 2})
+    output = desk.run([judged(1, 3)], samples=5, adaptive={"right": 2})
+    assert (output.facts["bought"], output.facts["would_add"]) == (0, {"problems": 1, "samples": 3})
+    assert [(row["asked"], row["right"], row["would_add"]) for row in output.rows("decisions")] == [(2, 0, 3)]
+    assert "1 problems were decided on answers that are judged otherwise today; up to 3 more" in output.lines[0]
+    again = desk.run([judged(1, 3)], samples=5, adaptive={"right": 2})
+    assert again.facts["would_add"] == {"problems": 1, "samples": 3}
+    bought = desk.run([judged(1, 3)], samples=5, adaptive={"right": 2, "decisions": "renew"})
+    assert bought.facts["bought"] == 3
+    assert "would_add" not in bought.facts
+
+
+def test_a_continued_trace_stands_in_place_of_its_parent(desk: Desk) -> None:
+    desk.can(1, "one two three four five")
+    settings: dict[str, Any] = {"samples": 1, "max_tokens": 3, "second_max_tokens": 9}
+    desk.run([problem(1)], samples=1, max_tokens=3)
+    (parent,) = desk.rows()
+    output = desk.run([problem(1)], **settings, truncated="continue")
+    (child,) = desk.rows()
+    assert (child["raw"], child["finish"], child["parent_trace_id"]) == (
+        "one two three four five",
+        "stop",
+        parent["id"],
+    )
+    assert (output.counts, output.facts["bought"]) == ({"stop": 1}, 1)
+    assert desk.bill([problem(1)], **settings, truncated="continue") == Bill(1, 1, 0, 0, 0)
+    assert desk.bill([problem(1)], samples=1, max_tokens=3).dropped == 1
+    assert desk.run([problem(1)], **settings, truncated="continue").taken != []
+
+
+@pytest.mark.parametrize(
+    ("config", "expected"),
+    [
+        ({"truncated": "again"}, "expected a number above max_tokens"),
+        ({"truncated": "continue", "second_max_tokens": 1024}, "expected a number above max_tokens"),
+        (
+            {"truncated": "continue", "second_max_tokens": 2000, "sampling": {"presence_penalty": 0.5}},
+            "cannot keep presence_penalty",
+        ),
+    ],
+)
+def test_what_cannot_be_continued_is_refused(config: dict[str, Any], expected: str) -> None:
+    with pytest.raises(ValueError, match=expected):
+        Config(**config)
+
+
+def test_a_server_cannot_continue(desk: Desk) -> None:
+    server = Teacher(model="m", engine="openai")
+    with pytest.raises(StageError, match=r"engine openai of teacher takes none\. Set generate\.truncated: again"):
+        desk.run([problem(1)], server, truncated="continue", second_max_tokens=2000)
+
+
+def teachers(desk: Desk) -> None:
+    desk.more = {"other": Teacher(model="other.jsonl", engine="replay", prompt="solve")}
+
+
+def answered(desk: Desk) -> dict[str, set[str]]:
+    found: dict[str, set[str]] = {}
+    for row in desk.rows():
+        found.setdefault(row["teacher"], set()).add(row["problem_id"])
+    return found
+
+
+def test_all_teachers_answer_every_problem_and_each_trace_says_which(desk: Desk) -> None:
+    teachers(desk)
+    rows = [problem(number) for number in range(4)]
+    output = desk.run(rows, samples=2)
+    everything = {row["id"] for row in rows}
+    assert answered(desk) == {"canned.jsonl": everything, "other.jsonl": everything}
+    assert (output.facts["bought"], output.facts["teachers"]["other"]["bought"]) == (16, 8)
+    assert {row["weights"] for row in desk.rows()} == {"weights-of-teacher", "weights-of-other"}
+    assert desk.run(rows, samples=2).facts["bought"] == 0
+    assert len({row["id"] for row in desk.rows()}) == 16
+
+
+def test_problems_go_to_the_teachers_of_their_domain_or_task(desk: Desk) -> None:
+    teachers(desk)
+    rows = [judged(1, 2, "maths"), judged(2, 3, "code"), judged(3, 4, "law")]
+    routes = {"teacher": {"domains": ["maths"]}, "other": {"domains": ["code"], "tasks": ["sum"]}}
+    desk.run(rows, samples=1, routes=routes)
+    assert answered(desk) == {"canned.jsonl": {rows[0]["id"]}, "other.jsonl": {rows[1]["id"]}}
+
+
+def test_a_route_for_an_unknown_teacher_is_refused(desk: Desk) -> None:
+    with pytest.raises(StageError, match="names 'othr'; expected one of teacher"):
+        desk.run([problem(1)], routes={"othr": {}})
+
+
+def test_teachers_of_the_same_weights_share_an_engine_and_a_store(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    desk.more = {"terse": Teacher(model="canned.jsonl", engine="replay", prompt="solve")}
+    monkeypatch.setattr(DeskInputs, "weights", lambda self, name: "the same")
+    output = desk.run([problem(1)], samples=2)
+    assert output.facts["bought"] == 4
+    assert "teachers" not in output.facts
+    assert len({row["id"] for row in desk.rows()}) == 4
+
+
+def test_a_pilot_buys_a_share_predicts_the_whole_and_is_reused(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.pilot.LEAST_PROBLEMS", 3)
+    rows = [judged(number, number + 1) for number in range(6)]
+    for number in range(6):
+        desk.can(number, final(number + 1), final(0))
+    output = Finished(desk.folder, [], [])
+    found = pilot(Config(samples=2), desk.inputs(rows, desk.teacher()), output, 0.01)
+    assert (found["problems"], found["of_problems"], found["completions"]) == (3, 6, 6)
+    assert found["predicted"]["completion_tokens"]["value"] == 6 * 2 * 4
+    assert found["predicted"]["right_share"]["value"] == 0.5
+    full = desk.run(rows, samples=2)
+    assert (full.facts["reused"], full.facts["bought"]) == (6, 6)
+    assert full.facts["pilot"] == found

@@ -162,6 +162,20 @@ def test_a_trace_cut_off_is_counted_apart() -> None:
     assert spread([])["mean"] is None
 
 
+def test_a_failed_completion_has_no_length() -> None:
+    import pyarrow as pa
+
+    table = pa.table({"id": ["a", "b", "c"], "finish": ["stop", "error", "stop"], "completion_tokens": [5, 0, 7]})
+    assert token_lengths([table], {"a"}) == {"kept": [5], "dropped": [7], "cut off": []}
+
+
+def test_the_median_lies_in_the_middle_and_one_of_twenty_above_the_95th_percentile() -> None:
+    found = spread(list(range(20, 0, -1)))
+    assert (found["median"], found["p95"], found["longest"]) == (10.5, 19, 20)
+    assert spread([4])["p95"] == 4
+    assert [spread(list(range(1, count + 1)))["p95"] for count in (2, 21, 40, 100, 101)] == [2, 20, 38, 95, 96]
+
+
 @pytest.mark.parametrize(
     ("text", "shown"), [(None, None), ("abc", "abc"), ("abcd", "abcd"), ("abcdef", "abcd\n[... 2 more characters]")]
 )

@@ -1,6 +1,8 @@
 """Seed: what becomes a problem, what is held out from what, and what is refused with which reason."""
 
+import hashlib
 import json
+import os
 from collections import Counter
 from importlib.metadata import version
 from pathlib import Path
@@ -361,7 +363,7 @@ def test_a_config_that_cannot_be_right_is_refused(sources: list[Any], held_out: 
         Config.model_validate({"sources": sources, "held_out": held_out})
 
 
-def test_contents_of_files_are_identity_and_paths_are_not(tmp_path: Path) -> None:
+def test_contents_of_files_are_identity_and_paths_are_not(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     config = Config.model_validate({"sources": [{"kind": "file", "path": "own.jsonl"}, generator("gcd")]})
     assert source_digests(config, tmp_path)["sources.0"] == "missing"
     seen = []
@@ -371,4 +373,8 @@ def test_contents_of_files_are_identity_and_paths_are_not(tmp_path: Path) -> Non
         seen.append(source_digests(named, tmp_path))
     assert seen[0] != seen[1] == seen[2]
     assert seen[0].keys() == {"sources.0", "reasoning-gym"}
+    os.utime(tmp_path / "other.jsonl", (1, 1))
+    first = source_digests(named, tmp_path)
+    monkeypatch.setattr(hashlib, "file_digest", lambda file, kind: pytest.fail(f"read {file.name} again"))
+    assert source_digests(named, tmp_path) == first == seen[2]
     assert STAGE.contents is source_digests

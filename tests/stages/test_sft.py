@@ -104,6 +104,32 @@ def test_without_validation_the_last_checkpoint_is_kept(tmp_path: Path, student:
     assert any("no validation examples" in line for line in output.lines)
 
 
+@pytest.mark.parametrize("resumable", [False, True])
+def test_a_training_that_was_cut_off_goes_on_only_where_its_optimizer_was_saved(
+    tmp_path: Path, student: Path, monkeypatch: pytest.MonkeyPatch, resumable: bool
+) -> None:
+    from transformers import TrainerCallback
+
+    class Cut(TrainerCallback):
+        def on_save(self, *_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+    rows, values = tiny.examples(20, validation=4), {"epochs": 2, "save_dtype": "float32"}
+    values["exec"] = {"threads": 1, "resumable": resumable}
+    whole = trained(tmp_path / "whole", student, rows, **values)
+    real = sft.callbacks
+    monkeypatch.setattr(sft, "callbacks", lambda *arguments: [*real(*arguments), Cut()])
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "cut", student, rows, **values)
+    monkeypatch.setattr(sft, "callbacks", real)
+    again = trained(tmp_path / "cut", student, rows, **values)
+    assert (again.facts["resumed_at_step"] > 0) is resumable
+    assert any("training starts over" in line for line in again.lines) is not resumable
+    assert again.facts["loss"] == whole.facts["loss"]
+    before, after = (weights(output.folder / "checkpoint") for output in (whole, again))
+    assert [name for name, value in before.items() if not value.equal(after[name])] == []
+
+
 def test_a_long_example_is_dropped_counted_and_named(tmp_path: Path, student: Path) -> None:
     rows = tiny.examples(40, validation=4)
     rows[3]["completion"] = [{"role": "assistant", "content": "<think>\n" + "so " * 300 + "\n</think>\n\nIt is 4."}]

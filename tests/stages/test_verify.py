@@ -22,7 +22,8 @@ def problems(rows: list[tuple[str, str, str, str]]) -> pa.Table:
 
 def traces(rows: list[tuple[str, str, str, str]]) -> pa.Table:
     names = ("id", "problem_id", "raw", "finish")
-    return _table([dict(zip(names, row, strict=True)) for row in rows], TRACE, names)
+    made = [{**dict(zip(names, row, strict=True)), "teacher": "some"} for row in rows]
+    return _table(made, TRACE, (*names, "teacher"))
 
 
 def _table(rows: list[dict[str, Any]], schema: pa.Schema, names: tuple[str, ...]) -> pa.Table:
@@ -159,4 +160,4 @@ def test_a_rate_is_of_the_decided_traces() -> None:
 
 def test_limits_are_declared_and_workers_are_not() -> None:
     assert declared(Config()) == {"timeout_s": 10.0, "memory_mib": 1024}
-    assert STAGE.roles == {"teacher": ("thinking",)}
+    assert STAGE.roles == {"teachers": ("thinking",)}

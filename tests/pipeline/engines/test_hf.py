@@ -5,10 +5,11 @@ from typing import Any
 import pytest
 
 from pipeline import templates
-from pipeline.engines import Engine, Request, start
+from pipeline.engines import Completion, Engine, Request, start
 from pipeline.engines.hf import generation_values
 from pipeline.roles import Role, Sampling
 from tests import tiny
+from tests.pipeline.engines.sparing import sparing
 
 
 @pytest.fixture(scope="module")
@@ -43,6 +44,15 @@ def test_every_request_is_answered_once_and_its_tokens_decode_to_its_text(folder
         ids = each.token_ids[:-1] if each.finish == "stop" else each.token_ids
         assert each.text == tokenizer.decode(ids, skip_special_tokens=False)
         assert (each.finish == "length") is (tokenizer.eos_token_id not in each.token_ids)
+
+
+def test_where_there_is_no_request_at_the_moment_the_batch_goes_as_it_is(folder: Path) -> None:
+    engine, asked = start(role(), folder, 1), list(requests(folder, 7, Sampling()))
+    found: list[Completion] = []
+    for each in engine.stream(sparing(asked, found, 2)):
+        found.append(each)
+    engine.close()
+    assert sorted(each.id for each in found) == [each.id for each in asked]
 
 
 def test_greedy_answers_do_not_depend_on_their_batch(folder: Path) -> None:

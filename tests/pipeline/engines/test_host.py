@@ -12,6 +12,7 @@ from pipeline.engines import Completion, Request
 from pipeline.engines.host import Hosted, Place
 from pipeline.engines.lifeline import descendants
 from pipeline.roles import EngineExec, Role, Sampling
+from tests.pipeline.engines.sparing import sparing
 from tests.pipeline.engines.test_lifeline import eventually, gone
 
 WINDOW = 3
@@ -133,6 +134,17 @@ def test_replicas_share_one_queue_and_siblings_stay_together(tmp_path: Path) -> 
     engine.close()
     logs = [tmp_path / "logs" / f"engine-{number}.log" for number in (0, 1)]
     assert all("libraries speak" in log.read_text() for log in logs)
+
+
+@pytest.mark.parametrize("replicas", [1, 2])
+def test_no_request_at_the_moment_is_not_the_end(tmp_path: Path, replicas: int) -> None:
+    engine = start(tmp_path, replicas=replicas)
+    asked = requests(*map(str, range(20)))
+    found: list[Completion] = []
+    for each in engine.stream(sparing(asked, found, 2)):
+        found.append(each)
+    engine.close()
+    assert sorted(each.id for each in found) == [each.id for each in asked]
 
 
 def test_when_one_replica_dies_the_others_end_too(tmp_path: Path) -> None:

@@ -2,18 +2,23 @@
 
 import json
 import threading
+import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from datetime import UTC, datetime, timedelta
-from email.utils import format_datetime
+from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from pipeline.engines import Completion, Request, start
-from pipeline.engines.openai import OpenAIServers, completion, retry_after_s
-from pipeline.roles import Role, Sampling
+from pipeline.engines.endpoints import FAILURES_TO_OPEN
+from pipeline.engines.openai import OpenAIServers
+from pipeline.orders import Order
+from pipeline.roles import Role, Sampling, Teacher
+from pipeline.sampling import complete
+from pipeline.store import writing
+from tests.pipeline.engines.sparing import sparing
 
 Reply = tuple[int, dict[str, str], bytes] | None  # status, headers, body; None: the connection is cut
 
@@ -52,13 +57,24 @@ def server(answer: Callable[[dict[str, Any], Any], Reply]) -> Iterator[str]:
         def log_message(self, *_: object) -> None:
             """Say nothing."""
 
-    httpd = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    with listening(Handler) as url:
+        yield url
+
+
+@contextmanager
+def listening(handler: type[BaseHTTPRequestHandler]) -> Iterator[str]:
+    httpd = ThreadingHTTPServer(("127.0.0.1", 0), handler)
     threading.Thread(target=httpd.serve_forever, daemon=True).start()
     try:
         yield f"http://127.0.0.1:{httpd.server_port}/v1"
     finally:
         httpd.shutdown()
         httpd.server_close()
+
+
+def _cause(found: dict[str, Completion]) -> str:
+    """The cause of the first answer, of whatever request."""
+    return next(iter(found.values())).cause or ""
 
 
 def role(*urls: str, **settings: Any) -> Role:
@@ -72,8 +88,13 @@ def requests(count: int, sampling: Sampling | None = None) -> list[Request]:
     ]
 
 
+def quick(made: Role, tries: int = 4) -> OpenAIServers:
+    """The engine with pauses of milliseconds."""
+    return OpenAIServers(made, tries, first_pause_s=0.001, first_cooling_s=0.001)
+
+
 def answers(made: Role, asked: list[Request], tries: int = 4) -> dict[str, Completion]:
-    engine = OpenAIServers(made, tries=tries, first_pause_s=0.001)
+    engine = quick(made, tries)
     try:
         found = list(engine.stream(iter(asked)))
     finally:
@@ -129,19 +150,72 @@ def test_no_more_than_concurrency_requests_are_taken_before_an_answer() -> None:
         engine.close()
 
 
-def test_load_is_spread_over_servers() -> None:
+def test_no_request_at_the_moment_is_not_the_end() -> None:
+    asked = requests(20)
+    found: list[Completion] = []
+    with server(fine) as url:
+        engine = OpenAIServers(role(url))
+        for each in engine.stream(sparing(asked, found, 3)):
+            found.append(each)
+        engine.close()
+    assert sorted(each.id for each in found) == [each.id for each in asked]
+
+
+def test_load_goes_where_the_fewest_requests_are_in_flight() -> None:
     hits = [0, 0]
+    enough = threading.Event()
 
-    def counted(place: int) -> Callable[[dict[str, Any], Any], Reply]:
-        def answer(body: dict[str, Any], headers: Any) -> Reply:
-            hits[place] += 1
-            return fine(body, headers)
+    def slow(body: dict[str, Any], headers: Any) -> Reply:
+        hits[0] += 1
+        enough.wait(30)
+        return fine(body, headers)
 
-        return answer
+    def quick(body: dict[str, Any], headers: Any) -> Reply:
+        hits[1] += 1
+        if hits[1] == 10:
+            enough.set()
+        return fine(body, headers)
 
-    with server(counted(0)) as one, server(counted(1)) as two:
-        answers(role(one, f"{two}/"), requests(12))
-    assert hits == [6, 6]
+    with server(slow) as one, server(quick) as two:
+        answers(role(one, f"{two}/"), requests(13))
+    assert hits[0] <= 3  # two of the four in flight, and one more at the end
+    assert sum(hits) == 13
+
+
+def test_a_dead_server_is_left_alone_and_no_request_is_lost() -> None:
+    with server(fine) as url:
+        engine = OpenAIServers(role("http://127.0.0.1:9/v1", url), first_pause_s=0.001, first_cooling_s=60.0)
+        found = list(engine.stream(requests(60)))
+        dead = engine._endpoints.all[0]
+        engine.close()
+    assert {one.finish for one in found} == {"stop"}
+    assert engine.figures["circuits_opened"] == 1
+    assert engine.figures["failed_probes"] == 0
+    assert FAILURES_TO_OPEN <= dead.sent < FAILURES_TO_OPEN + 4
+
+
+def test_a_server_that_comes_back_is_asked_again() -> None:
+    answered: list[int] = []
+
+    def away(body: dict[str, Any], headers: Any) -> Reply:
+        answered.append(1)
+        return None if 10 < len(answered) <= 18 else fine(body, headers)
+
+    with server(away) as url:
+        engine = OpenAIServers(role(url), tries=20, first_pause_s=0.001, first_cooling_s=0.01)
+        found = list(engine.stream(requests(40)))
+        engine.close()
+    assert {one.finish for one in found} == {"stop"}
+    assert engine.figures["circuits_opened"] >= 1
+
+
+def test_when_every_server_is_dead_requests_fail_with_what_to_do() -> None:
+    found = answers(role("http://127.0.0.1:9/v1", "http://127.0.0.1:10/v1"), requests(40), tries=30)
+    assert len(found) == 40
+    for one in found.values():
+        assert one.finish == "error"
+        assert "no server answers; found ConnectError from http://127.0.0.1:9/v1" in (one.cause or "")
+        assert "expected a completion from one of these servers. Start it again or mend" in (one.cause or "")
 
 
 @pytest.mark.parametrize(
@@ -150,6 +224,13 @@ def test_load_is_spread_over_servers() -> None:
         (429, {"Retry-After": "0"}, b"slow down"),
         (500, {}, b"oops"),
         (529, {}, b"overloaded"),
+        (200, {}, chat("", "abort")),
+        (
+            200,
+            {},
+            b'{"choices": [{"message": {"content": ""}, "finish_reason": "stop"}], "usage": {"prompt_tokens": -1}}',
+        ),
+        (200, {}, b"[" * 100_000),
         None,
         (200, {}, b"{not json"),
         (200, {}, b'{"choices": []}'),
@@ -165,7 +246,7 @@ def test_what_may_pass_is_tried_again(trouble: Reply) -> None:
         return trouble if tried[question] <= 2 else fine(body, headers)
 
     with server(sometimes) as url:
-        found = answers(role(url), requests(5))
+        found = answers(role(url), requests(2))  # too few to open its circuit
     assert {one.finish for one in found.values()} == {"stop"}
     assert set(tried.values()) == {3}
 
@@ -182,7 +263,7 @@ def test_what_never_passes_becomes_an_error_with_its_cause() -> None:
 
 def test_nobody_at_the_address_is_an_error_with_its_cause() -> None:
     found = answers(role("http://127.0.0.1:9/v1"), requests(1), tries=2)
-    assert "ConnectError from http://127.0.0.1:9/v1" in (next(iter(found.values())).cause or "")
+    assert "after 2 tries: ConnectError from http://127.0.0.1:9/v1" in (next(iter(found.values())).cause or "")
 
 
 def test_a_server_that_hangs_is_an_error_after_the_time_limit() -> None:
@@ -195,7 +276,139 @@ def test_a_server_that_hangs_is_an_error_after_the_time_limit() -> None:
     with server(hang) as url:
         found = answers(role(url, timeout_s=0.1), requests(1), tries=2)
         hold.set()
-    assert "ReadTimeout" in (next(iter(found.values())).cause or "")
+    assert _cause(found) == f"after 2 tries: no whole answer from {url} within 0.1 s (exec.timeout_s)"
+
+
+@pytest.mark.parametrize("part", ["headers", "body"])
+def test_a_server_that_dribbles_is_cut_at_the_time_limit(part: str) -> None:
+    ended = threading.Event()
+
+    class Dribble(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            self.wfile.write(b"HTTP/1.1 200 OK\r\n")
+            if part == "body":
+                self.wfile.write(b"Content-Length: 100000\r\n\r\n")
+            with suppress(OSError):
+                while not ended.wait(0.01):
+                    self.wfile.write(b" " if part == "body" else b"X-More: 1\r\n")
+
+        def log_message(self, *_: object) -> None:
+            """Say nothing."""
+
+    with listening(Dribble) as url:
+        found = answers(role(url, timeout_s=0.3), requests(2), tries=2)
+        ended.set()
+    assert f"no whole answer from {url} within 0.3 s" in _cause(found)
+
+
+def test_closing_in_the_middle_calls_off_what_hangs() -> None:
+    hold = threading.Event()
+
+    def hang(body: dict[str, Any], headers: Any) -> Reply:
+        if body["messages"][-1]["content"] != "q0":
+            hold.wait(30)
+        return fine(body, headers)
+
+    with server(hang) as url:
+        engine = OpenAIServers(role(url))
+        stream = engine.stream(requests(9))
+        assert next(stream).text == "answer to q0"
+        engine.close()
+        engine.close()
+        assert not engine._thread.is_alive()
+        assert [one.in_flight for one in engine._endpoints.all] == [0]
+        hold.set()
+
+
+def picky(*known: str) -> tuple[Callable[[dict[str, Any], Any], Reply], list[dict[str, Any]]]:
+    """A hosted server that refuses, one at a time, what it does not know; and what it was sent."""
+    seen: list[dict[str, Any]] = []
+
+    def answer(body: dict[str, Any], headers: Any) -> Reply:
+        seen.append(body)
+        for name in body:
+            if name not in (*HOSTED, *known):
+                error = {"message": f"Unrecognized request argument supplied: {name}", "param": None}
+                return 400, {}, json.dumps({"error": error}).encode()
+        return fine(body, headers)
+
+    return answer, seen
+
+
+HOSTED = ("model", "messages", "n", "max_tokens", "temperature", "top_p", "stop", "presence_penalty")
+
+
+def test_neutral_values_that_a_server_does_not_know_are_left_out_and_that_is_remembered() -> None:
+    answer, seen = picky("frequency_penalty")
+    with server(answer) as url:
+        engine = OpenAIServers(role(url, concurrency=1))
+        assert [one.finish for one in engine.stream(requests(5, Sampling(presence_penalty=0.5)))] == ["stop"] * 5
+        engine.close()
+    left_out = ("min_p", "min_tokens", "repetition_penalty", "skip_special_tokens", "top_k")
+    assert [len(body) for body in seen] == [14, 13, 12, 11, 10, 9, 9, 9, 9, 9]
+    assert seen[-1]["presence_penalty"] == 0.5
+    assert {key for key in engine.figures if key.startswith("servers_without_")} == {
+        f"servers_without_{name}" for name in left_out
+    }
+    assert engine.figures["retries"] == 0
+
+
+def test_each_server_is_sent_all_that_it_knows() -> None:
+    answer, seen = picky()
+    bodies: list[dict[str, Any]] = []
+
+    def knows_all(body: dict[str, Any], headers: Any) -> Reply:
+        bodies.append(body)
+        return fine(body, headers)
+
+    with server(answer) as one, server(knows_all) as two:
+        answers(role(one, two, concurrency=1), requests(10))
+    assert len(seen[-1]) == len(HOSTED)
+    assert {len(body) for body in bodies} == {14}
+
+
+def test_a_value_that_matters_is_never_left_out() -> None:
+    answer, seen = picky("min_p", "repetition_penalty", "frequency_penalty", "min_tokens", "skip_special_tokens")
+    with server(answer) as url:
+        engine = OpenAIServers(role(url))
+        neutral = list(engine.stream(requests(3)))  # that top_k is unknown is remembered now
+        sharp = list(engine.stream(requests(3, Sampling(top_k=20))))
+        engine.close()
+    assert [one.finish for one in neutral + sharp] == ["stop"] * 3 + ["error"] * 3
+    assert {body["top_k"] for body in seen[-3:]} == {20}
+    for one in sharp:
+        assert (one.cause or "").startswith("found top_k 20, refused by the server; expected one that takes it")
+        assert "Set top_k: 0 in the recipe's sampling, or use another server" in (one.cause or "")
+
+
+def test_a_refusal_about_something_else_leaves_nothing_out_for_good() -> None:
+    calls: list[dict[str, Any]] = []
+
+    def refuse(body: dict[str, Any], headers: Any) -> Reply:
+        calls.append(body)
+        if len(calls) <= 2:
+            return 400, {}, b"unknown trouble with top_k and more"
+        return fine(body, headers)
+
+    with server(refuse) as url:
+        found = answers(role(url, concurrency=1), requests(2))
+    assert sorted(one.finish for one in found.values()) == ["error", "stop"]
+    assert calls[-1]["top_k"] == -1
+
+
+def test_a_model_that_wants_the_newer_name_of_max_tokens_gets_it() -> None:
+    seen: list[dict[str, Any]] = []
+
+    def newer(body: dict[str, Any], headers: Any) -> Reply:
+        seen.append(body)
+        if "max_tokens" in body:
+            text = "Unsupported parameter: 'max_tokens' is not supported with this model. Use 'max_completion_tokens'."
+            return 400, {}, json.dumps({"error": {"message": text}}).encode()
+        return fine(body, headers)
+
+    with server(newer) as url:
+        answers(role(url, concurrency=1), requests(3))
+    assert [body.get("max_completion_tokens") for body in seen] == [None, 50, 50, 50]
 
 
 @pytest.mark.parametrize(
@@ -221,31 +434,69 @@ def test_the_key_comes_from_the_environment_and_reaches_no_cause(monkeypatch: py
 
     def refuse(body: dict[str, Any], headers: Any) -> Reply:
         seen.append(headers["Authorization"])
-        return 403, {}, b"no"
+        return 403, {}, f"you sent {headers['Authorization']}".encode()
 
     with server(refuse) as url:
         found = answers(role(url, api_key_variable="SOME_KEY"), requests(1))
     assert seen == ["Bearer a-secret"]
     assert "a-secret" not in repr(found)
+    assert "you sent Bearer ***" in _cause(found)
     assert "the key came from SOME_KEY" in (next(iter(found.values())).cause or "")
 
 
-@pytest.mark.parametrize(
-    ("message", "finish", "text"),
-    [
-        ({"content": "4"}, "stop", "4"),
-        ({"content": "4", "reasoning_content": None}, "stop", "4"),
-        ({"content": "\n\n4", "reasoning_content": "2 and 2"}, "stop", "<think>2 and 2</think>\n\n4"),
-        ({"content": "4", "reasoning": "2 and 2\n"}, "stop", "<think>2 and 2\n</think>4"),
-        ({"content": None, "reasoning_content": "2 and"}, "length", "<think>2 and"),
-        ({"content": None}, "length", ""),
-        ({"content": "half \ud83d a sign"}, "stop", "half \ufffd a sign"),
-    ],
-)
-def test_reasoning_that_a_server_took_out_is_put_back(message: dict[str, Any], finish: str, text: str) -> None:
-    answer = {"choices": [{"message": message, "finish_reason": finish}]}
-    found = completion(requests(1)[0], answer)
-    assert (found.text, found.finish, found.completion_tokens) == (text, finish, 0)
+def test_a_key_loses_the_end_of_its_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", "a-secret\n")
+    seen: list[str] = []
+
+    def remember(body: dict[str, Any], headers: Any) -> Reply:
+        seen.append(headers["Authorization"])
+        return fine(body, headers)
+
+    with server(remember) as url:
+        answers(role(url, api_key_variable="SOME_KEY"), requests(1))
+    assert seen == ["Bearer a-secret"]
+
+
+@pytest.mark.parametrize("key", ["a-sécret", "a\nsecret"])
+def test_a_key_that_no_header_can_hold_is_refused_unrepeated(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("SOME_KEY", key)
+    with pytest.raises(ValueError, match="the key in SOME_KEY holds a character") as refusal:
+        start(role("http://localhost:8000/v1", api_key_variable="SOME_KEY"), None, 0)
+    assert "cret" not in str(refusal.value)
+
+
+def test_what_a_server_says_can_always_be_stored(tmp_path: Path) -> None:
+    # JSON may escape half of a character, which no encoding holds.
+    said = {
+        "text": (200, {}, chat("half \ud83d a sign")),
+        "reasoning": (200, {}, chat("4", reasoning="\ud83d")),
+        "whole": (200, {}, chat("a \U0001f422")),
+        "ending": (200, {}, chat("", "\ud83d")),
+        "refusal": (404, {"Content-Type": "text/plain; charset=utf-7"}, b"+2D0- \xed\xa0\xbd \xff"),
+        "counts": (200, {}, json.dumps({**json.loads(chat("4")), "usage": {"completion_tokens": 10**9}}).encode()),
+    }
+    with server(lambda body, headers: said[body["messages"][-1]["content"]]) as url:
+        made = Order(
+            role=Teacher(model="a-model", engine="openai", exec={"base_urls": (url,)}),
+            weights="served",
+            problems=lambda: ({"id": name, "text": name, "task": "any"} for name in said),
+            texts={"question": "{problem}"},
+            tokenizer=None,
+            sampling=Sampling(),
+            samples=1,
+            max_tokens=50,
+        )
+        with writing(tmp_path, "served") as store:
+            complete([made], store, lambda seed: quick(made.role), lambda *_: None)
+            rows = {row["problem_id"]: row for row in store.rows(store.ids())}
+    assert {name: row["raw"] for name, row in rows.items() if row["finish"] != "error"} == {
+        "text": "half \ufffd a sign",
+        "reasoning": "<think>\ufffd</think>4",
+        "whole": "a \U0001f422",
+    }
+    assert rows["ending"]["cause"] == r"the server ended it with '\ud83d'"
+    assert rows["refusal"]["cause"].endswith("+2D0- \ufffd\ufffd\ufffd \ufffd")
+    assert "1000000000 is no count of tokens" in rows["counts"]["cause"]
 
 
 def test_an_ending_that_is_neither_stop_nor_length_is_an_error() -> None:
@@ -256,20 +507,8 @@ def test_an_ending_that_is_neither_stop_nor_length_is_an_error() -> None:
     ]
 
 
-@pytest.mark.parametrize(("value", "seconds"), [(None, None), ("7", 7.0), ("soon", None), ("-3", None)])
-def test_retry_after_in_seconds(value: str | None, seconds: float | None) -> None:
-    assert retry_after_s(value) == seconds
-
-
-def test_retry_after_as_a_date() -> None:
-    later = retry_after_s(format_datetime(datetime.now(UTC) + timedelta(seconds=90), usegmt=True))
-    assert later is not None
-    assert 60 < later <= 90
-    assert retry_after_s(format_datetime(datetime.now(UTC) - timedelta(seconds=90), usegmt=True)) == 0.0
-
-
 def test_retry_after_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
-    pauses: list[float] = []
+    rests: list[tuple[str, float]] = []
     tried: list[int] = []
 
     def once(body: dict[str, Any], headers: Any) -> Reply:
@@ -278,13 +517,40 @@ def test_retry_after_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
 
     with server(once) as url:
         engine = OpenAIServers(role(url), first_pause_s=0.001)
-        monkeypatch.setattr(engine._closed, "wait", lambda pause: pauses.append(pause))
+        monkeypatch.setattr(engine._endpoints, "rest", lambda endpoint, pause_s: rests.append((endpoint.url, pause_s)))
         assert [one.finish for one in engine.stream(requests(1))] == ["stop"]
         engine.close()
-    assert pauses == [17.0]
-    assert engine.figures == {"retries": 1}
+    assert rests == [(url, 17.0)]
+    assert engine.figures == {"retries": 1, "circuits_opened": 0, "failed_probes": 0}
+
+
+def test_no_request_is_sent_while_the_server_asks_for_rest() -> None:
+    came: list[float] = []
+
+    def once(body: dict[str, Any], headers: Any) -> Reply:
+        came.append(time.monotonic())
+        return (503, {"Retry-After": "1"}, b"") if len(came) == 1 else fine(body, headers)
+
+    with server(once) as url:
+        answers(role(url, concurrency=1), requests(3))
+    assert came[1] - came[0] >= 1
 
 
 def test_without_an_address_it_does_not_start() -> None:
     with pytest.raises(ValueError, match=r"found exec\.base_urls empty"):
         start(Role(model="m", engine="openai"), None, 0)
+
+
+@pytest.mark.parametrize(
+    ("address", "found"),
+    [
+        ("http://me:secret@host/v1", "holds a user or password"),
+        ("localhost:8000/v1", "found 'localhost:8000/v1'"),
+        ("http://host:port/v1", "address 1 of exec.base_urls is none"),
+    ],
+)
+def test_what_is_no_address_is_refused_at_the_start(address: str, found: str) -> None:
+    with pytest.raises(ValueError, match=r"exec\.base_urls") as refusal:
+        start(role(address), None, 0)
+    assert found in str(refusal.value)
+    assert "secret" not in str(refusal.value)

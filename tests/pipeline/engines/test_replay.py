@@ -18,6 +18,11 @@ def test_sample_i_takes_completion_i_from_the_start_again() -> None:
     assert [answer.text for answer in answers] == ["one", "two", "three", "one", "two"]
 
 
+def test_no_request_at_the_moment_is_not_the_end() -> None:
+    answers = Replay({"1+1?": ["one", "two"]}).stream([request(0), None, None, request(1)])
+    assert [answer.text for answer in answers] == ["one", "two"]
+
+
 def test_a_problem_without_an_answer_is_an_error_with_its_cause() -> None:
     answer = next(Replay({}).stream([request(0)]))
     assert (answer.finish, answer.cause, answer.text) == ("error", NOTHING_CANNED, "")
@@ -48,6 +53,8 @@ def test_it_starts_from_a_file_beside_the_recipe(tmp_path: Path) -> None:
         '{"completions": ["2"]}',
         '{"text": "1+1?", "completions": "2"}',
         '{"text": 3}',
+        '{"text": "1+1?", "completions": ["2 \\ud83d"]}',
+        '{"text": "1+1? \\ud83d", "completions": ["2"]}',
     ],
 )
 def test_a_line_of_another_shape_is_named(line: str, tmp_path: Path) -> None:

@@ -17,8 +17,9 @@ from pipeline.engines import Completion, Request
 from pipeline.engines.host import Place
 from pipeline.engines.lifeline import descendants
 from pipeline.engines.vllm import Vllm, part, sampling_params, visible_gpus
+from pipeline.orders import Order, asks, last_id, stored
 from pipeline.roles import Sampling, Teacher
-from pipeline.sampling import Order, asks, complete
+from pipeline.sampling import REPLACED, complete
 from pipeline.soft_labels import SoftLabels, unpack
 from pipeline.store import Store, writing
 from tests import tiny
@@ -38,7 +39,7 @@ def request(
 ) -> Request:
     messages = templates.conversation("{problem}", text)
     prompt, ids = templates.render(running.tokenizer, messages), templates.prompt_ids(running.tokenizer, messages)
-    return Request(f"{number:032x}", prompt, ids, messages, sampling, max_tokens, 0, text, logprobs)
+    return Request(f"{number:032x}", prompt, ids, messages, sampling, max_tokens, 0, text, logprobs=logprobs)
 
 
 def test_more_requests_than_its_window_are_each_answered_once_and_decode_to_their_text(vllm_engine: Running) -> None:
@@ -89,31 +90,53 @@ def test_a_prompt_longer_than_the_context_is_an_error_and_the_others_go_on(vllm_
     assert "maximum context length" in cause
 
 
+class Shared:
+    """The shared engine, which `complete` must not close."""
+
+    def __init__(self, running: Running) -> None:
+        self.figures, self.stream = running.engine.figures, running.engine.stream
+
+    def close(self) -> None:
+        """Stays open for other tests."""
+
+
+def story(running: Running, text: str, samples: int, **changes: Any) -> Order:
+    made = Order(
+        role=Teacher(model=MODEL, max_model_len=512),
+        weights="w",
+        problems=lambda: [{"id": "p", "text": text, "task": "story"}],
+        texts={"question": "{problem}"},
+        tokenizer=running.tokenizer,
+        sampling=Sampling(temperature=1.0),
+        samples=samples,
+        max_tokens=24,
+    )
+    return replace(made, **changes)
+
+
+def test_a_continued_completion_is_its_own_tokens_and_text_from_the_start(vllm_engine: Running, tmp_path: Path) -> None:
+    text = "Repeat these words: żółw 🐢🐢🐢 žluťoučký kůň 🦊🪨🐎 日本語の勉強 🐢 żółw 🦊"
+    order = story(vllm_engine, text, 16, max_tokens=7, truncated="continue", second_limit=40)
+    with writing(tmp_path, "w") as store:
+        figures, _ = complete([order], store, lambda seed: Shared(vllm_engine), lambda *_: None)
+    store = Store(tmp_path, "w")
+    found = stored(order, store, {last_id(order, ask, store): ask for ask in asks(order)})
+    continued = [row for row in found if row["parent_trace_id"] is not None]
+    assert len(continued) == figures.added > 8
+    for row in continued:
+        parent = store.get(row["parent_trace_id"])
+        assert parent is not None
+        assert row["token_ids"][:7] == parent["token_ids"]
+        assert len(row["token_ids"]) == row["completion_tokens"] <= 40
+        ids = row["token_ids"][:-1] if row["finish"] == "stop" else row["token_ids"]
+        assert row["raw"].rstrip(REPLACED) == templates.decode(vllm_engine.tokenizer, ids).rstrip(REPLACED)
+
+
 def test_raising_n_gives_new_samples_and_leaves_the_old_ones_as_they_were(vllm_engine: Running, tmp_path: Path) -> None:
-    rows = [{"id": "p", "text": "Tell me a story about a fox and a stone.", "task": "story"}]
-
-    class Shared:
-        """The shared engine, which `complete` must not close."""
-
-        figures = vllm_engine.engine.figures
-        stream = staticmethod(vllm_engine.engine.stream)
-
-        def close(self) -> None:
-            """Stays open for other tests."""
-
     def sampled(samples: int) -> dict[str, str]:
-        order = Order(
-            role=Teacher(model=MODEL, max_model_len=512),
-            weights="w",
-            problems=lambda: rows,
-            texts={"question": "{problem}"},
-            tokenizer=vllm_engine.tokenizer,
-            sampling=Sampling(temperature=1.0),
-            samples=samples,
-            max_tokens=24,
-        )
+        order = story(vllm_engine, "Tell me a story about a fox and a stone.", samples)
         with writing(tmp_path, "w") as store:
-            complete([order], store, lambda seed: Shared(), lambda *_: None)
+            complete([order], store, lambda seed: Shared(vllm_engine), lambda *_: None)
         store = Store(tmp_path, "w")
         return {row["id"]: row["raw"] for row in store.rows(ask.id for ask in asks(order))}
 

@@ -88,6 +88,20 @@ def test_bad_bytes_in_parquet_are_faulty_rows(tmp_path: Path) -> None:
     ]
 
 
+def test_a_column_of_bytes_that_is_not_asked_for_rejects_no_row(tmp_path: Path) -> None:
+    rows = {"text": ["x", "y"], "answer": ["1", "2"], "image": [b"\xff\xd8\xff", None], "kind": [b"sum", b"\xff"]}
+    pq.write_table(pa.table(rows), tmp_path / "a.parquet")
+    found = list(candidates(source("a.parquet"), tmp_path))
+    assert [(row.fault, row.text, row.answer) for row in found] == [(None, "x", "1"), (None, "y", "2")]
+    asked = list(candidates(source("a.parquet", columns={"task": "kind"}), tmp_path))
+    assert [(row.fault, row.task) for row in asked] == [(None, "sum"), ("not_utf8", "a.parquet")]
+
+
+def test_a_csv_field_may_be_as_long_as_a_document(tmp_path: Path) -> None:
+    (row,) = read(tmp_path, "a.csv", b"text,answer\n" + b"x" * 200_000 + b",1\n")
+    assert (len(row.text), row.answer) == (200_000, "1")
+
+
 @pytest.mark.parametrize(
     ("name", "content", "values", "says"),
     [

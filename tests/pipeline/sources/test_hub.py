@@ -7,8 +7,11 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from pipeline.digests import Digests
 from pipeline.sources import HubSource, SourceError
-from pipeline.sources.hub import candidates
+from pipeline.sources.hub import candidates, folder_digest
+
+COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
 
 @pytest.fixture(autouse=True)
@@ -21,7 +24,7 @@ def _offline(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def source(name: Path | str, **values: Any) -> HubSource:
-    return HubSource.model_validate({"kind": "hub", "name": str(name), "revision": "0123456789abcdef", **values})
+    return HubSource.model_validate({"kind": "hub", "name": str(name), "revision": COMMIT, **values})
 
 
 def test_rows_become_candidates(tmp_path: Path) -> None:
@@ -45,6 +48,21 @@ def test_a_set_that_cannot_be_loaded_is_one_error_with_the_fix(tmp_path: Path) -
         list(candidates(source("nobody/nothing"), tmp_path))
 
 
-def test_a_revision_is_asked_for() -> None:
-    with pytest.raises(ValidationError, match="has no revision; give the commit"):
-        source("nobody/nothing", revision="")
+@pytest.mark.parametrize(
+    ("revision", "found"),
+    [("", "no revision"), ("main", "the revision 'main', which is no commit"), (COMMIT[:16], "is no commit")],
+)
+def test_a_commit_is_asked_for(revision: str, found: str) -> None:
+    with pytest.raises(ValidationError, match=rf"has .*{found}.*; give the commit"):
+        source("nobody/nothing", revision=revision)
+
+
+def test_the_content_of_a_local_set_is_identity_and_its_place_is_not(tmp_path: Path) -> None:
+    known = Digests(tmp_path / "digests.json")
+    for name, text in (("one", "a"), ("two", "a"), ("three", "b")):
+        (tmp_path / name / "data").mkdir(parents=True)
+        (tmp_path / name / "data" / "test.jsonl").write_text(text)
+    one, two, three = (folder_digest(source(tmp_path / name), known) for name in ("one", "two", "three"))
+    assert one == two != three
+    assert folder_digest(source(tmp_path / "gone"), known) == "missing"
+    assert folder_digest(source("nobody/nothing"), known) is None

@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 
+from pipeline import templates
 from pipeline.templates import end_token_id, prompt_ids
 from pipeline.training.encode import IGNORED, Encoded, digest, encode
 from tests import tiny
@@ -50,6 +51,13 @@ def test_rows_that_cannot_be_learnt_are_named(tokenizer: Any) -> None:
         (inside["id"], "end_token_inside"),
         (twice["id"], "no_single_reply"),
     ]
+
+
+def test_what_ends_a_reply_is_looked_up_once_for_all_examples(tokenizer: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered, real = [], templates.render_whole
+    monkeypatch.setattr(templates, "render_whole", lambda *given: rendered.append(given) or real(*given))
+    encode(tokenizer, tiny.examples(5), 200)
+    assert len(rendered) == 1
 
 
 def test_a_digest_changes_with_ids_tokens_order_and_what_is_learnt() -> None:

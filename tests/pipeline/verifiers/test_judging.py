@@ -1,11 +1,13 @@
 import json
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from typing import Any
 
 import pytest
 
 from pipeline.records import VERDICT
 from pipeline.verifiers import VERIFIERS, load
-from pipeline.verifiers.judging import DETAIL_LIMIT, Answered, verdicts
+from pipeline.verifiers.judging import DETAIL_LIMIT, Answered, judge_rows
+from pipeline.verifiers.pool import Pool
 
 BAD = "tests.pipeline.verifiers.bad"
 
@@ -21,6 +23,12 @@ def row(
     data: str = "{}",
 ) -> Answered:
     return Answered(id, raw, finish, thinking, answer, verifier, data)
+
+
+def verdicts(rows: Iterable[Answered], workers: int, timeout_s: float, memory_mib: int) -> Iterator[dict[str, Any]]:
+    """The verdicts of a pool that is opened for them alone."""
+    with Pool(workers, timeout_s, memory_mib) as pool:
+        yield from judge_rows(rows, pool)
 
 
 def judged(rows: list[Answered], timeout_s: float = 60.0) -> dict[str, tuple[str, list[str]]]:
@@ -91,11 +99,11 @@ def test_a_long_answer_is_cut_in_the_detail_only() -> None:
     assert json.loads(verdict["detail"])["answer"] == "x" * DETAIL_LIMIT + "…"
 
 
-def test_progress_counts_every_completion() -> None:
-    heard: list[int] = []
+def test_one_pool_judges_for_several_callers_in_turn() -> None:
     rows = [row(str(n), r"\boxed{5}" if n % 2 else "") for n in range(10)]
-    assert len(list(verdicts(rows, 1, 60.0, 256, heard.append))) == 10
-    assert heard == list(range(1, 11))
+    with Pool(1, 60.0, 256) as pool:
+        found = [sorted(verdict["id"] for verdict in judge_rows(part, pool)) for part in (rows[:4], rows[4:], [])]
+    assert found == [["0", "1", "2", "3"], ["4", "5", "6", "7", "8", "9"], []]
 
 
 def test_completions_are_taken_as_they_are_needed() -> None:

@@ -1,0 +1,177 @@
+"""Which request goes out next: the samples of the orders one after the other, and what their answers call for.
+
+It starts no engine and stores nothing (`sampling.py` does both).
+"""
+
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from itertools import groupby
+
+from pipeline import templates
+from pipeline.engines import Request
+from pipeline.orders import Ask, Order, Row, Step, asks, last_id, missing
+from pipeline.store import Store
+
+
+@dataclass(frozen=True)
+class Decision:
+    """How the sampling of one problem ended: its samples by outcome, and how many more it would get today.
+
+    `would_add` is not 0 only for a problem that was decided earlier, on answers that are judged otherwise now.
+    """
+
+    problem_id: str
+    first_trace_id: str
+    asked: int
+    outcomes: Counter[str]
+    would_add: int
+
+
+@dataclass
+class Course:
+    """The samples of one problem: all at once, or a few at a time until enough of them are right."""
+
+    order: Order
+    asks: Sequence[Ask]
+    asked: int = 0
+    running: int = 0
+    closed: bool = False
+    outcomes: Counter[str] = field(default_factory=Counter)
+
+    def advance(self, store: Store) -> Iterator[Step]:
+        """The requests that may go out now. No more samples are on their way than could still be needed."""
+        while self.asked < len(self.asks) and not self._enough():
+            ask = self.asks[self.asked]
+            self.asked += 1
+            step = missing(self.order, ask, store)
+            if step is None:
+                self.judge(ask, store)
+            else:
+                self.running += 1
+                yield step
+
+    def _enough(self) -> bool:
+        enough = self.order.enough
+        if enough is None or self.asks[0].id in self.order.settled:
+            return False
+        return self.outcomes["pass"] + self.running >= enough.right
+
+    def judge(self, ask: Ask, store: Store) -> None:
+        """Count a sample whose last row is stored. Without a need for right answers nothing is judged."""
+        if self.order.enough is not None:
+            row = store.get(last_id(self.order, ask, store))
+            assert row is not None
+            self.outcomes[self.order.enough.judge(ask.problem_id, row)] += 1
+
+    def decision(self) -> Decision | None:
+        """None where nothing was to decide, or samples are still on their way."""
+        if self.order.enough is None or self.running:
+            return None
+        more = 0 if self.outcomes["pass"] >= self.order.enough.right else self.order.samples - self.asked
+        first = self.asks[0]
+        return Decision(first.problem_id, first.id, self.asked, self.outcomes, more)
+
+
+class Schedule:
+    """The requests of several orders of one model, for an engine's `stream`, and what is known of those in flight."""
+
+    def __init__(self, orders: Sequence[Order], store: Store) -> None:
+        self.decisions: list[tuple[Order, Decision]] = []
+        self.spared = 0  # samples that decisions made unnecessary
+        self.added = 0  # requests that answers called for: more tokens for what was cut off
+        self._orders, self._store = orders, store
+        self._running: dict[str, tuple[Course, Step]] = {}  # those in _next included
+        self._next: deque[str] = deque()
+        self._rendered: tuple[str, list[int] | None] = ("", None)
+
+    def __len__(self) -> int:
+        """Requests that wait for an answer."""
+        return len(self._running)
+
+    def requests(self) -> Iterator[Request | None]:
+        """Every request, as there is room for it; None where all that is left waits for an answer.
+
+        What an answer calls for goes before new problems: its prefix is still in the engine's cache.
+        """
+        for order in self._orders:
+            for _, group in groupby(asks(order), key=lambda ask: (ask.problem_id, ask.prompt)):
+                course = Course(order, list(group))
+                for step in course.advance(self._store):
+                    self._plan(course, step)
+                    yield from self._planned()
+                self._close(course)
+        while self._running:
+            yield next(self._planned(), None)
+
+    def _plan(self, course: Course, step: Step) -> None:
+        if step.id in self._running:  # of another problem with the same prompt: it is asked once
+            course.running -= 1
+        else:
+            self._running[step.id] = course, step
+            self._next.append(step.id)
+
+    def _planned(self) -> Iterator[Request]:
+        while self._next:
+            yield self._request(*self._running[self._next.popleft()])
+
+    def _request(self, course: Course, step: Step) -> Request:
+        order, ask = course.order, step.ask
+        if order.tokenizer is not None and (self._rendered[1] is None or ask.prompt != self._rendered[0]):
+            self._rendered = ask.prompt, templates.encode(order.tokenizer, ask.prompt)
+        ids = None if order.tokenizer is None else self._rendered[1]
+        request = Request(
+            id=step.id,
+            prompt=ask.prompt,
+            prompt_token_ids=ids,
+            messages=ask.messages,
+            sampling=order.sampling,
+            max_tokens=step.limit,
+            sample=ask.sample,
+            problem_text=ask.problem_text,
+            # Those of a continuation would lack the tokens of its parent: the whole is scored when all is made.
+            logprobs=order.logprobs if step.parent is None else 0,
+        )
+        return request if step.parent is None else _continued(request, step.parent)
+
+    def running(self, request_id: str) -> tuple[Order, Step]:
+        """What a request in flight was made for."""
+        course, step = self._running[request_id]
+        return course.order, step
+
+    def take(self, request_id: str, failed: bool) -> None:
+        """Note that the answer to a request is stored, and plan what it calls for; nothing where it failed."""
+        course, step = self._running.pop(request_id)
+        more = None if failed else missing(course.order, step.ask, self._store)
+        if more is not None:
+            self.added += 1
+            self._plan(course, more)
+            return
+        course.running -= 1
+        course.judge(step.ask, self._store)
+        for each in course.advance(self._store):
+            self._plan(course, each)
+        self._close(course)
+
+    def _close(self, course: Course) -> None:
+        decision = course.decision()
+        if decision is not None and not course.closed:
+            course.closed = True
+            rest = course.asks[decision.asked :]
+            self.spared += sum(missing(course.order, ask, self._store) is not None for ask in rest)
+            self.decisions.append((course.order, decision))
+
+
+def _continued(request: Request, parent: Row) -> Request:
+    """The request for the rest of a completion: what is written already counts as prompt, and towards the limits."""
+    written = list(parent["token_ids"] or ())
+    count = parent["completion_tokens"]
+    sampling = request.sampling.model_copy(update={"min_tokens": max(0, request.sampling.min_tokens - count)})
+    return replace(
+        request,
+        prompt=request.prompt + parent["raw"],
+        prompt_token_ids=None if request.prompt_token_ids is None else [*request.prompt_token_ids, *written],
+        sampling=sampling,
+        max_tokens=request.max_tokens - count,
+        begun=parent["raw"],
+    )

@@ -1,0 +1,171 @@
+"""What a teacher's answer to a rewriting prompt is worth: the new problem in it, what is wrong with that, and the
+answer that several attempts at it agree on.
+
+It asks no model, and does not know which problems there are already (`sources/selection.py` does).
+"""
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from itertools import combinations
+
+from pipeline.similarity.normal import normal_words, numbers
+from pipeline.sources.candidate import Candidate
+from pipeline.text import boxed, fold
+from pipeline.think import split
+from pipeline.verifiers.math import NUMBER_WORDS
+from pipeline.verifiers.plain import plain
+from pipeline.verifiers.pool import Item, Pool
+
+_OPENING = re.compile(r"<problem>", re.IGNORECASE)
+_CLOSING = re.compile(r"</problem>", re.IGNORECASE)
+_QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("**", "**"), ("`", "`"))
+# "one" is left out: it is a pronoun more often than a number.
+_VALUES = {word: str(value) for value, word in enumerate(NUMBER_WORDS) if word != "one"}
+_TELLING = re.compile(r"\d|[^\W\d_]{3,}")  # a number or a word; a lone letter stands in any text
+
+
+def rewritten(raw: str) -> str | None:
+    """The problem that an answer holds: what follows its last <problem> tag, up to the closing one where there is one.
+
+    Reasoning before the answer does not count, whichever model wrote it. None where there is no tag, or nothing in it.
+    """
+    parts = split(raw, thinking=True)
+    if "think_unclosed" in parts.faults:
+        return None
+    said = raw if "think_missing" in parts.faults else raw[slice(*parts.answer)]
+    openings = list(_OPENING.finditer(said))
+    if not openings:
+        return None
+    inside = _CLOSING.split(said[openings[-1].end() :], maxsplit=1)[0]
+    return _unquoted(inside.strip()) or None
+
+
+def _unquoted(text: str) -> str:
+    for opening, closing in _QUOTES:
+        inner = text[len(opening) : -len(closing)]
+        around = text.startswith(opening) and text.endswith(closing) and len(text) >= len(opening) + len(closing)
+        if around and opening not in inner and closing not in inner:
+            return inner.strip()
+    return text
+
+
+def flaw(parent: Candidate, text: str, keeps_answer: bool) -> tuple[str, str] | None:
+    """The reason against a rewriting of `parent`, as a slug, and its detail; None where nothing speaks against it.
+
+    same_text: it says what the parent says, but for case and punctuation. answer_leaked: it gives an answer. Where the
+    parent's answer is to be kept: numbers_changed, and choices_changed for options that are gone or in another order.
+    """
+    if normal_words(text) == normal_words(parent.text):
+        return "same_text", ""
+    if boxed(text) is not None and boxed(parent.text) is None:
+        return "answer_leaked", "it holds a boxed answer"
+    if not keeps_answer:
+        return None
+    if _times(parent.answer, text) > _times(parent.answer, parent.text):
+        return "answer_leaked", f"it says {parent.answer!r}"
+    before, after = quantities(parent.text), quantities(text)
+    if before != after:
+        lost, new = before - after, after - before
+        return "numbers_changed", f"lost: {_listed(lost)}; new: {_listed(new)}"
+    choices = options(parent)
+    if _in_order(choices, parent.text) and not _in_order(choices, text):
+        return "choices_changed", f"expected, in this order: {', '.join(choices)}"
+    return None
+
+
+def quantities(text: str) -> Counter[str]:
+    """How often a text gives each number, in digits or (from zero to twenty, but for "one") as a word."""
+    text_words = normal_words(text)
+    return Counter([*numbers(text_words), *(_VALUES[word] for word in text_words if word in _VALUES)])
+
+
+def options(problem: Candidate) -> list[str]:
+    """The answer options that a problem's `verifier_data` lists, in order."""
+    return [str(choice) for choice in json.loads(problem.verifier_data).get("choices", [])]
+
+
+def _times(answer: str, text: str) -> int:
+    """How often an answer stands in a text; 0 for one that any text may hold by chance."""
+    wanted, found = normal_words(plain(answer)), normal_words(text)
+    if not wanted or not _TELLING.search(answer):
+        return 0
+    return sum(found[place : place + len(wanted)] == wanted for place in range(len(found) - len(wanted) + 1))
+
+
+def _listed(counted: Mapping[str, int]) -> str:
+    return ", ".join(sorted(counted)) or "none"
+
+
+def _in_order(choices: Sequence[str], text: str) -> bool:
+    place, folded = 0, fold(text)
+    for choice in map(fold, choices):
+        place = folded.find(choice, place)
+        if place < 0:
+            return False
+        place += len(choice)
+    return True
+
+
+@dataclass(frozen=True)
+class Ballot:
+    """The final answers of several attempts at a problem (None: an attempt without one), and how they compare."""
+
+    votes: Sequence[str | None]
+    verifier: str = "math"
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """The answer that most votes give, as it was written most often, and how many of them."""
+
+    answer: str
+    count: int
+
+
+def agreements(ballots: Sequence[Ballot], pool: Pool) -> list[Agreement | None]:
+    """The commonest answer of each ballot; None where nobody voted. Of equally common ones any may be given.
+
+    Votes are one where their texts are, typography aside, or where the verifier takes one for the other: 1/2 and 0.5.
+    """
+    tallies = [_tally(ballot.votes) for ballot in ballots]
+    pairs = [
+        (number, one, other)
+        for number, forms in enumerate(tallies)
+        for one, other in combinations(range(len(forms)), 2)
+    ]
+    items = (
+        Item(ballots[number].verifier, tallies[number][other][0], tallies[number][one][0])
+        for number, one, other in pairs
+    )
+    equal: list[set[tuple[int, int]]] = [set() for _ in tallies]
+    for index, judgement in pool.judge(items):
+        if judgement.outcome == "right":
+            number, one, other = pairs[index]
+            equal[number].add((one, other))
+    return [_commonest(forms, same) for forms, same in zip(tallies, equal, strict=True)]
+
+
+def _tally(votes: Sequence[str | None]) -> list[tuple[str, int]]:
+    """(as written most often, count) of votes that differ in more than typography, the commonest first."""
+    written: dict[str, Counter[str]] = {}
+    for vote in votes:
+        if vote is not None:
+            written.setdefault(fold(plain(vote)), Counter())[vote] += 1
+    forms = [
+        (min(counts, key=lambda text: (-counts[text], len(text), text)), counts.total()) for counts in written.values()
+    ]
+    return sorted(forms, key=lambda form: (-form[1], form[0]))
+
+
+def _commonest(forms: Sequence[tuple[str, int]], equal: set[tuple[int, int]]) -> Agreement | None:
+    counts: dict[int, int] = {}
+    for place, (_, count) in enumerate(forms):
+        leader = next((one for one in counts if (one, place) in equal), place)
+        counts[leader] = counts.get(leader, 0) + count
+    if not counts:
+        return None
+    best = max(counts, key=lambda place: (counts[place], -place))
+    return Agreement(forms[best][0], counts[best])

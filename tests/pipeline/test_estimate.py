@@ -1,0 +1,39 @@
+"""The plan's time comes from the newest run that timed this teacher, whatever else lies in the data folder."""
+
+from pathlib import Path
+
+import pytest
+
+from pipeline.estimate import last_timed
+from pipeline.manifest import write_record
+from pipeline.recipe import check
+from pipeline.run import Run
+from tests import synthetic
+
+RECIPE = {
+    "teacher": {"model": "anything", "engine": "openai"},
+    "student": {"model": "anything"},
+    "seed": {"sources": [{"kind": "file", "path": "a.jsonl"}]},
+}
+
+
+def timed(folder: Path, weights: str, finished: str, speed: float) -> None:
+    made = synthetic.manifest("generate", tokens_per_s=speed)
+    identity = made.identity.model_copy(update={"models": {"teacher": weights}})
+    folder.mkdir(parents=True)
+    write_record(folder / "manifest.json", made.model_copy(update={"identity": identity, "finished": finished}))
+
+
+@pytest.mark.parametrize("damage", ["{", '{"stage": "generate", "written_by": "another version"}'])
+def test_a_manifest_that_cannot_be_read_is_passed_over(tmp_path: Path, damage: str) -> None:
+    run = Run(check(RECIPE, "mine", "mine"), data=tmp_path)
+    runs = tmp_path / "runs"
+    timed(runs / "old" / "generate", "served:anything", "2026-01-01", 100.0)
+    timed(runs / "new" / "generate", "served:anything", "2026-02-02", 200.0)
+    timed(runs / "reused" / "generate", "served:anything", "2026-03-03", 0.0)
+    timed(runs / "other" / "generate", "served:another", "2026-04-04", 300.0)
+    (runs / "damaged" / "generate").mkdir(parents=True)
+    (runs / "damaged" / "generate" / "manifest.json").write_text(damage)
+    found = last_timed(run)
+    assert found is not None
+    assert found.facts["tokens_per_s"] == 200.0

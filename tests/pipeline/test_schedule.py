@@ -1,0 +1,251 @@
+"""Second requests for what was cut off, and samples asked for only while they are needed."""
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from pipeline.engines import Completion, Request, failed
+from pipeline.engines.replay import Replay
+from pipeline.orders import Enough, Order, Truncated, asks, continuation_id, last_id, missing, stored
+from pipeline.roles import Sampling, Teacher
+from pipeline.sampling import Figures, complete
+from pipeline.schedule import Decision
+from pipeline.store import Store, writing
+
+COUNTING = "one two three four five six seven eight"
+
+
+def order(*problems: str, **changes: Any) -> Order:
+    made = Order(
+        role=Teacher(model="canned.jsonl", engine="replay"),
+        weights="digest",
+        problems=lambda: [{"id": f"id of {text}", "text": text, "task": "t"} for text in problems],
+        texts={"question": "Q: {problem}"},
+        tokenizer=None,
+        sampling=Sampling(),
+        samples=1,
+        max_tokens=3,
+    )
+    return replace(made, **changes)
+
+
+class Window:
+    """The replay engine with several requests in flight, answered latest first; notes what it was asked."""
+
+    def __init__(self, answers: Mapping[str, list[str]], size: int, fails: Callable[[Request], bool]) -> None:
+        self.figures: dict[str, float] = {}
+        self.asked: list[Request] = []
+        self.most = 0
+        self._replay, self._size, self._fails = Replay(dict(answers)), size, fails
+
+    def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        waiting, running = iter(requests), list[Request]()
+        while True:
+            while len(running) < self._size and (request := next(waiting, None)) is not None:
+                running.append(request)
+                self.asked.append(request)
+            self.most = max(self.most, len(running))
+            if not running:
+                return
+            request = running.pop()
+            yield failed(request, "refused") if self._fails(request) else next(self._replay.stream([request]))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+def run(
+    folder: Path,
+    asked: Order,
+    answers: Mapping[str, list[str]],
+    size: int = 4,
+    fails: Callable[[Request], bool] = lambda request: False,
+) -> tuple[Window, Figures, list[Decision]]:
+    engine = Window(answers, size, fails)
+    totals = []
+    with writing(folder, "digest") as store:
+        figures, decisions = complete([asked], store, lambda seed: engine, lambda *now: totals.append(now))
+    if totals and not figures.errors:
+        assert totals[-1][0] == totals[-1][1]  # the last line of progress says that all is done
+    return engine, figures, [decision for _, decision in decisions]
+
+
+def rows(folder: Path, asked: Order) -> list[dict[str, Any]]:
+    store = Store(folder, "digest")
+    return stored(asked, store, {last_id(asked, ask, store): ask for ask in asks(asked)})
+
+
+def cut_off(how: Truncated, **changes: Any) -> Order:
+    return order("count", "short", truncated=how, second_limit=6, **changes)
+
+
+ANSWERS = {"count": [COUNTING], "short": ["one two"]}
+
+
+def test_what_is_cut_off_stays_so_unless_the_order_says_otherwise(tmp_path: Path) -> None:
+    _, figures, _ = run(tmp_path, cut_off("keep"), ANSWERS)
+    assert [(row["raw"], row["finish"]) for row in rows(tmp_path, cut_off("keep"))] == [
+        ("one two three ", "length"),
+        ("one two", "stop"),
+    ]
+    assert (figures.bought, figures.added) == (2, 0)
+
+
+def test_asked_again_it_is_the_same_trace_with_more_tokens(tmp_path: Path) -> None:
+    first, _, _ = run(tmp_path, cut_off("keep"), ANSWERS)
+    engine, figures, _ = run(tmp_path, cut_off("again"), ANSWERS)
+    assert [(each.id, each.max_tokens, each.begun) for each in engine.asked] == [(first.asked[0].id, 6, "")]
+    assert [(row["raw"], row["parent_trace_id"]) for row in rows(tmp_path, cut_off("again"))] == [
+        ("one two three four five six ", None),
+        ("one two", None),
+    ]
+    assert run(tmp_path, cut_off("again"), ANSWERS)[1].bought == 0
+    assert (figures.wanted, figures.reused, figures.bought, figures.added) == (2, 1, 1, 0)
+
+
+def test_within_one_run_the_second_request_follows_the_first(tmp_path: Path) -> None:
+    engine, figures, _ = run(tmp_path, cut_off("again"), ANSWERS, size=1)
+    assert [(each.problem_text, each.max_tokens) for each in engine.asked] == [("count", 3), ("count", 6), ("short", 3)]
+    assert (figures.wanted, figures.bought, figures.added) == (2, 3, 1)
+
+
+def test_continued_it_is_a_new_trace_that_names_its_parent_and_holds_all_words(tmp_path: Path) -> None:
+    engine, figures, _ = run(tmp_path, cut_off("continue"), ANSWERS)
+    parent = Store(tmp_path, "digest").get(engine.asked[0].id)
+    assert parent is not None
+    child, short = rows(tmp_path, cut_off("continue"))
+    assert (child["id"], child["parent_trace_id"]) == (continuation_id(parent), parent["id"])
+    assert (child["raw"], child["completion_tokens"], child["finish"], child["limit"]) == (
+        "one two three four five six ",
+        6,
+        "length",
+        6,
+    )
+    assert short["parent_trace_id"] is None
+    assert parent["raw"] == "one two three "
+    second = engine.asked[-1]
+    assert (second.begun, second.max_tokens, second.prompt) == (
+        "one two three ",
+        3,
+        engine.asked[0].prompt + parent["raw"],
+    )
+    assert figures.completion_tokens == 3 + 2 + 3
+    assert run(tmp_path, cut_off("continue"), ANSWERS)[1].bought == 0
+
+
+def test_a_continuation_that_ends_by_itself_has_ended(tmp_path: Path) -> None:
+    run(tmp_path, cut_off("continue"), {**ANSWERS, "count": ["one two three four"]})
+    assert [(row["raw"], row["finish"]) for row in rows(tmp_path, cut_off("continue"))] == [
+        ("one two three four", "stop"),
+        ("one two", "stop"),
+    ]
+
+
+def test_min_tokens_counts_what_is_written_already(tmp_path: Path) -> None:
+    made = cut_off("continue", sampling=Sampling(min_tokens=5))
+    engine, _, _ = run(tmp_path, made, ANSWERS)
+    assert [each.sampling.min_tokens for each in engine.asked if each.problem_text == "count"] == [5, 2]
+
+
+@pytest.mark.parametrize("how", ["again", "continue"])
+def test_a_second_request_that_fails_leaves_the_first_answer_and_is_made_once_a_run(
+    tmp_path: Path, how: Truncated
+) -> None:
+    engine, figures, _ = run(
+        tmp_path, cut_off(how), ANSWERS, fails=lambda each: each.max_tokens != 3 or bool(each.begun)
+    )
+    assert len(engine.asked) == 3
+    assert figures.errors == 1
+    assert [row["raw"] for row in rows(tmp_path, cut_off(how))] == ["one two three ", "one two"]
+    assert len(run(tmp_path, cut_off(how), ANSWERS)[0].asked) == 1
+
+
+def test_what_the_context_cut_off_does_not_grow(tmp_path: Path) -> None:
+    made = cut_off("continue")
+    with writing(tmp_path, "digest") as store:
+        ask = next(asks(made))
+        row = {
+            "id": ask.id,
+            "finish": "length",
+            "completion_tokens": 2,
+            "limit": 3,
+            "raw": "one two ",
+            "token_ids": None,
+        }
+        store.append(row)
+        assert missing(made, ask, store) is None
+
+
+def adaptive(right: int, samples: int, settled: Mapping[str, int] | None = None, good: str = "good") -> Order:
+    return order(
+        "easy",
+        "mixed",
+        "hard",
+        samples=samples,
+        max_tokens=50,
+        enough=Enough(right, lambda problem_id, row: "pass" if row["raw"] == good else "fail"),
+        settled=settled or {},
+    )
+
+
+MIXED = {"easy": ["good"], "mixed": ["bad", "good"], "hard": ["bad"]}
+
+
+@pytest.mark.parametrize("size", [1, 2, 7])
+def test_a_problem_is_asked_until_enough_are_right_and_no_more(tmp_path: Path, size: int) -> None:
+    engine, figures, decisions = run(tmp_path, adaptive(2, 6), MIXED, size)
+    assert Counter(each.problem_text for each in engine.asked) == {"easy": 2, "mixed": 4, "hard": 6}
+    assert {each.problem_id: (each.asked, dict(each.outcomes), each.would_add) for each in decisions} == {
+        "id of easy": (2, {"pass": 2}, 0),
+        "id of mixed": (4, {"pass": 2, "fail": 2}, 0),
+        "id of hard": (6, {"fail": 6}, 0),
+    }
+    assert (figures.bought, figures.spared) == (12, 6)
+
+
+def test_decisions_come_out_alike_from_the_store_and_buy_nothing(tmp_path: Path) -> None:
+    _, _, first = run(tmp_path, adaptive(2, 6), MIXED)
+    engine, figures, again = run(tmp_path, adaptive(2, 6), MIXED)
+    assert (engine.asked, figures.bought) == ([], 0)
+    assert sorted(first, key=str) == sorted(again, key=str)
+
+
+def test_a_killed_run_goes_on_where_it_was(tmp_path: Path) -> None:
+    class Killed(Exception):
+        pass
+
+    def kill(request: Request) -> bool:
+        if request.problem_text == "hard" and request.sample == 2:
+            raise Killed
+        return False
+
+    with pytest.raises(Killed):
+        run(tmp_path, adaptive(2, 6), MIXED, 1, kill)
+    before = len(Store(tmp_path, "digest"))
+    engine, _, decisions = run(tmp_path, adaptive(2, 6), MIXED)
+    assert len(engine.asked) == 12 - before
+    assert sorted(each.asked for each in decisions) == [2, 4, 6]
+
+
+def test_another_judge_lists_what_it_would_add_to_settled_problems_and_buys_nothing(tmp_path: Path) -> None:
+    _, _, first = run(tmp_path, adaptive(2, 6), MIXED)
+    settled = {each.first_trace_id: each.asked for each in first}
+    engine, _, again = run(tmp_path, adaptive(2, 6, settled, good="bad"), MIXED)
+    assert engine.asked == []
+    assert {each.problem_id: (each.asked, each.would_add) for each in again} == {
+        "id of easy": (2, 4),
+        "id of mixed": (4, 0),
+        "id of hard": (6, 0),
+    }
+    engine, _, _ = run(tmp_path, adaptive(2, 6, good="bad"), MIXED)
+    assert Counter(each.problem_text for each in engine.asked) == {"easy": 4}
+
+
+def test_failed_samples_are_no_right_ones(tmp_path: Path) -> None:
+    engine, _, decisions = run(tmp_path, adaptive(1, 3), MIXED, fails=lambda each: each.problem_text == "easy")
+    assert Counter(each.problem_text for each in engine.asked)["easy"] == 3
+    assert {each.problem_id: each.asked for each in decisions}["id of easy"] == 3
