@@ -152,9 +152,14 @@ def test_a_write_cut_short_by_a_full_disk_is_a_torn_tail(tmp_path: Path, monkeyp
         return done
 
     monkeypatch.setattr("pipeline.journal.os.write", write)
-    with pytest.raises(ValueError, match=r"No space left.*run again"), writing(tmp_path, WEIGHTS) as store:
-        store.labels.append(content_id(0), labels(0))
-        store.labels.append(content_id(1), large)
+
+    def full() -> None:
+        with writing(tmp_path, WEIGHTS) as store:
+            store.labels.append(content_id(0), labels(0))
+            store.labels.append(content_id(1), large)
+
+    with pytest.raises(ValueError, match=r"No space left.*run again"):
+        full()
     monkeypatch.undo()
     assert found(tmp_path, 0) == labels(0)
     assert Store(tmp_path, WEIGHTS).labels.get(content_id(1), hash_of(large)) is None

@@ -182,9 +182,11 @@ def test_labels_of_a_lost_completion_are_not_those_of_its_next_making(tmp_path: 
 def test_labels_are_stored_before_the_completion_they_are_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     made = order(4, 1)
     stored: list[int] = []
+    real = Store.append
 
     def append(store: Store, record: dict[str, Any]) -> None:
         stored.append(store.labels.k(record["id"], hash_tokens(record["token_ids"])))
+        real(store, record)
 
     monkeypatch.setattr(Store, "append", append)
     generated(tmp_path, made)

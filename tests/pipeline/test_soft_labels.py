@@ -1,9 +1,11 @@
+import math
+
 import numpy as np
 import pytest
 
 from pipeline import label_codec, soft_labels
 from pipeline.soft_labels import Packer, SoftLabels, hash_tokens, masses_left, pack, unpack, vocabulary_fingerprint
-from tests.pipeline.labels import kl, made_up
+from tests.pipeline.labels import kl, made_up, plainly_unpacked
 
 # Of the codec: a bin's whole width, which no place in it is off by more than half of; masses that are led elsewhere by
 # the balance move all logprobs of a token by as much as its own steps are wide.
@@ -34,6 +36,21 @@ def test_labels_come_back_from_packing(k: int, tokens: int) -> None:
     for seed in range(8):
         given = made_up(tokens, k, vocabulary=400 if seed % 2 else 150_000, peak=3.0 * (seed % 4), seed=seed)
         same(unpack(pack(given)), given)
+
+
+@pytest.mark.parametrize("k", [1, 3, 20])
+def test_a_second_reader_of_the_format_finds_the_same(k: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(soft_labels, "BLOCK_TOKENS", 9)
+    for seed in range(6):
+        given = made_up(23, k, 150_000 if seed % 2 else 60, peak=2.0 * seed, seed=seed)
+        packed = pack(given)
+        found, plain = unpack(packed), plainly_unpacked(packed)
+        assert [sampled for sampled, _, _ in plain] == found.sampled.tolist() == given.sampled.tolist()
+        for row, (_, masses, tail) in enumerate(plain):
+            ours = dict(zip(found.ids[row].tolist(), np.exp(found.logprobs[row].astype(float)).tolist(), strict=True))
+            assert masses.keys() == ours.keys() == set(given.ids[row].tolist())
+            assert all(math.isclose(masses[token], ours[token], rel_tol=1e-4, abs_tol=1e-30) for token in ours)
+            assert math.isclose(tail, found.tail[row], rel_tol=1e-4, abs_tol=1e-6)
 
 
 def test_no_tokens_have_labels_too() -> None:

@@ -186,7 +186,7 @@ def test_labels_are_the_raw_logprobs_of_the_tokens_that_were_sampled(vllm_engine
     # bfloat16 rounds a logit near 16 to 1/16; both sides round, at other places.
     likely = labels.logprobs > -8
     assert np.abs(near - labels.logprobs)[likely].max() < 0.5
-    assert np.abs(near - labels.logprobs)[likely].mean() < 0.08
+    assert np.abs(near - labels.logprobs)[likely].mean() < 0.15
     assert np.abs(1 - np.exp(near).sum(axis=1) - labels.tail).max() < 0.05
     # Of a token shifted by one place they are something else altogether.
     shifted = np.take_along_axis(exact[1:], labels.ids[:-1].astype(np.int64), axis=1)
