@@ -13,6 +13,7 @@ from pipeline.runner import Runner
 from pipeline.section import declared
 
 BYTES_PER_TOKEN = 12  # of journal and shards together, for text and token ids of a completion
+LABEL_BYTES = 3.0  # of journal and shards together, for one candidate of a token where soft labels are kept
 
 
 def missing(run: Run) -> int:
@@ -36,7 +37,8 @@ def estimate(run: Run) -> list[str]:
     else:
         lines.append(f"Tokens to generate: about {bill.tokens:,}, by the mean of this teacher's stored completions.")
     tokens = limit if bill.tokens is None else bill.tokens
-    lines.append(f"Disk: about {tokens * BYTES_PER_TOKEN / 1e6:,.1f} MB.")
+    each = BYTES_PER_TOKEN + LABEL_BYTES * int(declared(run.recipe.sections["generate"])["logprobs"])
+    lines.append(f"Disk: about {tokens * each / 1e6:,.1f} MB.")
     timed = last_timed(run)
     if timed is None:
         lines.append("Time: unknown; this teacher has generated nothing in this data folder yet.")

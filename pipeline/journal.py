@@ -146,43 +146,39 @@ def _indexed(path: Path) -> Heads | None:
     return Heads(packed, torn, True) if state == _state(path, torn) else None
 
 
-class Writer:
-    """One writer's journal, made with its first record, synced in the background."""
+class AppendFile:
+    """A file of one writer's own that only grows: made with its first bytes, synced in the background."""
 
-    def __init__(self, folder: Path) -> None:
-        self.path = folder / f"journal-{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}.log"
-        self._heads = bytearray()
-        self._length = 0
+    def __init__(self, folder: Path, kind: str) -> None:
+        self.path = folder / f"{kind}-{time.time_ns():020d}-{os.getpid()}-{secrets.token_hex(4)}.log"
+        self.length = 0
         self._handle: int | None = None
         self._failure: OSError | None = None
         self._dirty, self._ended = threading.Event(), threading.Event()
-        self._syncer = threading.Thread(target=self._keep_synced, name="journal-sync", daemon=True)
+        self._syncer = threading.Thread(target=self._keep_synced, name=f"{kind}-sync", daemon=True)
 
-    def append(self, row: dict[str, Any]) -> Head:
-        """Write a record with the keys of HEAD and any others; returns its head.
+    def append(self, content: bytes) -> int:
+        """Write some bytes; returns where they start. They survive a kill at once and a power cut SYNC_S later.
 
-        Raises ValueError for one without a proper head, and where the disk refuses it.
+        Raises ValueError where the disk refuses them, now or before.
         """
         self._raise_failure()
-        line = _line(row)
-        key, rank = bytes.fromhex(row["id"]), FINISHES.index(row["finish"])
-        head = Head(key, self._length, row["completion_tokens"], row["limit"], rank)
+        offset = self.length
         try:
             if self._handle is None:
                 self._handle = os.open(self.path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_APPEND, 0o644)
                 self._syncer.start()
                 sync_folder(self.path.parent)
-            rest = memoryview(line)
+            rest = memoryview(content)
             while rest:
                 rest = rest[os.write(self._handle, rest) :]
         except OSError as error:
-            # The tail may be torn now: this journal takes nothing more.
+            # The tail may be torn now: this file takes nothing more.
             self._failure = error
             self._raise_failure()
-        self._length += len(line)
-        self._heads += _HEAD.pack(*head)
+        self.length += len(content)
         self._dirty.set()
-        return head
+        return offset
 
     def _keep_synced(self) -> None:
         while not self._ended.wait(SYNC_S):
@@ -204,10 +200,13 @@ class Writer:
                 f"the disk (free some space) and run again: only what is missing is asked for."
             ) from self._failure
 
-    def close(self) -> None:
-        """Bring all that was appended to the disk. Raises ValueError where the disk refuses."""
+    def close(self) -> bool:
+        """Bring all that was appended to the disk. Returns whether there is a file, closed only now.
+
+        Raises ValueError where the disk refuses.
+        """
         if self._handle is None:
-            return
+            return False
         self._ended.set()
         self._syncer.join()
         self._sync()
@@ -217,7 +216,35 @@ class Writer:
             self._failure = error
         self._handle = None
         self._raise_failure()
-        save_index(self.path, self._heads, torn=False)
+        return True
+
+
+class Writer:
+    """One writer's journal."""
+
+    def __init__(self, folder: Path) -> None:
+        self._file = AppendFile(folder, "journal")
+        self._heads = bytearray()
+
+    @property
+    def path(self) -> Path:
+        return self._file.path
+
+    def append(self, row: dict[str, Any]) -> Head:
+        """Write a record with the keys of HEAD and any others; returns its head.
+
+        Raises ValueError for one without a proper head, and where the disk refuses it.
+        """
+        line = _line(row)
+        key, rank = bytes.fromhex(row["id"]), FINISHES.index(row["finish"])
+        head = Head(key, self._file.append(line), row["completion_tokens"], row["limit"], rank)
+        self._heads += _HEAD.pack(*head)
+        return head
+
+    def close(self) -> None:
+        """Bring all that was appended to the disk. Raises ValueError where the disk refuses."""
+        if self._file.close():
+            save_index(self.path, self._heads, torn=False)
 
 
 def _line(row: dict[str, Any]) -> bytes:

@@ -57,6 +57,7 @@ class Order:
     second_limit: int = 0
     enough: Enough | None = None
     settled: Mapping[str, int] = field(default_factory=dict)
+    logprobs: int = 0  # candidates of each token to label with their logprobs
 
 
 @dataclass(frozen=True, slots=True)

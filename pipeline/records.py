@@ -66,6 +66,19 @@ TRACE = pa.schema(
     ]
 )
 
+# The teacher's soft labels of a trace: the k likeliest candidates of each token, their raw logprobs, the others' mass.
+SOFT_LABELS = pa.schema(
+    [
+        ("id", pa.string()),  # the trace's
+        ("teacher", pa.string()),
+        ("vocabulary", pa.string()),  # fingerprint of what each token id stands for
+        ("token_hash", pa.string()),  # of the trace's token ids: labels of other tokens are never taken for these
+        ("k", pa.int32()),
+        ("tokens", pa.int32()),
+        ("packed", pa.binary()),  # `soft_labels.unpack` reads it
+    ]
+)
+
 # How the sampling of a problem by a teacher ended, where it may end early.
 DECISION = pa.schema(
     [

@@ -20,6 +20,7 @@ class EngineExec(Section):
     max_num_seqs: int | None = Field(None, ge=1)  # sequences in flight
     gpu_memory_utilization: float = Field(0.9, gt=0, le=1)
     tensor_parallel_size: int = Field(1, ge=1)  # GPUs of one engine
+    max_num_batched_tokens: int | None = Field(None, ge=1)  # of one step, of all sequences together
     replicas: int = Field(1, ge=1)  # engines side by side over one queue, each with GPUs (or cores) of its own
     kv_cache_gib: int | None = Field(None, ge=1)  # CPU build only
     base_urls: tuple[str, ...] = ()  # of OpenAI-compatible servers, ending in /v1

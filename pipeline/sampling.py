@@ -142,6 +142,8 @@ def _stream(
     begun = time.monotonic()
     for completion in engine.stream(requests):
         order, step = schedule.running(completion.id)
+        if completion.labels is not None:  # first, so that none is stored without its labels
+            store.labels.append(completion.id, completion.labels)
         store.append(record(order, step, completion, figures.engine_seed))
         schedule.take(completion.id, completion.finish == "error")
         figures.bought += 1

@@ -129,6 +129,8 @@ class Schedule:
             max_tokens=step.limit,
             sample=ask.sample,
             problem_text=ask.problem_text,
+            # Those of a continuation would lack the tokens of its parent: the whole is scored when all is made.
+            logprobs=order.logprobs if step.parent is None else 0,
         )
         return request if step.parent is None else _continued(request, step.parent)
 

@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from pipeline import journal, lock
 from pipeline.journal import FINISHES, Head, Writer
+from pipeline.label_journal import Labels
 from pipeline.records import content_id
 
 
@@ -28,7 +29,7 @@ class Entry(NamedTuple):
 class Store:
     """The completions of one model, as they were when it was opened, and what was appended through it since."""
 
-    def __init__(self, root: Path, weights: str, writer: Writer | None = None) -> None:
+    def __init__(self, root: Path, weights: str, writer: Writer | None = None, labels: Labels | None = None) -> None:
         """Index the journals that `root` holds for `weights` (the identity of a model's weights).
 
         Open it with `writing` to append: a writer holds the partition's lock. Raises ValueError that names file and
@@ -36,6 +37,7 @@ class Store:
         """
         self.folder = partition(root, weights)
         self.torn = 0  # last lines cut short by a kill, which are ignored
+        self.labels = labels or Labels(self.folder)
         self._writer = writer
         self._journals: list[Path] = []
         self._rows: dict[bytes, int] = {}
@@ -130,8 +132,13 @@ def writing(root: Path, weights: str) -> Iterator[Store]:
     Raises lock.Locked where another process writes to it.
     """
     folder = partition(root, weights)
-    with lock.hold(folder / "lock", f"the completion store {folder}"), closing(Writer(folder)) as writer:
-        store = Store(root, weights, writer)  # indexed under the lock: no other writer's record is missed
+    named = f"the completion store {folder}"
+    with (
+        lock.hold(folder / "lock", named),
+        closing(Writer(folder)) as writer,
+        closing(Labels(folder, writable=True)) as labels,
+    ):
+        store = Store(root, weights, writer, labels)  # indexed under the lock: no other writer's record is missed
         try:
             yield store
         finally:

@@ -17,11 +17,11 @@ from typing import Any, Literal
 import pyarrow as pa
 from pydantic import Field, model_validator
 
-from pipeline import engines, orders, sampling, verifiers
+from pipeline import engines, labelling, orders, sampling, verifiers
 from pipeline import pilot as pilots
 from pipeline.manifest import Shard, write_durably
 from pipeline.orders import LOCAL, Ask, Enough, Order, Row, Truncated
-from pipeline.records import DECISION, TRACE, content_id
+from pipeline.records import DECISION, SOFT_LABELS, TRACE, content_id
 from pipeline.roles import Role, Sampling
 from pipeline.routing import Route, fitting
 from pipeline.sampling import Figures
@@ -61,6 +61,8 @@ class Config(Section):
     assign: Literal["all", "one"] = "all"  # with several teachers: all that fit a problem answer it, or one of them
     routes: dict[str, Route] = {}  # teacher -> its problems, "teacher" being the main one; without a route: all
     error_share_limit: float = Field(0.05, ge=0, le=1)  # more failed completions than this fail the stage
+    # The likeliest candidates of each token, kept with their raw logprobs; a stored completion without them is scored.
+    logprobs: int = Field(0, ge=0, le=engines.LOGPROBS_LIMIT)
 
     @model_validator(mode="after")
     def _limits(self) -> "Config":
@@ -121,12 +123,13 @@ def orders_of(
                 f"{teacher.engine} of {name} takes none. Set generate.truncated: again, or use vllm."
             )
         texts = {prompt: inputs.prompt(prompt) for prompt in orders.prompt_names(teacher)}
+        tokenizer = orders.open_tokenizer(teacher, partial(inputs.model, name), texts)
         made[name] = Order(
             role=teacher,
             weights=inputs.weights(name),
             problems=partial(training_problems, config, inputs, domains, name),
             texts=texts,
-            tokenizer=orders.open_tokenizer(teacher, partial(inputs.model, name), texts),
+            tokenizer=tokenizer,
             sampling=config.sampling,
             samples=config.samples,
             max_tokens=config.max_tokens,
@@ -134,6 +137,7 @@ def orders_of(
             second_limit=config.second_max_tokens or 0,
             enough=(enough or {}).get(name),
             settled=decided,
+            logprobs=labelling.allowed(teacher, tokenizer, config.logprobs),
         )
     return made
 
@@ -336,6 +340,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
             stored += [(order, store) for order in group.values()]
             decisions += [decision_row(config, *one) for one in more]
     output.counts.update(write_traces(stored, output))
+    if config.logprobs:
+        output.facts["soft_labels"] = label(inputs, output, groups.values())
     output.write("decisions", as_table(decisions, DECISION))
     report(output, facts, decisions)
 
@@ -346,7 +352,7 @@ def buy(
     """Have one engine make what the store lacks of these orders; returns the store as it is then."""
     name, first = next(iter(group.items()))
     files = orders.engine_files(first.role, partial(inputs.model, name))
-    log = output.work / ("engine.log" if name == "teacher" else f"engine-{name}.log")
+    log = engine_log(output, name)
     told = "" if len(inputs.teachers) == 1 else f"{', '.join(group)}: "
     with writing(inputs.store, first.weights) as store:
         figures, decisions = sampling.complete(
@@ -357,6 +363,45 @@ def buy(
             config.error_share_limit,
         )
     return store, figures, decisions
+
+
+def engine_log(output: Output, name: str) -> Path:
+    """What the libraries of a teacher's engine have to say."""
+    return output.work / ("engine.log" if name == "teacher" else f"engine-{name}.log")
+
+
+def label(inputs: Inputs, output: Output, groups: Iterable[Mapping[str, Order]]) -> dict[str, Any]:
+    """Score what was stored without labels, then write the labels of all traces. Returns figures."""
+    total = labelling.Figures()
+    labelled: list[tuple[Order, Store]] = []
+    for group in groups:
+        store = score(inputs, output, group, total)
+        labelled += [(order, store) for order in group.values()]
+    if total.failed:
+        output.say(f"{total.failed:,} traces have no soft labels: {total.cause}")
+    count = labelling.write(
+        labelled,
+        output.previous("soft_labels"),
+        partial(output.keep, "soft_labels"),
+        partial(output.write, "soft_labels"),
+    )
+    return {**total.facts(), "labelled": count}
+
+
+def score(inputs: Inputs, output: Output, group: Mapping[str, Order], total: labelling.Figures) -> Store:
+    """Score, with one model, what its store holds of these orders without labels; returns the store as it is then."""
+    name, first = next(iter(group.items()))
+    files = orders.engine_files(first.role, partial(inputs.model, name))
+    with writing(inputs.store, first.weights) as store:
+        for order in group.values():
+            labelling.score(
+                order,
+                store,
+                lambda role, seed: engines.start(role, files, seed, engine_log(output, name)),
+                lambda done, of, note: output.progress(Progress(done, of, "labels", note)),
+                total,
+            )
+    return store
 
 
 def pilot(config: Config, inputs: Inputs, output: Output, share: float) -> dict[str, Any]:
@@ -450,7 +495,7 @@ STAGE = Stage(
         "domains": Reads("seed", "problems", ("id", "domain"), when=Config.by_domain),
         "references": Reads("seed", "problems", ("id", "answer", "verifier", "verifier_data"), when=Config.judges),
     },
-    writes={"traces": TRACE, "decisions": DECISION},
+    writes={"traces": TRACE, "decisions": DECISION, "soft_labels": SOFT_LABELS},
     roles={"teachers": WORDS},
     weights=("teachers",),
     prompts=names,

@@ -19,6 +19,8 @@ ENGINES = {
     "replay": "pipeline.engines.replay",
 }
 
+LOGPROBS_LIMIT = 1000  # candidates of a token that may be asked for
+
 Finish = Literal["stop", "length", "error"]
 
 
@@ -35,6 +37,8 @@ class Request:
     sample: int
     problem_text: str
     begun: str = ""  # the start of the completion, at the end of the prompt already: only the rest is asked for
+    logprobs: int = 0  # candidates of each token to label; 0: none
+    score_ids: list[int] | None = None  # a completion whose tokens are to be labelled; nothing is generated then
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,6 +56,7 @@ class Completion:
     cause: str | None  # of an error
     prompt_tokens: int
     completion_tokens: int
+    labels: bytes | None = None  # packed (`soft_labels.pack`), where the request wants logprobs
 
 
 def failed(request: Request, cause: str) -> Completion:

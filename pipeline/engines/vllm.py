@@ -10,8 +10,9 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline import heap
-from pipeline.engines import Completion, Request, failed
+from pipeline import heap, soft_labels
+from pipeline.engines import LOGPROBS_LIMIT, Completion, Request, failed
+from pipeline.engines.capture import Capture
 from pipeline.engines.host import Hosted, Place
 from pipeline.roles import Role, Sampling
 
@@ -67,6 +68,7 @@ class Vllm:
     def __init__(self, role: Role, model: Path, seed: int) -> None:
         self.figures: dict[str, float] = {"prompt_tokens": 0, "cached_prompt_tokens": 0}
         self._llm, max_num_seqs = _start(role, model, seed)
+        self._captures: dict[str, Capture] = {}
         self.window = int(max_num_seqs * WINDOW)
 
     def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
@@ -90,16 +92,21 @@ class Vllm:
         """Hand a request to the engine. Returns its end where it is refused: a prompt longer than the context."""
         from vllm.exceptions import VLLMValidationError
 
+        prompt: Any = {"prompt": request.prompt}
+        if request.prompt_token_ids is not None:
+            # What is to be scored is a prompt up to its last token, which alone is "generated".
+            prompt = {"prompt_token_ids": request.prompt_token_ids + (request.score_ids or [])[:-1]}
         try:
-            engine.add_request(
-                request.id,
-                {"prompt_token_ids": request.prompt_token_ids}
-                if request.prompt_token_ids is not None
-                else {"prompt": request.prompt},
-                sampling_params(request.sampling, request.max_tokens),
-            )
+            if request.logprobs > (vocabulary := engine.model_config.get_vocab_size()):
+                raise ValueError(f"logprobs = {request.logprobs}, and the vocabulary has {vocabulary} tokens")
+            params = params_of(request)
+            own_id = engine.add_request(request.id, prompt, params)
         except (ValueError, VLLMValidationError) as error:
             return failed(request, f"refused by vLLM: {error}")
+        if request.logprobs:
+            skip = None if request.score_ids is None else len(request.prompt_token_ids or ())
+            self._captures[request.id] = capture = Capture(request.logprobs, skip)
+            engine.output_processor.request_states[own_id].logprobs_processor = capture
         return None
 
     def _completion(self, output: Any, request: Request) -> Completion:
@@ -110,19 +117,53 @@ class Vllm:
         finish, cause = answer.finish_reason, None
         if finish not in ("stop", "length"):
             finish, cause = "error", f"vLLM ended it with {answer.finish_reason!r}"
+        token_ids, text = list(answer.token_ids), answer.text
+        if request.score_ids is not None:
+            token_ids, text, finish = request.score_ids, "", "stop" if cause is None else finish
         return Completion(
             id=request.id,
-            text=answer.text,
-            token_ids=list(answer.token_ids),
+            text=text,
+            token_ids=token_ids,
             finish=finish,
             cause=cause,
             prompt_tokens=prompt_tokens,
-            completion_tokens=len(answer.token_ids),
+            completion_tokens=len(token_ids),
+            labels=self._labels(request.id, token_ids, finish),
         )
+
+    def _labels(self, request_id: str, token_ids: list[int], finish: str) -> bytes | None:
+        """What was captured for a request, which must be of the tokens it ended with."""
+        capture = self._captures.pop(request_id, None)
+        if capture is None or finish == "error":
+            return None
+        packed = capture.packed()
+        if soft_labels.head(packed).token_hash != soft_labels.hash_tokens(token_ids):
+            raise RuntimeError(f"the logprobs that vLLM gave for {request_id} are not of the tokens that it gave")
+        return packed
+
+
+def params_of(request: Request) -> Any:
+    """vLLM's SamplingParams for a request."""
+    if request.score_ids is None:
+        return sampling_params(request.sampling, request.max_tokens, request.logprobs)
+    from vllm import SamplingParams
+    from vllm.sampling_params import RequestOutputKind
+
+    # The prefix cache holds no logits: vLLM does not read it for a request with prompt_logprobs. Raw logprobs are taken
+    # before all tokens but the last one are ruled out.
+    return SamplingParams(
+        prompt_logprobs=request.logprobs,
+        logprobs=request.logprobs,
+        allowed_token_ids=request.score_ids[-1:],
+        temperature=0.0,
+        max_tokens=1,
+        detokenize=False,
+        output_kind=RequestOutputKind.FINAL_ONLY,
+    )
 
 
 @lru_cache(maxsize=8)
-def sampling_params(sampling: Sampling, max_tokens: int) -> Any:
+def sampling_params(sampling: Sampling, max_tokens: int, logprobs: int = 0) -> Any:
     """vLLM's SamplingParams with every value explicit.
 
     No seed: on the CPU a request's own seed kills the engine as soon as a prefill is chunked. Special tokens stay in
@@ -144,6 +185,7 @@ def sampling_params(sampling: Sampling, max_tokens: int) -> Any:
         stop=list(sampling.stop),
         max_tokens=max_tokens,
         seed=None,
+        logprobs=logprobs or None,
         skip_special_tokens=False,
         spaces_between_special_tokens=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
@@ -193,12 +235,16 @@ def _start(role: Role, model: Path, seed: int) -> tuple[Any, int]:
             "enforce_eager": True,  # compiling costs a minute that a small model does not earn back
             "kv_cache_memory_bytes": (settings.kv_cache_gib or _kv_cache_gib()) * GIB,
         }
+    if settings.max_num_batched_tokens is not None:
+        machine["max_num_batched_tokens"] = settings.max_num_batched_tokens
     llm = LLM(
         str(model),
         dtype=role.dtype,
         max_model_len=role.max_model_len,
         max_num_seqs=max_num_seqs,
         seed=seed,
+        max_logprobs=LOGPROBS_LIMIT,  # of a request; it costs nothing until one asks
+        logprobs_mode="raw_logprobs",  # before temperature, penalties and top-p
         generation_config="vllm",  # the model's own sampling defaults stay out; its end tokens still count
         enable_prefix_caching=True,
         trust_remote_code=False,

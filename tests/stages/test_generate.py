@@ -230,6 +230,12 @@ def test_two_problems_with_one_prompt_have_one_trace_and_it_is_said(desk: Desk) 
     assert output.lines == ["2 prompts are asked by two problems; the first problem keeps their traces."]
 
 
+def test_labels_are_refused_where_the_engine_gives_no_token_ids_before_anything_is_bought(desk: Desk) -> None:
+    with pytest.raises(ValueError, match=r"logprobs is 5, but engine replay returns no token ids"):
+        desk.run([problem(1)], logprobs=5)
+    assert desk.shards == []
+
+
 def test_it_reads_nothing_whose_change_would_not_change_the_words() -> None:
     assert STAGE.reads["problems"].columns == ("id", "text", "task", "split")
     kept_out = {"exec", "thinking", "model"}  # weights stand for the model

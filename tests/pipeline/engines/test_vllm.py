@@ -8,16 +8,19 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import pytest
 
-from pipeline import templates
-from pipeline.engines import Request
+from pipeline import models, templates
+from pipeline.engines import Completion, Request
 from pipeline.engines.host import Place
 from pipeline.engines.lifeline import descendants
-from pipeline.engines.vllm import part, sampling_params, visible_gpus
+from pipeline.engines.vllm import Vllm, part, sampling_params, visible_gpus
 from pipeline.orders import Order, asks, last_id, stored
 from pipeline.roles import Sampling, Teacher
 from pipeline.sampling import REPLACED, complete
+from pipeline.soft_labels import SoftLabels, unpack
 from pipeline.store import Store, writing
 from tests import tiny
 from tests.pipeline.engines.conftest import MODEL, ROOT, Running
@@ -26,10 +29,17 @@ from tests.pipeline.engines.test_lifeline import eventually, gone
 SAMPLING = Sampling(temperature=0.8, top_p=0.95)
 
 
-def request(running: Running, number: int, text: str, sampling: Sampling = SAMPLING, max_tokens: int = 24) -> Request:
+def request(
+    running: Running,
+    number: int,
+    text: str,
+    sampling: Sampling = SAMPLING,
+    max_tokens: int = 24,
+    logprobs: int = 0,
+) -> Request:
     messages = templates.conversation("{problem}", text)
     prompt, ids = templates.render(running.tokenizer, messages), templates.prompt_ids(running.tokenizer, messages)
-    return Request(f"{number:032x}", prompt, ids, messages, sampling, max_tokens, 0, text)
+    return Request(f"{number:032x}", prompt, ids, messages, sampling, max_tokens, 0, text, logprobs=logprobs)
 
 
 def test_more_requests_than_its_window_are_each_answered_once_and_decode_to_their_text(vllm_engine: Running) -> None:
@@ -139,6 +149,104 @@ def test_its_libraries_speak_to_the_log_alone(vllm_engine: Running, capfd: pytes
     list(vllm_engine.engine.stream([request(vllm_engine, 1, "What is 1 plus 1?")]))
     assert capfd.readouterr() == ("", "")
     assert "engine" in vllm_engine.log.read_text()
+
+
+STORY = "Tell me a story about a fox and a stone."
+
+
+def labels_of(answer: Completion) -> SoftLabels:
+    assert answer.labels is not None
+    return unpack(answer.labels)
+
+
+def exact_logprobs(running: Running, asked: Request, token_ids: list[int]) -> npt.NDArray[np.float32]:
+    """The whole vocabulary's raw logprobs of each token of a completion [T, V], by transformers on the same weights."""
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model: Any = AutoModelForCausalLM.from_pretrained(
+        models.fetch(MODEL, ROOT, lambda line: None), dtype=torch.bfloat16
+    )
+    prompt = asked.prompt_token_ids or []
+    with torch.inference_mode():
+        logits = model(torch.tensor([prompt + token_ids])).logits[0, len(prompt) - 1 : -1]
+    return np.asarray(logits.log_softmax(-1, dtype=torch.float32).numpy())
+
+
+def test_labels_are_the_raw_logprobs_of_the_tokens_that_were_sampled(vllm_engine: Running) -> None:
+    hot = Sampling(temperature=1.5, top_p=0.5, presence_penalty=1.0)  # none of which a raw logprob shows
+    asked = request(vllm_engine, 1, STORY, hot, logprobs=50)
+    answer = next(vllm_engine.engine.stream([asked]))
+    assert answer.token_ids is not None
+    labels = labels_of(answer)
+    assert labels.sampled.tolist() == answer.token_ids
+    exact = exact_logprobs(vllm_engine, asked, answer.token_ids)
+    assert labels.ids.shape == (len(answer.token_ids), 50)
+    near = np.take_along_axis(exact, labels.ids.astype(np.int64), axis=1)
+    # bfloat16 rounds a logit near 16 to 1/16; both sides round, at other places.
+    likely = labels.logprobs > -8
+    assert np.abs(near - labels.logprobs)[likely].max() < 0.5
+    assert np.abs(near - labels.logprobs)[likely].mean() < 0.15
+    assert np.abs(1 - np.exp(near).sum(axis=1) - labels.tail).max() < 0.05
+    # Of a token shifted by one place they are something else altogether.
+    shifted = np.take_along_axis(exact[1:], labels.ids[:-1].astype(np.int64), axis=1)
+    assert np.abs(shifted - labels.logprobs[:-1])[likely[:-1]].mean() > 1
+
+
+def test_each_request_of_a_batch_gets_the_candidates_it_asked_for(vllm_engine: Running) -> None:
+    wanted = [0, 1, 5, 50, 0, 200]
+    asked = [request(vllm_engine, number, STORY, logprobs=k) for number, k in enumerate(wanted)]
+    found = {int(each.id, 16): each for each in vllm_engine.engine.stream(asked)}
+    for number, k in enumerate(wanted):
+        if not k:
+            assert found[number].labels is None
+            continue
+        labels = labels_of(found[number])
+        assert labels.sampled.tolist() == found[number].token_ids
+        assert labels.ids.shape[1] == k
+        assert all(len(set(row)) == k for row in labels.ids.tolist())
+
+
+def test_a_greedy_token_is_its_first_candidate(vllm_engine: Running) -> None:
+    labels = labels_of(
+        next(vllm_engine.engine.stream([request(vllm_engine, 1, STORY, Sampling(temperature=0.0), 24, 5)]))
+    )
+    assert (
+        labels.sampled == labels.ids[:, 0]
+    ).mean() > 0.9  # two may round to one logprob: then the lower id comes first
+
+
+@pytest.mark.parametrize("max_tokens", [1, 2, 24, 512])
+def test_a_stored_completion_scored_later_gets_the_labels_it_would_have_had(
+    vllm_engine: Running, max_tokens: int
+) -> None:
+    """512 is the context: what fills it to the last token is scored too."""
+    asked = request(vllm_engine, 1, STORY, Sampling(temperature=1.0, min_tokens=max_tokens), max_tokens, 20)
+    made = next(vllm_engine.engine.stream([asked]))
+    before = dict(vllm_engine.engine.figures)
+    scored = next(vllm_engine.engine.stream([replace(asked, id="5" * 32, score_ids=made.token_ids)]))
+    assert (scored.finish, scored.text, scored.token_ids) == ("stop", "", made.token_ids)
+    assert vllm_engine.engine.figures["cached_prompt_tokens"] == before["cached_prompt_tokens"]
+    ours, theirs = labels_of(made), labels_of(scored)
+    assert theirs.sampled.tolist() == made.token_ids
+    assert np.abs(ours.sampled_logprobs - theirs.sampled_logprobs)[ours.sampled_logprobs > -8].max() < 0.5
+    assert np.abs(ours.tail - theirs.tail).mean() < 0.02
+    both = [len(set(one) & set(two)) for one, two in zip(ours.ids.tolist(), theirs.ids.tolist(), strict=True)]
+    assert np.mean(both) > 18
+
+
+def test_more_candidates_than_the_vocabulary_has_are_an_error(tmp_path: Path) -> None:
+    class Tiny:
+        def get_vocab_size(self) -> int:
+            return 400
+
+    class Never:
+        model_config = Tiny()
+
+    asked = Request("1" * 32, "", [5, 6], [], SAMPLING, 5, 0, "", logprobs=401)
+    refused = Vllm._add(None, Never(), asked)  # type: ignore[arg-type]
+    assert refused is not None
+    assert refused.cause == "refused by vLLM: logprobs = 401, and the vocabulary has 400 tokens"
 
 
 def test_every_sampling_value_reaches_vllm() -> None:

@@ -1,0 +1,206 @@
+"""Soft labels for the completions of an order: which lack them, scoring those, and the rows that hold them.
+
+It generates nothing and opens no dataset. Completions made with labels need none of its scoring.
+"""
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import islice
+from typing import Any, NamedTuple
+
+import pyarrow as pa
+
+from pipeline import templates
+from pipeline.engines import Engine, Request
+from pipeline.manifest import Shard
+from pipeline.orders import ROWS, Ask, Order, asks, last_id
+from pipeline.records import SOFT_LABELS
+from pipeline.roles import Role
+from pipeline.sampling import engine_seed
+from pipeline.shards import as_table, column_sums
+from pipeline.soft_labels import Packer, hash_tokens, vocabulary_fingerprint
+from pipeline.store import Store
+
+ENGINES = ("vllm",)
+# Of one step of the engine that scores: it makes the logits of a whole vocabulary for each of them.
+SCORE_STEP_TOKENS = 1024
+TABLE_BYTES = 32 << 20  # of packed labels, held in memory while they go from the store to shards
+
+
+def allowed(role: Role, tokenizer: Any, logprobs: int) -> int:
+    """The candidates a token that may be asked of a role's engine: as many as given. Raises ValueError for others."""
+    if logprobs and role.engine not in ENGINES:
+        raise ValueError(
+            f"logprobs is {logprobs}, but engine {role.engine} returns no token ids with its logprobs, and strings "
+            f"cannot be turned back into ids. Use engine vllm, or set logprobs to 0."
+        )
+    if logprobs and logprobs > len(tokenizer):
+        raise ValueError(f"logprobs is {logprobs}, but the vocabulary has {len(tokenizer)} tokens; lower logprobs.")
+    return logprobs
+
+
+class Told(NamedTuple):
+    """A stored completion to label, and how many candidates of its tokens are known (0: none)."""
+
+    id: str
+    ask: Ask
+    token_ids: list[int]
+    token_hash: bytes
+    k: int
+
+
+@dataclass
+class Figures:
+    """What a call of `score` did. Seconds are of the engine at work, without its start."""
+
+    had: int = 0
+    scored: int = 0
+    failed: int = 0
+    tokens: int = 0
+    seconds: float = 0.0
+    cause: str = ""  # the commonest, where some failed
+
+    def facts(self) -> dict[str, Any]:
+        """Figures for the manifest."""
+        return {
+            "labels_captured_or_stored": self.had,
+            "labels_scored_later": self.scored,
+            "labels_failed": self.failed,
+            "label_score_tokens_per_s": round(self.tokens / self.seconds, 1) if self.seconds else 0.0,
+        }
+
+
+def told(order: Order, store: Store) -> Iterator[Told]:
+    """The stored completions of an order that have token ids, each once, in the order of its asks."""
+    seen: set[str] = set()
+    rest = asks(order)
+    while some := {last_id(order, ask, store): ask for ask in islice(rest, ROWS)}:
+        new = {key: ask for key, ask in some.items() if key not in seen}
+        seen |= new.keys()
+        rows = {row["id"]: row for row in store.rows(new)}
+        for key, ask in new.items():
+            row = rows.get(key)
+            if row is not None and row["finish"] != "error" and row["token_ids"] is not None:
+                token_hash = hash_tokens(row["token_ids"])
+                yield Told(key, ask, row["token_ids"], token_hash, store.labels.k(key, token_hash))
+
+
+def score(
+    order: Order,
+    store: Store,
+    start: Callable[[Role, int], Engine],
+    progress: Callable[[int, int, str], None],
+    figures: Figures,
+) -> None:
+    """Label the order's stored completions that lack labels, or have fewer candidates a token than it asks for.
+
+    Nothing is generated: the engine reads prompt and completion, and says what it would have made of each token. start
+    makes it from a role and a seed, and is called only if something is missing. What was done is added to `figures`.
+    """
+    missing: set[str] = set()
+    for one in told(order, store):
+        if one.k >= order.logprobs:
+            figures.had += 1
+        elif not one.token_ids:
+            store.labels.append(one.id, Packer(order.logprobs).packed())  # no token, no logprobs
+            figures.had += 1
+        else:
+            missing.add(one.id)
+    if not missing:
+        return
+    done, total = 0, len(missing)
+    progress(done, total, "starting the engine to score stored completions")
+    step = min(order.role.exec.max_num_batched_tokens or SCORE_STEP_TOKENS, SCORE_STEP_TOKENS)
+    role = order.role.model_copy(update={"exec": order.role.exec.model_copy(update={"max_num_batched_tokens": step})})
+    causes: Counter[str] = Counter()
+    engine = start(role, engine_seed(missing))
+    begun, before_s = time.monotonic(), figures.seconds
+    try:
+        for completion in engine.stream(_requests(order, store, missing)):
+            if completion.labels is None:
+                figures.failed += 1
+                causes[(completion.cause or "no labels")[:200]] += 1
+                figures.cause = causes.most_common(1)[0][0]
+            else:
+                store.labels.append(completion.id, completion.labels)
+                figures.scored += 1
+                figures.tokens += completion.completion_tokens
+            done += 1
+            figures.seconds = before_s + time.monotonic() - begun
+            progress(done, total, "scoring stored completions")
+    finally:
+        engine.close()
+
+
+def _requests(order: Order, store: Store, missing: set[str]) -> Iterator[Request]:
+    for one in told(order, store):
+        if one.id in missing:
+            yield Request(
+                id=one.id,
+                prompt=one.ask.prompt,
+                prompt_token_ids=templates.prompt_ids(order.tokenizer, one.ask.messages),
+                messages=one.ask.messages,
+                sampling=order.sampling,
+                max_tokens=order.max_tokens,
+                sample=one.ask.sample,
+                problem_text=one.ask.problem_text,
+                logprobs=order.logprobs,
+                score_ids=one.token_ids,
+            )
+
+
+def write(
+    made: Iterable[tuple[Order, Store]],
+    previous: Iterable[tuple[Shard, pa.Table]],
+    keep: Callable[[Shard], None],
+    put: Callable[[pa.Table], None],
+) -> int:
+    """Hand on the labels of stored completions: shards of before that hold just what would be written, then rows.
+
+    Returns how many completions have labels. They are read, and held in memory, a table at a time.
+    """
+    rows: dict[str, dict[str, Any]] = {}
+    stores: dict[str, Store] = {}
+    for order, store in made:
+        vocabulary = vocabulary_fingerprint(order.tokenizer)
+        for one in told(order, store):
+            if one.k and one.id not in rows:
+                stores[one.id] = store
+                rows[one.id] = {
+                    "id": one.id,
+                    "teacher": order.role.label,
+                    "vocabulary": vocabulary,
+                    "token_hash": one.token_hash.hex(),
+                    "k": one.k,
+                    "tokens": len(one.token_ids),
+                }
+    count = len(rows)
+    for shard, table in previous:
+        ids = table.column("id").to_pylist()
+        if _unchanged(shard, [rows[trace_id] for trace_id in ids if trace_id in rows]):
+            keep(shard)
+            for trace_id in ids:
+                del rows[trace_id]
+    waiting: list[dict[str, Any]] = []
+    size = 0
+    for row in rows.values():
+        packed = stores[row["id"]].labels.get(row["id"], bytes.fromhex(row["token_hash"]))
+        assert packed is not None
+        waiting.append({**row, "packed": packed})
+        size += len(packed)
+        if size >= TABLE_BYTES:
+            put(as_table(waiting, SOFT_LABELS))
+            waiting, size = [], 0
+    if waiting:
+        put(as_table(waiting, SOFT_LABELS))
+    return count
+
+
+def _unchanged(shard: Shard, rows: Sequence[dict[str, Any]]) -> bool:
+    """Whether a shard holds exactly these rows, by the fingerprints of the columns that need no label to be read."""
+    if len(rows) != shard.rows:
+        return False
+    table = as_table([{**row, "packed": None} for row in rows], SOFT_LABELS).drop_columns(["packed"])
+    return all(shard.columns.get(name) == f"{value:032x}" for name, value in column_sums(table).items())

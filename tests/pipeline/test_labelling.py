@@ -1,0 +1,237 @@
+"""Labels from engine to dataset, with an engine that makes labels up from a request's id."""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from pipeline import labelling, soft_labels
+from pipeline.engines import Completion, Engine, Request, failed
+from pipeline.manifest import Shard
+from pipeline.orders import Order, asks
+from pipeline.records import SOFT_LABELS
+from pipeline.roles import Role, Sampling, Teacher
+from pipeline.sampling import complete
+from pipeline.shards import read_shard, write_shard
+from pipeline.soft_labels import SoftLabels, hash_tokens, pack, unpack
+from pipeline.store import Store, writing
+from tests import tiny
+from tests.pipeline.labels import made_up
+
+TOKENIZER = tiny.tokenizer()
+
+
+def order(logprobs: int, *numbers: int, **changes: Any) -> Order:
+    made = Order(
+        role=Teacher(model="tiny", max_model_len=64),
+        weights="digest",
+        problems=lambda: [{"id": f"p{number}", "text": f"{number}+1?", "task": "sum"} for number in numbers],
+        texts={"question": "Q: {problem}"},
+        tokenizer=TOKENIZER,
+        sampling=Sampling(),
+        samples=2,
+        max_tokens=100,
+        logprobs=logprobs,
+    )
+    return replace(made, **changes)
+
+
+def labels_for(trace_id: str, k: int, token_ids: list[int] | None = None) -> SoftLabels:
+    """Labels of six tokens, or of given ones."""
+    made = made_up(6 if token_ids is None else len(token_ids), 9, 300, seed=int(trace_id[:6], 16))
+    sampled = made.sampled if token_ids is None else np.array(token_ids, np.int32)
+    return SoftLabels(sampled, made.sampled_logprobs, made.ids[:, :k], made.logprobs[:, :k], made.tail)
+
+
+class Teller:
+    """Answers with the tokens of made-up labels, and with labels where a request wants them."""
+
+    figures: dict[str, float] = {}
+
+    def __init__(self, refuses: bool = False) -> None:
+        self.asked: list[Request] = []
+        self.closed = False
+        self.refuses = refuses
+
+    def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        for request in requests:
+            if request is None:
+                continue
+            self.asked.append(request)
+            yield failed(request, "too long") if self.refuses else self._answer(request)
+
+    def _answer(self, request: Request) -> Completion:
+        made = labels_for(request.id, request.logprobs or 1, request.score_ids)
+        token_ids = made.sampled.tolist()
+        labels = pack(made) if request.logprobs else None
+        return Completion(request.id, "text", token_ids, "stop", None, 3, len(token_ids), labels)
+
+    def close(self) -> None:
+        self.closed = True
+
+
+def generated(root: Path, made: Order) -> Teller:
+    """Complete an order; the engine it took."""
+    teller = Teller()
+    with writing(root, made.weights) as store:
+        complete([made], store, lambda seed: teller, lambda *_: None)
+    return teller
+
+
+def scored(
+    root: Path, made: Order, teller: Teller | None = None
+) -> tuple[labelling.Figures, Teller | None, list[Role]]:
+    """Score what lacks labels; the figures, the engine if one was started, and the role it was started with."""
+    engines: list[Teller] = []
+    roles: list[Role] = []
+
+    def start(role: Role, seed: int) -> Engine:
+        engines.append(teller or Teller())
+        roles.append(role)
+        return engines[-1]
+
+    with writing(root, made.weights) as store:
+        figures = labelling.Figures()
+        labelling.score(made, store, start, lambda *_: None, figures)
+    assert all(engine.closed for engine in engines)
+    return figures, engines[0] if engines else None, roles
+
+
+def written(
+    root: Path, made: Order, folder: Path, shards: list[Shard]
+) -> tuple[list[dict[str, Any]], list[Shard], int]:
+    """Write the labels as a stage does, shards of before given; the new rows, the shards kept, and the count."""
+    kept: list[Shard] = []
+    tables: list[pa.Table] = []
+    count = labelling.write(
+        [(made, Store(root, made.weights))],
+        [(shard, read_shard(folder, shard, ["id"])) for shard in shards],
+        kept.append,
+        tables.append,
+    )
+    if tables:
+        table = pa.concat_tables(tables)
+        shards.append(write_shard(folder / f"{len(list(folder.glob('*.parquet')))}.parquet", table, folder))
+        return table.to_pylist(), kept, count
+    return [], kept, count
+
+
+def test_labels_made_while_generating_are_in_the_dataset_with_all_that_says_what_they_are_of(tmp_path: Path) -> None:
+    made = order(4, 1, 2)
+    generated(tmp_path, made)
+    assert scored(tmp_path, made)[1] is None
+    rows, _, count = written(tmp_path, made, tmp_path, [])
+    assert count == len(rows) == 4
+    store = Store(tmp_path, made.weights)
+    for row in rows:
+        completion = store.get(row["id"])
+        assert completion is not None
+        labels = unpack(row["packed"])
+        assert labels.sampled.tolist() == completion["token_ids"]
+        assert row["token_hash"] == hash_tokens(completion["token_ids"]).hex()
+        assert row["vocabulary"] == soft_labels.vocabulary_fingerprint(TOKENIZER)
+        assert (row["k"], row["tokens"], row["teacher"]) == (4, 6, "tiny") == (labels.ids.shape[1], 6, made.role.label)
+    assert {row["id"] for row in rows} == {ask.id for ask in asks(made)}
+
+
+def test_wanting_labels_buys_nothing_and_scores_what_lacks_them(tmp_path: Path) -> None:
+    generated(tmp_path, order(0, 1, 2))
+    store = Store(tmp_path, "digest")
+    before = {row["id"]: row for row in store.rows(list(store.ids()))}
+    made = order(4, 1, 2, 3)
+    again = generated(tmp_path, made)
+    assert [request.problem_text for request in again.asked] == ["3+1?"] * 2
+    figures, teller, roles = scored(tmp_path, made)
+    assert (figures.had, figures.scored, figures.failed, figures.tokens) == (2, 4, 0, 24)
+    assert teller is not None
+    for request in teller.asked:
+        assert request.score_ids == before[request.id]["token_ids"]
+        assert (request.logprobs, request.prompt_token_ids is None) == (4, False)
+    assert roles[0].exec.max_num_batched_tokens == labelling.SCORE_STEP_TOKENS
+    assert {row["id"]: row for row in store.rows(before)} == before
+    rows, _, count = written(tmp_path, made, tmp_path, [])
+    assert count == len(rows) == 6
+    assert scored(tmp_path, made)[1] is None
+
+
+def test_more_candidates_than_are_stored_are_scored_and_fewer_are_not(tmp_path: Path) -> None:
+    generated(tmp_path, order(4, 1))
+    assert scored(tmp_path, order(3, 1))[0].had == 2
+    assert scored(tmp_path, order(5, 1))[0].scored == 2
+    assert {row["k"] for row in written(tmp_path, order(5, 1), tmp_path, [])[0]} == {5}
+
+
+def test_labels_of_a_lost_completion_are_not_those_of_its_next_making(tmp_path: Path) -> None:
+    made = order(4, 1)
+    other = {ask.id: [1, 2, 3] for ask in asks(made)}
+    with writing(tmp_path, "digest") as store:
+        for trace_id, token_ids in other.items():
+            store.labels.append(trace_id, pack(labels_for(trace_id, 4, token_ids)))
+    generated(tmp_path, replace(made, logprobs=0))
+    assert scored(tmp_path, made)[0].scored == 2
+    rows, _, _ = written(tmp_path, made, tmp_path, [])
+    assert [unpack(row["packed"]).sampled.tolist() for row in rows] == [
+        labels_for(row["id"], 1).sampled.tolist() for row in rows
+    ]
+
+
+def test_labels_are_stored_before_the_completion_they_are_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = order(4, 1)
+    stored: list[int] = []
+    real = Store.append
+
+    def append(store: Store, record: dict[str, Any]) -> None:
+        stored.append(store.labels.k(record["id"], hash_tokens(record["token_ids"])))
+        real(store, record)
+
+    monkeypatch.setattr(Store, "append", append)
+    generated(tmp_path, made)
+    assert stored == [4, 4]
+
+
+def test_a_completion_that_cannot_be_scored_is_counted_and_has_no_row(tmp_path: Path) -> None:
+    generated(tmp_path, order(0, 1))
+    figures, _, _ = scored(tmp_path, order(4, 1), Teller(refuses=True))
+    assert (figures.scored, figures.failed, figures.cause) == (0, 2, "too long")
+    assert written(tmp_path, order(4, 1), tmp_path, [])[2] == 0
+
+
+def test_a_rerun_keeps_shards_that_hold_what_would_be_written(tmp_path: Path) -> None:
+    shards: list[Shard] = []
+    generated(tmp_path, order(4, 1, 2))
+    written(tmp_path, order(4, 1, 2), tmp_path, shards)
+    generated(tmp_path, order(4, 1, 2, 3))
+    rows, kept, count = written(tmp_path, order(4, 1, 2, 3), tmp_path, shards)
+    assert (len(rows), kept, count) == (2, shards[:1], 6)
+    assert written(tmp_path, order(4, 1), tmp_path, shards[:1])[1] == []
+    scored(tmp_path, order(6, 1, 2))
+    rows, kept, _ = written(tmp_path, order(6, 1, 2), tmp_path, shards[:1])
+    assert (len(rows), kept, {row["k"] for row in rows}) == (4, [], {6})
+
+
+def test_labels_go_to_tables_of_a_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labelling, "TABLE_BYTES", 1)
+    generated(tmp_path, order(4, 1, 2))
+    tables: list[pa.Table] = []
+    labelling.write([(order(4, 1, 2), Store(tmp_path, "digest"))], [], lambda shard: None, tables.append)
+    assert [table.num_rows for table in tables] == [1] * 4
+    assert all(table.schema == SOFT_LABELS for table in tables)
+
+
+@pytest.mark.parametrize("engine", ["openai", "hf", "replay"])
+def test_an_engine_that_gives_no_ids_is_refused_before_anything_is_asked(engine: str) -> None:
+    role = Role(model="m", engine=engine)  # type: ignore[arg-type]
+    assert labelling.allowed(role, None, 0) == 0
+    with pytest.raises(ValueError, match=rf"engine {engine} returns no token ids.*Use engine vllm"):
+        labelling.allowed(role, TOKENIZER, 5)
+
+
+def test_more_candidates_than_the_vocabulary_has_are_refused() -> None:
+    role = Role(model="m")
+    assert labelling.allowed(role, TOKENIZER, 5) == 5
+    with pytest.raises(ValueError, match=f"logprobs is 1000, but the vocabulary has {len(TOKENIZER)} tokens"):
+        labelling.allowed(role, TOKENIZER, 1000)
