@@ -131,7 +131,8 @@ def test_a_continued_completion_is_its_own_tokens_and_text_from_the_start(vllm_e
         ids = row["token_ids"][:-1] if row["finish"] == "stop" else row["token_ids"]
         text, whole = row["raw"].rstrip(REPLACED), templates.decode(vllm_engine.tokenizer, ids)
         assert whole.startswith(text)
-        assert whole[len(text) :].strip(f"{REPLACED} ") == ""  # a token cut within a character at the limit is held back
+        # A character that the limit cut is held back, with the space before it.
+        assert whole[len(text) :].strip(f"{REPLACED} ") == ""
 
 
 def test_raising_n_gives_new_samples_and_leaves_the_old_ones_as_they_were(vllm_engine: Running, tmp_path: Path) -> None:
