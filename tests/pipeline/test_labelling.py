@@ -184,11 +184,8 @@ def test_labels_are_stored_before_the_completion_they_are_of(tmp_path: Path, mon
     stored: list[int] = []
     real = Store.append
 
-    write = Store.append
-
     def append(store: Store, record: dict[str, Any]) -> None:
         stored.append(store.labels.k(record["id"], hash_tokens(record["token_ids"])))
-        write(store, record)
         real(store, record)
 
     monkeypatch.setattr(Store, "append", append)
