@@ -74,6 +74,10 @@ class Role(Section):
         return Path(self.model).name if self.model.startswith(("/", ".", "~")) else self.model
 
 
+# The keys of a Role that can change its model's words, but for `model`, whose weights are identity by themselves.
+WORDS = ("engine", "prompt", "system", "chat_template", "dtype", "quantization", "max_model_len", "task_prompts")
+
+
 class Teacher(Role):
     """The model whose reasoning is distilled."""
 

@@ -199,16 +199,26 @@ def _whole(order: Order, parent: Row, completion: Completion) -> dict[str, Any]:
 
 
 def _joined(order: Order, parent: Row, completion: Completion) -> str:
-    """The text of both parts. Where the cut went through a character, both texts lack it and the token ids have it."""
+    """The text of both parts. Where the cut went through a character, both texts lack it and the token ids have it.
+
+    An engine's text is of no use there: one that follows half a character may begin with the prompt.
+    """
     text: str = parent["raw"] + completion.text
     if order.tokenizer is None or parent["token_ids"] is None or completion.token_ids is None:
         return text
-    whole = templates.decode(order.tokenizer, [*parent["token_ids"], *completion.token_ids])
+    ids = [*parent["token_ids"], *completion.token_ids]
+    whole = templates.decode(order.tokenizer, ids)
     if whole.startswith(text):
         return text
-    tail = completion.text.lstrip(REPLACED)
-    end = whole.rfind(tail) + len(tail) if tail and tail in whole else len(whole)
-    return whole[:end]
+    if completion.finish != "stop":
+        return whole.rstrip(REPLACED)
+    last = ids[-1]
+    if last in order.tokenizer.all_special_ids and not completion.text.endswith(
+        templates.decode(order.tokenizer, [last])
+    ):
+        return templates.decode(order.tokenizer, ids[:-1])
+    found = max((whole.rfind(stop) for stop in order.sampling.stop), default=-1)
+    return whole if found < 0 else whole[:found]
 
 
 def _note(figures: Figures, total: int, running: int, engine: Mapping[str, float]) -> str:

@@ -17,7 +17,7 @@ from pydantic import Field
 from pipeline import engines, orders, sampling, scoring
 from pipeline.orders import Order
 from pipeline.records import SCORE, content_id
-from pipeline.roles import Role, Sampling
+from pipeline.roles import WORDS, Role, Sampling
 from pipeline.sampling import Figures
 from pipeline.section import Section
 from pipeline.shards import as_table
@@ -306,8 +306,6 @@ def tell(config: Config, output: Output, subject: Subject, answers: Sequence[sco
     output.counts.update(f"{subject.model}_{answer.outcome}" for answer in answers)
 
 
-_WORDS = ("engine", "prompt", "task_prompts", "system", "chat_template", "dtype", "quantization", "max_model_len")
-
 STAGE = Stage(
     name="eval",
     version=1,
@@ -319,7 +317,7 @@ STAGE = Stage(
         "checkpoint": Reads("sft", artifact="checkpoint"),
     },
     writes={"scores": SCORE},
-    roles={"teacher": (*_WORDS, "thinking"), "student": _WORDS},
+    roles={"teacher": (*WORDS, "thinking"), "student": WORDS},
     weights=("teacher", "student"),
     prompts=prompts,
 )

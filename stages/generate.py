@@ -19,10 +19,11 @@ from pydantic import Field, model_validator
 
 from pipeline import engines, labelling, orders, sampling, verifiers
 from pipeline import pilot as pilots
+from pipeline.adaptive import DECIDED, REFERENCE, Adaptive, Judge, decision_row, judging, references, settled
 from pipeline.manifest import Shard, write_durably
 from pipeline.orders import LOCAL, Ask, Enough, Order, Row, Truncated
 from pipeline.records import DECISION, SOFT_LABELS, TRACE, content_id
-from pipeline.roles import Role, Sampling
+from pipeline.roles import WORDS, Role, Sampling
 from pipeline.routing import Route, fitting
 from pipeline.sampling import Figures
 from pipeline.schedule import Decision
@@ -30,22 +31,10 @@ from pipeline.section import Section
 from pipeline.shards import as_table, column_sums
 from pipeline.stage import Bill, Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.store import Store, writing
-from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Pool, processors
 
 ROWS = 4096  # traces held in memory while they go from the store to shards
 WANTED_FILE = "wanted.txt"
-
-
-class Adaptive(Section):
-    """When a problem has samples enough. Judging is `verify`'s, with these limits of one answer."""
-
-    right: int = Field(ge=1)  # right answers to a problem after which it gets no more samples
-    # What becomes of problems decided earlier whose answers are judged otherwise today: their missing samples are
-    # listed, or bought.
-    decisions: Literal["keep", "renew"] = "keep"
-    timeout_s: float = Field(10.0, gt=0)
-    memory_mib: int = Field(1024, ge=64)
 
 
 class Config(Section):
@@ -114,7 +103,9 @@ def orders_of(
             f"generate.routes names {unknown[0]!r}; expected one of {', '.join(inputs.teachers)}. Add it to "
             f"more_teachers, or mend the name."
         )
-    domains, decided = domains_of(config, inputs), settled(config, output)
+    domains = domains_of(config, inputs)
+    earlier = (row for _, table in output.previous("decisions", DECIDED) for row in table.to_pylist())
+    decided = settled(config.adaptive, config.samples, earlier)
     made = {}
     for name, teacher in inputs.teachers.items():
         if config.truncated == "continue" and teacher.engine not in (*LOCAL, "replay"):
@@ -140,20 +131,6 @@ def orders_of(
             logprobs=labelling.allowed(teacher, tokenizer, config.logprobs),
         )
     return made
-
-
-def settled(config: Config, output: Output) -> dict[str, int]:
-    """The id of a problem's first sample -> how many it was given, for problems decided earlier by the same rule."""
-    rule = config.adaptive
-    if rule is None or rule.decisions == "renew":
-        return {}
-    columns = ("first_trace_id", "asked", "samples", "right_wanted")
-    rows = (row for _, table in output.previous("decisions", columns) for row in table.to_pylist())
-    return {
-        row["first_trace_id"]: row["asked"]
-        for row in rows
-        if (row["samples"], row["right_wanted"]) == (config.samples, rule.right)
-    }
 
 
 def bill(config: Config, inputs: Inputs, output: Output) -> Bill:
@@ -262,38 +239,6 @@ def keep_traces(made: Sequence[tuple[Order, Store]], output: Output) -> set[str]
     return kept
 
 
-def judging(right: int, inputs: Inputs, pool: Pool, thinking: bool) -> Enough:
-    """How a teacher's completions are judged while they come."""
-    columns = ("id", "answer", "verifier", "verifier_data")
-    table = inputs.table("references")
-    known = {id: rest for id, *rest in zip(*(table.column(name).to_pylist() for name in columns), strict=True)}
-
-    def judge(problem_id: str, row: Row) -> str:
-        answer, verifier, data = known[problem_id]
-        one = Answered(row["id"], row["raw"] or "", row["finish"], thinking, answer, verifier, data or "{}")
-        return str(next(judge_rows([one], pool))["outcome"])
-
-    return Enough(right, judge)
-
-
-def decision_row(config: Config, order: Order, decision: Decision) -> dict[str, Any]:
-    """A DECISION row."""
-    assert config.adaptive is not None
-    return {
-        "id": content_id("decision", decision.first_trace_id),
-        "problem_id": decision.problem_id,
-        "teacher": order.role.label,
-        "first_trace_id": decision.first_trace_id,
-        "asked": decision.asked,
-        "right": decision.outcomes["pass"],
-        "wrong": decision.outcomes["fail"],
-        "undecided": decision.outcomes["undecided"],
-        "samples": config.samples,
-        "right_wanted": config.adaptive.right,
-        "would_add": decision.would_add,
-    }
-
-
 def engine_key(order: Order) -> str:
     """Orders with the same key are served by one engine."""
     role = order.role.model_dump(mode="json", include={"engine", "dtype", "quantization", "max_model_len", "exec"})
@@ -321,11 +266,11 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Ask for what the stores lack, then write this run's traces from them."""
     rule = config.adaptive
     with Pool(1, rule.timeout_s, rule.memory_mib) if rule else nullcontext() as pool:
-        enough = {
-            name: judging(rule.right, inputs, pool, teacher.thinking)
-            for name, teacher in inputs.teachers.items()
-            if rule is not None and pool is not None
-        }
+        enough: dict[str, Enough] = {}
+        if rule is not None and pool is not None:
+            known = references(inputs.table("references"))
+            for name, teacher in inputs.teachers.items():
+                enough[name] = Enough(rule.right, judging(known, pool, teacher.thinking))
         made = orders_of(config, inputs, output, enough)
         note_wanted(made.values(), output.work / WANTED_FILE)
         groups: dict[str, dict[str, Order]] = {}
@@ -338,7 +283,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
             store, figures, more = buy(config, inputs, output, group)
             facts[next(iter(group))] = figures
             stored += [(order, store) for order in group.values()]
-            decisions += [decision_row(config, *one) for one in more]
+            if rule is not None:
+                decisions += [decision_row(rule, *one) for one in more]
     output.counts.update(write_traces(stored, output))
     if config.logprobs:
         output.facts["soft_labels"] = label(inputs, output, groups.values())
@@ -415,12 +361,13 @@ def pilot(config: Config, inputs: Inputs, output: Output, share: float) -> dict[
     part = pilots.chosen(ids, share)
     sampled: list[pilots.Sampled] = []
     figures = []
-    for name, order in made.items():
-        thinking = inputs.teachers[name].thinking
-        few = replace(order, problems=partial(_among, order, part))
-        store, found, _ = buy(config, inputs, output, {name: few})
-        figures.append(found)
-        sampled += judged(inputs, few, store, thinking)
+    known = references(inputs.table("references"))
+    with Pool(processors(), 10.0, 1024) as pool:
+        for name, order in made.items():
+            few = replace(order, problems=partial(_among, order, part))
+            store, found, _ = buy(config, inputs, output, {name: few})
+            figures.append(found)
+            sampled += judged(few, store, judging(known, pool, inputs.teachers[name].thinking))
     speed = sampling.together(figures).tokens_per_s
     result = {
         "share": share,
@@ -438,18 +385,16 @@ def _among(order: Order, part: set[str]) -> Iterator[Row]:
     return (row for row in order.problems() if row["id"] in part)
 
 
-def judged(inputs: Inputs, order: Order, store: Store, thinking: bool) -> Iterator[pilots.Sampled]:
+def judged(order: Order, store: Store, judge: Judge) -> Iterator[pilots.Sampled]:
     """The stored samples of an order with what a pilot needs to know of them."""
-    with Pool(processors(), 10.0, 1024) as pool:
-        judge = judging(1, inputs, pool, thinking).judge
-        for row in orders.completions(order, store):
-            yield pilots.Sampled(
-                row["problem_id"],
-                row["completion_tokens"],
-                len(json.dumps(row, ensure_ascii=False).encode()),
-                row["finish"] == "length",
-                {"pass": True, "fail": False}.get(judge(row["problem_id"], row)),
-            )
+    for row in orders.completions(order, store):
+        yield pilots.Sampled(
+            row["problem_id"],
+            row["completion_tokens"],
+            len(json.dumps(row, ensure_ascii=False).encode()),
+            row["finish"] == "length",
+            {"pass": True, "fail": False}.get(judge(row["problem_id"], row)),
+        )
 
 
 def report(output: Output, figures: Mapping[str, Figures], decisions: list[dict[str, Any]]) -> None:
@@ -474,17 +419,6 @@ def report(output: Output, figures: Mapping[str, Figures], decisions: list[dict[
         )
 
 
-WORDS = (
-    "engine",
-    "prompt",
-    "system",
-    "chat_template",
-    "dtype",
-    "quantization",
-    "max_model_len",
-    "task_prompts",
-)
-
 STAGE = Stage(
     name="generate",
     version=1,
@@ -493,7 +427,7 @@ STAGE = Stage(
     reads={
         "problems": Reads("seed", "problems", ("id", "text", "task", "split")),
         "domains": Reads("seed", "problems", ("id", "domain"), when=Config.by_domain),
-        "references": Reads("seed", "problems", ("id", "answer", "verifier", "verifier_data"), when=Config.judges),
+        "references": Reads("seed", "problems", REFERENCE, when=Config.judges),
     },
     writes={"traces": TRACE, "decisions": DECISION, "soft_labels": SOFT_LABELS},
     roles={"teachers": WORDS},

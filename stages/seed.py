@@ -39,7 +39,6 @@ SPACE_DRAWS = 32  # times the problems asked: no more items are drawn to measure
 # Where a task's space is estimated from. Nothing depends on its distance to other seeds.
 PROBE_SEED = 1_500_000_000
 PROGRESS_EVERY = 256
-ROWS = 1024  # stored answers read at once
 ERROR_SHARE_LIMIT = 0.05  # more of a round's answers that failed than this fail the stage
 
 

@@ -29,7 +29,7 @@ LAYERS = (
     ("orders", "routing", "pilot", "training", "sources", "page", "scoring", "variants"),
     ("schedule",),
     ("sampling",),
-    ("augment", "labelling"),
+    ("adaptive", "augment", "labelling"),
     ("stage",),
     ("stages",),
     ("plan",),

@@ -5,13 +5,15 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from tokenizers.decoders import DecodeStream
 
 from pipeline.engines import Completion, Engine, Request
 from pipeline.engines.replay import Replay
-from pipeline.orders import Ask, Order, asks, conversation, open_tokenizer, prompt_names, served, stored
+from pipeline.orders import Ask, Order, asks, completions, conversation, open_tokenizer, prompt_names, served, stored
 from pipeline.roles import Sampling, Student, Teacher
 from pipeline.sampling import Figures, complete, engine_seed
 from pipeline.store import Entry, Store, writing
+from tests import tiny
 
 TEXTS = {"question": "Q: {problem}", "short": "Short: {problem}", "calm": "Be calm."}
 
@@ -275,3 +277,65 @@ def test_a_chat_template_that_a_server_would_ignore_is_refused() -> None:
     assert open_tokenizer(Teacher(model="m", engine="openai"), model, {}) is None
     with pytest.raises(ValueError, match="applies no chat template of ours; found chat_template: plain"):
         open_tokenizer(Teacher(model="m", engine="openai", chat_template="plain"), model, {"chat/plain": ""})
+
+
+class Streaming:
+    """An engine that writes one answer, and tells its text as vLLM's detokenizer streams it.
+
+    The answer is its text's tokens and those that end it, of which the engine's text holds nothing.
+    """
+
+    def __init__(self, tokenizer: Any, answer: list[int], ends: list[int]) -> None:
+        self.figures: dict[str, float] = {}
+        self.tokenizer, self.answer, self.ends = tokenizer, answer, ends
+        self.base: int | None = None  # tokens of the prompt alone
+
+    def told(self, prompt: list[int], tokens: list[int]) -> str:
+        """The text of tokens that follow a prompt, as FastIncrementalDetokenizer of vLLM 0.32 makes it."""
+        inner, text = self.tokenizer.backend_tokenizer, ""
+        stream = DecodeStream(ids=prompt, skip_special_tokens=False)
+        for token in tokens:
+            try:
+                text += stream.step(inner, token) or ""
+            except Exception:
+                stream = DecodeStream(skip_special_tokens=False)
+                text += stream.step(inner, token) or ""
+        return text
+
+    def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        for request in requests:
+            assert request is not None
+            assert request.prompt_token_ids is not None
+            prompt = request.prompt_token_ids
+            self.base = len(prompt) if self.base is None else self.base
+            done = len(prompt) - self.base
+            tokens = [*self.answer, *self.ends][done : done + request.max_tokens]
+            text = self.told(prompt, self.answer[done : done + request.max_tokens])
+            finish = "stop" if done + len(tokens) == len(self.answer) + len(self.ends) else "length"
+            yield Completion(request.id, text, tokens, finish, None, len(prompt), len(tokens))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+@pytest.mark.parametrize("stop", [None, "END"])
+def test_a_continuation_is_whole_wherever_the_limit_cut_its_parent(tmp_path: Path, stop: str | None) -> None:
+    tokenizer = tiny.tokenizer()
+    text = "a 🐢ż🪨 日本 개발🦊. 12"
+    answer = tokenizer(text)["input_ids"]
+    ends = [tokenizer.eos_token_id] if stop is None else tokenizer(stop)["input_ids"]
+    assert len(answer) > 3 * len(text) / 2  # most characters are several tokens
+    for limit in range(1, len(answer)):
+        asked = order(
+            1,
+            samples=1,
+            tokenizer=tokenizer,
+            sampling=Sampling(stop=() if stop is None else (stop,)),
+            max_tokens=limit,
+            truncated="continue",
+            second_limit=100,
+        )
+        with writing(tmp_path / f"{limit}", "w") as store:
+            complete([asked], store, lambda seed: Streaming(tokenizer, answer, ends), lambda *_: None)
+        [row] = completions(asked, Store(tmp_path / f"{limit}", "w"))
+        assert (row["raw"], row["finish"], row["token_ids"]) == (text, "stop", [*answer, *ends])
