@@ -17,7 +17,6 @@ import pyarrow.parquet as pq
 from pipeline.digests import sha256
 from pipeline.manifest import File, Shard, sync_folder, written
 
-SHARD_BYTES = 256 << 20  # in memory; whoever gathers rows writes a shard when they pass this
 ROWS = 256  # made Python's at once: the ids of 10,000 tokens take 100 times the room there that they take in a table
 _MODULUS = 1 << 128
 
