@@ -141,7 +141,7 @@ Roles = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage, whole. `run(config, inputs, output)` is a function over tables and knows no executor."""
+    """A stage, whole. `run(config, inputs, output)` is a function over tables."""
 
     name: str
     version: int  # raised by hand when the same input would give another output; code is not hashed
@@ -150,8 +150,6 @@ class Stage:
     reads: Mapping[str, Reads]
     writes: Mapping[str, pa.Schema] = field(default_factory=dict)
     artifacts: tuple[str, ...] = ()
-    # How it may be spread: a shard alone, all traces of a problem together, or one global step.
-    spread: Literal["each", "by_problem", "whole"] = "whole"
     # Role -> the keys that can change the output; of its config where that decides which. A role is "teacher",
     # "student", or "teachers" for all teachers.
     roles: Roles | Callable[[Any], Roles] = field(default_factory=dict)

@@ -281,7 +281,6 @@ STAGE = Stage(
         "decontaminate": Reads("decontaminate", "verdicts", _VERDICT_COLUMNS),
     },
     writes={"examples": EXAMPLE, "fates": FATE},
-    spread="by_problem",
     roles={"student": ("prompt", "task_prompts", "system", "chat_template"), "teachers": ("thinking",)},
     prompts=prompts,
 )

@@ -330,7 +330,6 @@ STAGE = Stage(
     run=run,
     reads={},
     writes={"problems": PROBLEM, "rejects": REJECT},
-    spread="whole",
     roles=roles,
     weights=weights,
     prompts=prompts,
