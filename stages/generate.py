@@ -6,7 +6,7 @@ its continuation is the row, and names it.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -297,23 +297,24 @@ def buy(
 ) -> tuple[Store, Figures, list[tuple[Order, Decision]]]:
     """Have one engine make what the store lacks of these orders; returns the store as it is then."""
     name, first = next(iter(group.items()))
-    files = orders.engine_files(first.role, partial(inputs.model, name))
-    log = engine_log(output, name)
+    start = starter(inputs, output, name)
     told = "" if len(inputs.teachers) == 1 else f"{', '.join(group)}: "
     with writing(inputs.store, first.weights) as store:
         figures, decisions = sampling.complete(
             list(group.values()),
             store,
-            lambda seed: engines.start(first.role, files, seed, log),
+            partial(start, first.role),
             lambda done, total, note: output.progress(Progress(done, total, "completions", told + note)),
             config.error_share_limit,
         )
     return store, figures, decisions
 
 
-def engine_log(output: Output, name: str) -> Path:
-    """What the libraries of a teacher's engine have to say."""
-    return output.work / ("engine.log" if name == "teacher" else f"engine-{name}.log")
+def starter(inputs: Inputs, output: Output, name: str) -> Callable[[Role, int], engines.Engine]:
+    """What starts the engine of a teacher, by its name, from its role and a seed. What it has to say is logged."""
+    files = orders.engine_files(inputs.teachers[name], partial(inputs.model, name))
+    log = output.work / ("engine.log" if name == "teacher" else f"engine-{name}.log")
+    return lambda role, seed: engines.start(role, files, seed, log)
 
 
 def label(inputs: Inputs, output: Output, groups: Iterable[Mapping[str, Order]]) -> dict[str, Any]:
@@ -337,13 +338,13 @@ def label(inputs: Inputs, output: Output, groups: Iterable[Mapping[str, Order]])
 def score(inputs: Inputs, output: Output, group: Mapping[str, Order], total: labelling.Figures) -> Store:
     """Score, with one model, what its store holds of these orders without labels; returns the store as it is then."""
     name, first = next(iter(group.items()))
-    files = orders.engine_files(first.role, partial(inputs.model, name))
+    start = starter(inputs, output, name)
     with writing(inputs.store, first.weights) as store:
         for order in group.values():
             labelling.score(
                 order,
                 store,
-                lambda role, seed: engines.start(role, files, seed, engine_log(output, name)),
+                start,
                 lambda done, of, note: output.progress(Progress(done, of, "labels", note)),
                 total,
             )
