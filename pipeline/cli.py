@@ -138,7 +138,7 @@ def _summary(this: Run) -> None:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     table = Table(title=f"Held-out questions: {report['questions']}", title_justify="left")
     for column in ("model", "pass@1", "95 % interval", "mean tokens", "truncated"):
-        table.add_column(column, justify="left" if column == "model" else "right")
+        table.add_column(column, justify="left" if column == "model" else "right", overflow="fold")
     for name in ("teacher", "base", "student"):
         row = report["models"][name]
         table.add_row(
@@ -171,9 +171,8 @@ def _number(value: float | None, form: str = ".3f") -> str:
 
 def _funnel_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(title="Funnel", title_justify="left")
-    table.add_column("stage")
-    table.add_column("reason")
-    table.add_column("traces", justify="right")
+    for column in ("stage", "reason", "traces"):
+        table.add_column(column, justify="right" if column == "traces" else "left", overflow="fold")
     for row in rows:
         table.add_row(row["stage"], row["reason"], f"{row['traces']:,}")
     table.add_section()
@@ -197,7 +196,7 @@ def status(
         return
     table = Table(title=f"run {this.recipe.name}", title_justify="left")
     for column in ("stage", "state", "rows", "seconds", "fingerprint", "counts"):
-        table.add_column(column, justify="right" if column == "seconds" else "left")
+        table.add_column(column, justify="right" if column == "seconds" else "left", overflow="fold")
     colors = {"fresh": "green", "stale": "yellow", "partial": "cyan", "absent": "dim"}
     for name, row in rows.items():
         table.add_row(
@@ -358,14 +357,9 @@ def models_list() -> None:
 
     with _errors():
         listed = models.list_models(ROOT)
-    table = Table()
-    for column in ("name", "source", "identity", "on disk"):
-        table.add_column(column)
-    for row in listed:
-        table.add_row(
-            *(escape(str(value)) for value in (row.name, row.source, row.identity, "yes" if row.present else "no"))
-        )
-    out.print(table)
+    for row in listed:  # no table: a narrow one would cut names that are there to be copied
+        out.print(f"[bold]{escape(row.name)}[/]  {'on disk' if row.present else 'not on disk'}")
+        out.print(f"  source    {escape(row.source)}\n  identity  {escape(row.identity)}")
 
 
 @models_app.command("fetch")
