@@ -22,7 +22,7 @@ class StageError(Exception):
 
 @dataclass(frozen=True)
 class Reads:
-    """Something another stage wrote: columns of a dataset, an artifact, or (both empty) all that its manifest says.
+    """Something another stage wrote: columns of a dataset, an artifact, or (both empty) all of it.
 
     Columns that runs were made without are named in `later`: where they were not written, rows lack them.
     """
@@ -33,6 +33,7 @@ class Reads:
     artifact: str = ""
     when: Callable[[Any], bool] = lambda config: True  # whether a stage with this config reads it
     later: tuple[str, ...] = ()
+    facts: bool = False  # all that its manifest says: how it went as well as what came of it
 
 
 @dataclass(frozen=True)
