@@ -223,7 +223,9 @@ def test_variants_are_problems_like_any_others_and_their_solutions_are_bought_on
     assert len(variants) == 24
     assert facts(path, "seed")["generation"]["second steps"]["bought"] == 72
     assert (facts(path, "generate")["wanted"], facts(path, "generate")["reused"]) == (144, 72)
-    examples = [problems[row["problem_id"]] | {"split": row["split"]} for row in rows(path, "mix", "examples")]
+    mixed = rows(path, "mix", "examples")
+    assert all(row["parent_id"] == problems[row["problem_id"]]["parent_id"] for row in mixed)
+    examples = [problems[row["problem_id"]] | {"split": row["split"]} for row in mixed]
     assert {row["id"] for row in variants} <= {row["id"] for row in examples}
     splits: dict[str, set[str]] = {}
     for row in examples:
