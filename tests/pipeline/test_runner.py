@@ -243,7 +243,7 @@ def test_the_teachers_answers_make_seed_stale_only_where_it_writes_problems(path
     assert [change.key for change in run_of(path, AUGMENT).state("seed").changes] == ["models.teacher"]
 
 
-def test_a_run_from_before_there_were_variants_stays_fresh_and_can_be_mixed_again(path: Path) -> None:
+def test_a_run_from_before_there_were_variants_is_brought_up_to_date_and_nothing_is_bought(path: Path) -> None:
     this = run_of(path)
     folder = this.stage_folder("seed")
     manifest = this.manifest("seed")
@@ -261,7 +261,8 @@ def test_a_run_from_before_there_were_variants_stays_fresh_and_can_be_mixed_agai
     datasets = {**manifest.datasets, "problems": dataset}
     write_record(folder / "manifest.json", manifest.model_copy(update={"datasets": datasets}))
     before = rows(path, "mix", "examples")
-    assert ran(path) == ["mix"]
+    assert ran(path) == ["generate", "mix"]
+    assert facts(path, "generate")["bought"] == 0
     assert rows(path, "mix", "examples") == before
     assert ran(path) == []
     mixed = this.manifest("mix")
