@@ -278,14 +278,15 @@ def plan_command(
 ) -> None:
     """Tokens, hours, disk, truncation and yield of generate, from a pilot whose completions are kept. Runs seed."""
     from pipeline import pilot
-    from pipeline.estimate import estimate, missing
+    from pipeline.estimate import estimate, missing, variants
 
     with _errors():
         this = _load(recipe_path, settings, data)
-        if plan.stage("seed").weights_of(this.recipe.sections["seed"]) and this.state("seed").word != "fresh":
+        bill = variants(this)
+        if bill is not None and bill.missing:
             raise StageError(
-                "seed.augment has the teacher write problems, far more than a pilot. Run seed first (--to seed), or "
-                "plan without variants: --set seed.augment=[]"
+                f"seed.augment has the teacher write problems, far more than a pilot. {bill} Run seed first "
+                f"(--to seed), or plan without variants: --set seed.augment=[]"
             )
         with _terminable(), Display(out) as display:
             runner = Runner(this, display.watcher())

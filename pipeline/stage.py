@@ -48,13 +48,21 @@ class Progress:
 
 @dataclass(frozen=True)
 class Bill:
-    """What a changed `generate` would reuse and buy, in completions and tokens (an estimate where none is known)."""
+    """What a changed stage would reuse, buy (at most) and no longer use: completions, and an estimate of tokens."""
 
     wanted: int
     reused: int
     missing: int
     dropped: int
-    tokens: int | None = None
+    tokens: int | None = None  # of those missing; None where no completion of the model is known to go by
+
+    def __str__(self) -> str:
+        tokens = f", about {self.tokens:,} tokens" if self.tokens else ""
+        return (
+            f"Of {self.wanted:,} completions wanted, {self.reused:,} are in the store and would be reused; "
+            f"{self.missing:,} must be bought{tokens}; {self.dropped:,} bought ones would no longer be used (they stay "
+            f"in the store)."
+        )
 
 
 class Inputs(Protocol):

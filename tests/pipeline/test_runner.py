@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from pipeline import lock, plan, recipe
+from pipeline.check import check
 from pipeline.manifest import Manifest, write_record
 from pipeline.run import Run
 from pipeline.runner import Runner, Stale, Watcher
@@ -243,6 +244,31 @@ def test_the_teachers_answers_make_seed_stale_only_where_it_writes_problems(path
     assert [change.key for change in run_of(path, AUGMENT).state("seed").changes] == ["models.teacher"]
 
 
+def test_another_teacher_stops_seed_before_variants_are_bought_again(path: Path) -> None:
+    small.can_variants(path)
+    assert ran(path, AUGMENT, to="seed") == ["seed"]
+    assert check(run_of(path).stage_folder("seed")) == []
+    with open(path.parent / "canned.jsonl", "a") as file:
+        file.write("\n")
+    with pytest.raises(Stale) as caught:
+        ran(path, AUGMENT, to="seed")
+    text = str(caught.value)
+    assert "models.teacher" in text
+    assert "Of 96 completions wanted, 0 are in the store and would be reused; 96 must be bought" in text
+    assert "96 bought ones would no longer be used" in text
+    assert "--force seed" in text
+    assert ran(path, "seed.augment=[]", to="seed") == ["seed"], "nothing is bought without variants"
+    assert ran(path, AUGMENT, force=("seed",), to="seed") == ["seed"]
+    assert facts(path, "seed")["generation"]["rewritings"]["bought"] == 24
+
+
+def test_more_variants_are_bought_without_a_question(path: Path) -> None:
+    small.can_variants(path)
+    ran(path, AUGMENT, to="seed")
+    assert ran(path, AUGMENT.replace("3", "4"), to="seed") == ["seed"]
+    assert facts(path, "seed")["generation"]["second steps"]["bought"] == 24
+
+
 def test_a_run_from_before_there_were_variants_is_brought_up_to_date_and_nothing_is_bought(path: Path) -> None:
     this = run_of(path)
     folder = this.stage_folder("seed")
@@ -272,4 +298,5 @@ def test_a_run_from_before_there_were_variants_is_brought_up_to_date_and_nothing
 
 def test_a_plan_does_not_have_the_teacher_write_problems(path: Path) -> None:
     said = small.seqdistill(path.parent / "data", "plan", path, "--set", AUGMENT, code=1)
-    assert "far more than a pilot. Run seed first (--to seed)" in said
+    assert "far more than a pilot. Of 96 completions wanted, 0 are in the store" in said
+    assert "Run seed first (--to seed)" in said
