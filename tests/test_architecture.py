@@ -21,6 +21,8 @@ LAYERS = (
         "convert",
         "mirror",
         "journal",
+        "label_coder",
+        "label_model",
         "label_codec",
         "soft_labels",
         "label_journal",
@@ -50,6 +52,7 @@ HEAVY = (
     "accelerate",
     "polars",
     "matplotlib",
+    "numba",
     "reasoning_gym",
     "math_verify",
 )
