@@ -1,6 +1,6 @@
 """The encoding of a block of soft labels: ids exact, logprobs as fine as they weigh.
 
-It keeps no checksum (`soft_labels.py` does); `label_model.py` tells the numbers it makes, `label_coder.py` codes them.
+It keeps no checksum (`soft_labels.py` does); `label_model.py` codes the numbers it makes.
 
 A logprob's level grows with -logprob in steps of `STEP` nats at mass 1 and, as mass falls, in proportion to the root of
 1 / mass, which puts the same KL divergence on every candidate; from mass STEP^2 on a step is one nat. So no logprob is
@@ -13,9 +13,8 @@ from typing import NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import label_coder, label_model
-from pipeline.label_coder import Ints
-from pipeline.label_model import NOTHING
+from pipeline import label_model
+from pipeline.label_model import NOTHING, Ints
 
 Floats = npt.NDArray[np.float32]
 Doubles = npt.NDArray[np.float64]
@@ -66,9 +65,9 @@ def encode(block: Block) -> bytes:
         names=names,
         places=places,
     )
-    coder = label_coder.writer(tokens * k * _ROOM, label_model.ODDS)
+    coder = label_model.writer(tokens * k * _ROOM, label_model.ODDS)
     label_model.tell(coder, told, label_model.memory(tokens, k, len(names)))
-    return label_coder.written(coder)
+    return label_model.written(coder)
 
 
 def decode(content: bytes, tokens: int, k: int) -> Block:
@@ -92,7 +91,7 @@ def decode(content: bytes, tokens: int, k: int) -> Block:
         names=none(1),
         places=none(tokens, k),
     )
-    coder = label_coder.reader(content, label_model.ODDS)
+    coder = label_model.reader(content, label_model.ODDS)
     if not label_model.tell(coder, told, label_model.memory(tokens, k, 1)):
         raise ValueError(f"these {len(content)} bytes are no soft labels of {tokens} tokens with k = {k}")
     logprobs, tail = _balanced(_logprobs(told.levels), np.exp(_logprobs(told.tails)), told.tops == 1)

@@ -21,7 +21,6 @@ LAYERS = (
         "convert",
         "mirror",
         "journal",
-        "label_coder",
         "label_model",
         "label_codec",
         "soft_labels",

@@ -52,7 +52,7 @@ def kl(exact: SoftLabels, decoded: SoftLabels) -> npt.NDArray[np.float64]:
 def plainly_unpacked(packed: bytes) -> list[tuple[int, dict[int, float], float]]:
     """Of each token its id, its candidates' masses and the tail: the format read a second time, number by number.
 
-    It shares no line with `soft_labels`, `label_codec`, `label_model` and `label_coder`, so that a mistake in both
+    It shares no line with `soft_labels`, `label_codec` and `label_model`, so that a mistake in both
     directions of theirs shows.
     """
     _, _, k, _, _, _ = struct.unpack_from("<2sBII16sI", packed)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from pipeline.label_coder import (
+from pipeline.label_model import (
     PLACES,
     SPECIAL,
     code_bit,
