@@ -17,7 +17,7 @@ from pipeline import templates
 from pipeline.engines import Engine, Request
 from pipeline.label_journal import Labels
 from pipeline.manifest import Shard
-from pipeline.orders import ROWS, Ask, Order, asks, last_id
+from pipeline.orders import Ask, Order, answered
 from pipeline.records import SOFT_LABELS
 from pipeline.roles import Role
 from pipeline.sampling import engine_seed
@@ -77,16 +77,12 @@ class Figures:
 def told(order: Order, store: Store) -> Iterator[Told]:
     """The stored completions of an order that have token ids, each once, in the order of its asks."""
     seen: set[str] = set()
-    rest = asks(order)
-    while some := {last_id(order, ask, store): ask for ask in islice(rest, ROWS)}:
-        new = {key: ask for key, ask in some.items() if key not in seen}
-        seen |= new.keys()
-        rows = {row["id"]: row for row in store.rows(new)}
-        for key, ask in new.items():
-            row = rows.get(key)
-            if row is not None and row["finish"] != "error" and row["token_ids"] is not None:
-                token_hash = hash_tokens(row["token_ids"])
-                yield Told(key, ask, row["token_ids"], token_hash, store.labels.k(key, token_hash))
+    for ask, row in answered(order, store):
+        key, token_ids = row["id"], row["token_ids"]
+        if key not in seen and row["finish"] != "error" and token_ids is not None:
+            seen.add(key)
+            token_hash = hash_tokens(token_ids)
+            yield Told(key, ask, token_ids, token_hash, store.labels.k(key, token_hash))
 
 
 def score(
