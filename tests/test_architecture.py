@@ -27,6 +27,7 @@ LAYERS = (
     ),
     ("models", "doctor", "store", "engines", "verifiers", "rules", "objectives"),
     ("orders", "routing", "pilot", "training", "sources", "page", "scoring", "variants"),
+    ("blending", "choosing", "general"),
     ("schedule",),
     ("sampling",),
     ("adaptive", "augment", "labelling"),

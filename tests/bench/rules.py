@@ -2,9 +2,9 @@
 
 Run: python -m tests.bench.rules [--traces 100000] [--repeats 3]. Made-up traces of some 300 tokens (1,200 characters of
 sentences, sums and formulas, in think tags, with an answer; four of a problem), one in ten of them broken in one of
-nine ways, are judged with every rule in use, no limit switched off, in the batches that the stage judges. Seconds are of the
-processor, so that a busy machine counts less; making the traces and reading Parquet are not part of them. The last line
-is JSON; exit code 1 where the bar is missed.
+nine ways, are judged with every rule in use and no limit switched off, in the batches that the stage judges. Seconds
+are of the processor, so that a busy machine counts less; making the traces and reading Parquet are not part of them.
+The last line is JSON; exit code 1 where the bar is missed.
 """
 
 import argparse
