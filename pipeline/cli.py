@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -194,20 +194,26 @@ def status(
     if as_json:
         out.print_json(json.dumps({"run": this.recipe.name, "stages": rows}))
         return
-    table = Table(title=f"run {this.recipe.name}", title_justify="left")
-    for column in ("stage", "state", "rows", "seconds", "fingerprint", "counts"):
-        table.add_column(column, justify="right" if column == "seconds" else "left", overflow="fold")
+    out.print(f"run {this.recipe.name}")
+    cells = [_status_cells(name, row) for name, row in rows.items()]
+    widths = [max(len(row[number]) for row in cells) for number in range(5)]
     colors = {"fresh": "green", "stale": "yellow", "partial": "cyan", "absent": "dim"}
-    for name, row in rows.items():
-        table.add_row(
-            name,
-            f"[{colors[row['state']]}]{row['state']}[/]",
-            ", ".join(f"{dataset} {count:,}" for dataset, count in row["rows"].items()),
-            "" if row["seconds"] is None else f"{row['seconds']:.1f}",
-            (row["fingerprint"] or "")[:12],
-            escape(", ".join(f"{reason} {count:,}" for reason, count in row["counts"].items() if count)),
+    for name, state, rows_text, seconds, mark, counts in cells:
+        # A line per stage however narrow the screen is: the counts give way, which --json has whole.
+        out.print(
+            f"{name:<{widths[0]}}  [{colors[state]}]{state:<{widths[1]}}[/]  {rows_text:<{widths[2]}}  "
+            f"{seconds:>{widths[3]}}  {mark:<{widths[4]}}  {escape(counts)}",
+            no_wrap=True,
+            overflow="ellipsis",
         )
-    out.print(table)
+
+
+def _status_cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    """What status shows of a stage: name, state, rows of its first dataset, seconds, fingerprint (cut), counts."""
+    dataset = next((f"{dataset} {count:,}" for dataset, count in row["rows"].items()), "")
+    seconds = "" if row["seconds"] is None else f"{row['seconds']:,.1f} s"
+    counts = ", ".join(f"{reason} {count:,}" for reason, count in row["counts"].items() if count)
+    return name, row["state"], dataset, seconds, (row["fingerprint"] or "")[:8], counts
 
 
 def _status_row(word: str, manifest: Manifest | None) -> dict[str, Any]:

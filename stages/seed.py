@@ -186,9 +186,7 @@ def held_per_task(config: Config) -> int:
     return sum(block.count_per_task for block in config.held_out.values())
 
 
-def collect(
-    config: Config, inputs: Inputs, progress: Callable[[Progress], None]
-) -> tuple[Selection, dict[int, int]]:
+def collect(config: Config, inputs: Inputs, progress: Callable[[Progress], None]) -> tuple[Selection, dict[int, int]]:
     """What the sources hold, decided: held-out blocks first, then training rows, then training draws.
 
     Returns how many items each generator drew for training, too, by its place in the recipe.

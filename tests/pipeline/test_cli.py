@@ -1,4 +1,4 @@
-"""What the command line prints is whole, however narrow the terminal."""
+"""What the command line prints can be read, however narrow the terminal."""
 
 from pathlib import Path
 
@@ -7,7 +7,9 @@ from typer.testing import CliRunner
 
 from pipeline import cli
 from pipeline.models import read_catalogue
+from pipeline.plan import ORDER
 from pipeline.run import ROOT
+from tests import small
 
 
 def printed(columns: int, monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
@@ -24,6 +26,15 @@ def test_every_listed_model_can_be_copied_by_name(columns: int, monkeypatch: pyt
     assert set(read_catalogue(ROOT)) <= set(said)
 
 
-def test_a_narrow_status_cuts_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    recipe = str(ROOT / "pipeline" / "recipes" / "demo.yaml")
-    assert "…" not in printed(30, monkeypatch, "status", recipe, "--data", str(tmp_path))
+@pytest.mark.parametrize("columns", [40, 200])
+def test_status_is_a_line_per_stage_that_names_it_and_its_state(
+    columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = str(small.write(tmp_path))
+    ran = CliRunner().invoke(cli.app, ["run", recipe, "--to", "verify", "--data", str(tmp_path)])
+    assert ran.exit_code == 0, ran.output
+    title, *lines = printed(columns, monkeypatch, "status", recipe, "--data", str(tmp_path)).splitlines()
+    assert title.startswith("run ")
+    assert [line.split()[0] for line in lines] == list(ORDER)
+    assert {line.split()[1] for line in lines} == {"fresh", "absent"}
+    assert all(len(line) <= columns for line in lines)
