@@ -161,7 +161,7 @@ def test_shares_of_domains_hold_and_what_is_over_says_so() -> None:
     shares = {"math": 0.5, "code": 0.5}
     found = Counter(mixed(Config(domain_shares=shares), some, domains).values())
     assert found == {"kept": 6, "over_share": 5, "no_share": 1}
-    with pytest.raises(StageError, match="in rows: too few examples of code: 3 of 4. Lower size"):
+    with pytest.raises(StageError, match=r"in rows: too few examples of code: 3 of 4. Lower size"):
         blended(Config(domain_shares=shares, size=8), some, dict.fromkeys((one.id for one in some), 0), domains)
 
 
