@@ -121,7 +121,7 @@ PASS_RATE = pa.schema(
 
 EXAMPLE = pa.schema(
     [
-        ("id", pa.string()),  # the trace's
+        ("id", pa.string()),  # the trace's; that of a repeat ends in +1, +2, ...; of its own for a general example
         ("problem_id", pa.string()),
         ("parent_id", pa.string()),  # the problem that this one was rewritten from; null for a source's own
         ("prompt", MESSAGES),

@@ -13,7 +13,7 @@ _RAISED = re.compile("[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+")
 _LOWERED = re.compile("[\u2080-\u2089]+")
 _VULGAR = re.compile("(?=[\u00bc-\u00be\u2150-\u215e])")
 
-_BRACES = re.compile(r"(?P<box>\\+boxed\s*\{)|(?P<open>\{)|(?P<close>\})|\\.", re.DOTALL)
+_BRACES = re.compile(r"(?P<box>\\{1,4}boxed\s*\{)|(?P<open>\{)|(?P<close>\})|\\.", re.DOTALL)
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 # After the sign may come emphasis, and a display formula that begins on the next line.
 _AFTER = r"(?:[\s*`]*(?:\$\$|\\\[)\s*\n)?[\s*`]*"
@@ -53,6 +53,8 @@ def boxed(text: str) -> tuple[int, int] | None:
     one. Of nested boxes it is the inner one.
     """
     found: tuple[int, int] | None = None
+    if "boxed" not in text:
+        return None
     open_boxes: list[int | None] = []  # where a box's content starts; None for other braces
     for token in _BRACES.finditer(text):
         if token["box"]:
@@ -75,7 +77,8 @@ def answer_span(text: str) -> tuple[int, int] | None:
     span = boxed(text)
     if span is not None:
         return _trimmed(text, *span)
-    for match in reversed(list(_TAGGED.finditer(text))):
+    closed = text.lower().rfind("</answer>")  # what opens after it never closes: a loop of tags costs one look each
+    for match in reversed(list(_TAGGED.finditer(text, 0, closed + len("</answer>")))) if closed >= 0 else ():
         span = _trimmed(text, *match.span(1))
         if span is not None:
             return span

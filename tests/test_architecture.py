@@ -43,6 +43,7 @@ LAYERS = (
     ("schedule", "wanted"),
     ("sampling",),
     ("adaptive", "augment", "labelling"),
+    ("blending", "choosing", "general"),
     ("stage",),
     ("stages",),
     ("plan",),

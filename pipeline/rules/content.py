@@ -1,32 +1,46 @@
-"""Rules about what a trace says: code where none is wanted, and talk about itself instead of the problem.
+"""Rules about what a trace says: code where none is wanted, refusals, and talk about itself instead of the problem.
 
-They know English phrases only.
+They know English phrases only. The patterns are RE2's, which has no backtracking.
 """
 
-import re
-from typing import Any
-
 from pipeline.rules.limits import Limits
-from pipeline.rules.trace import Trace
+from pipeline.rules.trace import Broken, Traces
 
-_FENCE = re.compile(r"^[ \t]{0,12}(?:```|~~~)", re.MULTILINE)
-_META = re.compile(
+_FENCE = r"(?m)^[ \t]{0,12}(?:```|~~~)|\\begin\{(?:lstlisting|minted|verbatim)\}"
+_I_AM = r"\bi(?: am|['\x{2019}]m)"
+_NOT = r"cannot|can['\x{2019}]t|can not|won['\x{2019}]t|will not|must decline to"
+_CANNOT = rf"(?:\bi (?:{_NOT})|{_I_AM} (?:unable|not able) to)"
+_REFUSED = (
+    r"(?:assist|help|comply|fulfill?|provide (?:that|this|you|an? answer|assistance)|answer (?:that|this|your))\b"
+)
+_REFUSAL = (
+    rf"{_CANNOT} {_REFUSED}"
+    rf"|{_I_AM} sorry,? but (?:no\b|as an?\b|{_CANNOT})"
+    r"|\bi (?:apologi[sz]e|regret),? but (?:i cannot|i can['\x{2019}]t|i am unable|i['\x{2019}]m unable)"
+)
+_META = (
     r"\bas an? (?:ai|artificial intelligence|(?:large )?language model)\b"
-    r"|\bi(?: am|['\u2019]m)(?: just)? an? (?:ai|(?:large )?language model)\b"
-    r"|\bi(?: am|['\u2019]m) (?:sorry|unable to|not able to)\b"
-    r"|\bi (?:cannot|can['\u2019]t|can not) (?:assist|help|answer|provide|comply)\b"
-    r"|\bmy (?:training data|knowledge cutoff)\b",
-    re.IGNORECASE,
+    rf"|{_I_AM}(?: just| only)? an? (?:ai|artificial intelligence|(?:large )?language model)\b"
+    r"|\bmy (?:training data|knowledge cut-?off|system prompt)\b"
+    rf"|{_I_AM} (?:chatgpt|deepseek|qwen)\b"
 )
 
 
-def code_block(trace: Trace, limits: Limits) -> dict[str, Any] | None:
-    """A code fence opens a line, in a domain that wants none."""
-    found = _FENCE.search(trace.raw) if trace.domain in limits.code_free_domains else None
-    return None if found is None else {"at": found.start()}
+def code_block(traces: Traces, limits: Limits) -> Broken:
+    """A code fence opens a line, or a LaTeX listing begins, in a domain that wants none."""
+    found = traces.find(_FENCE)
+    return {
+        place: {"at": figures["at"]}
+        for place, figures in found.items()
+        if traces.rows[place].domain in limits.code_free_domains
+    }
 
 
-def meta_talk(trace: Trace, limits: Limits) -> dict[str, Any] | None:
-    """A refusal, an excuse, or talk of being a model."""
-    found = _META.search(trace.raw)
-    return None if found is None else {"at": found.start(), "text": found[0]}
+def refusal(traces: Traces, limits: Limits) -> Broken:
+    """It declines to answer."""
+    return traces.find(_REFUSAL, ignore_case=True)
+
+
+def meta_talk(traces: Traces, limits: Limits) -> Broken:
+    """It talks of being a model."""
+    return traces.find(_META, ignore_case=True)

@@ -1,20 +1,63 @@
-"""Rules about the length of a trace in the teacher's tokens. Running into the token limit is not theirs."""
+"""Rules about the length of a trace in the teacher's tokens, and of its paragraphs. Running into the token limit is not
+theirs.
+"""
 
-from typing import Any
+import pyarrow.compute as pc
 
 from pipeline.rules.limits import Limits
-from pipeline.rules.trace import Trace
+from pipeline.rules.trace import Broken, Traces
 
 
-def too_short(trace: Trace, limits: Limits) -> dict[str, Any] | None:
+def too_short(traces: Traces, limits: Limits) -> Broken:
     """Fewer completion tokens than `min_tokens`."""
-    if trace.completion_tokens >= limits.min_tokens:
-        return None
-    return {"tokens": trace.completion_tokens, "limit": limits.min_tokens}
+    return {
+        place: {"tokens": one.completion_tokens, "limit": limits.min_tokens}
+        for place, one in traces
+        if one.completion_tokens < limits.min_tokens
+    }
 
 
-def too_long(trace: Trace, limits: Limits) -> dict[str, Any] | None:
+def too_long(traces: Traces, limits: Limits) -> Broken:
     """More completion tokens than `max_tokens`."""
-    if limits.max_tokens is None or trace.completion_tokens <= limits.max_tokens:
-        return None
-    return {"tokens": trace.completion_tokens, "limit": limits.max_tokens}
+    if limits.max_tokens is None:
+        return {}
+    return {
+        place: {"tokens": one.completion_tokens, "limit": limits.max_tokens}
+        for place, one in traces
+        if one.completion_tokens > limits.max_tokens
+    }
+
+
+def short_for_problem(traces: Traces, limits: Limits) -> Broken:
+    """More than `length_ratio` times shorter than the median of its problem's other traces."""
+    if limits.length_ratio is None:
+        return {}
+    return {
+        place: {"tokens": one.completion_tokens, "others_median": one.others_tokens}
+        for place, one in traces
+        if one.others_tokens is not None and one.completion_tokens * limits.length_ratio < one.others_tokens
+    }
+
+
+def long_for_problem(traces: Traces, limits: Limits) -> Broken:
+    """More than `length_ratio` times longer than the median of its problem's other traces."""
+    if limits.length_ratio is None:
+        return {}
+    return {
+        place: {"tokens": one.completion_tokens, "others_median": one.others_tokens}
+        for place, one in traces
+        if one.others_tokens is not None and one.completion_tokens > one.others_tokens * limits.length_ratio
+    }
+
+
+def long_paragraph(traces: Traces, limits: Limits) -> Broken:
+    """More than `paragraph_chars` characters without a line break."""
+    limit = limits.paragraph_chars
+    if limit is None:
+        return {}
+    found: Broken = {}
+    for place in pc.indices_nonzero(pc.greater(pc.utf8_length(traces.raw), limit)).to_pylist():
+        longest = max(len(line.strip()) for line in traces.rows[place].raw.splitlines())
+        if longest > limit:
+            found[place] = {"chars": longest, "limit": limit}
+    return found

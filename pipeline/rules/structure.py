@@ -1,47 +1,48 @@
 """Rules about the form of a trace: how it ended, its think tags, whether it answers. None looks at what it says."""
 
-from typing import Any
-
 from pipeline.rules.limits import Limits
-from pipeline.rules.trace import Trace
-from pipeline.text import final_answer
+from pipeline.rules.trace import Broken, Traces
+from pipeline.think import OPEN
 
 
-def truncated(trace: Trace, limits: Limits) -> dict[str, Any] | None:
+def truncated(traces: Traces, limits: Limits) -> Broken:
     """It ran into the token limit."""
-    return {"tokens": trace.completion_tokens} if trace.finish == "length" else None
+    return {place: {"tokens": one.completion_tokens} for place, one in traces if one.finish == "length"}
 
 
-def generation_error(trace: Trace, limits: Limits) -> dict[str, Any] | None:
+def generation_error(traces: Traces, limits: Limits) -> Broken:
     """It ended neither by itself nor at the token limit."""
-    return None if trace.finish in ("stop", "length") else {"finish": trace.finish}
+    return {place: {"finish": one.finish} for place, one in traces if one.finish not in ("stop", "length")}
 
 
-def answer_missing(trace: Trace, limits: Limits) -> dict[str, Any] | None:
+def answer_missing(traces: Traces, limits: Limits) -> Broken:
     """No final answer (see `pipeline.text.answer_span`) stands after the reasoning."""
-    start, end = trace.parts.answer
-    return {} if final_answer(trace.raw[start:end]) is None else None
+    return {place: {} for place, one in traces if one.final is None}
 
 
-def think_missing(trace: Trace, limits: Limits) -> dict[str, Any] | None:
+def think_missing(traces: Traces, limits: Limits) -> Broken:
     """A thinking teacher wrote no think tag at all."""
-    return _fault(trace, "think_missing")
+    return _faulty(traces, "think_missing")
 
 
-def think_doubled(trace: Trace, limits: Limits) -> dict[str, Any] | None:
-    """More than one think tag of a kind, or any from a teacher that does not think natively."""
-    return _fault(trace, "think_doubled")
+def think_doubled(traces: Traces, limits: Limits) -> Broken:
+    """More than one think tag of a kind, one opened after the reasoning was closed, or any from a teacher that does not
+    think natively.
+    """
+    return _faulty(traces, "think_doubled") | {
+        place: {} for place, one in traces if one.thinking and OPEN in one.answer
+    }
 
 
-def think_unclosed(trace: Trace, limits: Limits) -> dict[str, Any] | None:
+def think_unclosed(traces: Traces, limits: Limits) -> Broken:
     """The reasoning was opened and never closed."""
-    return _fault(trace, "think_unclosed")
+    return _faulty(traces, "think_unclosed")
 
 
-def think_empty(trace: Trace, limits: Limits) -> dict[str, Any] | None:
+def think_empty(traces: Traces, limits: Limits) -> Broken:
     """The tags are there and nothing stands between them."""
-    return _fault(trace, "think_empty")
+    return _faulty(traces, "think_empty")
 
 
-def _fault(trace: Trace, name: str) -> dict[str, Any] | None:
-    return {} if name in trace.parts.faults else None
+def _faulty(traces: Traces, name: str) -> Broken:
+    return {place: {} for place, one in traces if name in one.parts.faults}

@@ -30,8 +30,9 @@ def trace(trace_id: str, raw: str | None, finish: str = "stop", tokens: int | No
 
 
 def run(folder: Path, config: Config, traces: list[dict[str, Any]], thinking: bool = False) -> DeskOutput:
-    problem = dict.fromkeys(PROBLEM.names, "") | {"id": "p", "domain": "math"}
+    problem = dict.fromkeys(PROBLEM.names, "") | {"id": "p", "domain": "math", "text": "What is 2 + 2, all in all?"}
     tables = {"traces": as_table(traces, TRACE), "problems": as_table([problem], PROBLEM)}
+    tables["lengths"] = tables["traces"]
     output = DeskOutput(folder)
     stage.run(config, DeskInputs(folder, tables, teacher=Teacher(model="m", thinking=thinking)), output)
     return output
@@ -44,6 +45,8 @@ TRACES = [
     trace("failed", None, "error", None),
 ]
 
+REPEATS = ["looping_tail", "repeated_ngrams", "repeated_lines"]
+
 
 def test_every_trace_gets_one_verdict_with_all_the_rules_it_breaks(tmp_path: Path) -> None:
     output = run(tmp_path, Config(), TRACES)
@@ -52,7 +55,7 @@ def test_every_trace_gets_one_verdict_with_all_the_rules_it_breaks(tmp_path: Pat
     assert {row["id"]: (row["outcome"], row["reasons"]) for row in rows} == {
         "good": ("pass", []),
         "bare": ("fail", ["answer_missing"]),
-        "looping": ("fail", ["truncated", "repetition", "answer_missing", "code_block"]),
+        "looping": ("fail", ["truncated", *REPEATS, "answer_missing", "code_block"]),
         "failed": ("fail", ["generation_error", "answer_missing", "too_short"]),
     }
     assert json.loads(rows[2]["detail"])["truncated"] == {"tokens": 200}
@@ -60,7 +63,9 @@ def test_every_trace_gets_one_verdict_with_all_the_rules_it_breaks(tmp_path: Pat
         "pass": 1,
         "generation_error": 1,
         "truncated": 1,
-        "repetition": 1,
+        "looping_tail": 1,
+        "repeated_ngrams": 1,
+        "repeated_lines": 1,
         "answer_missing": 3,
         "too_short": 1,
         "code_block": 1,
@@ -91,6 +96,45 @@ def test_thresholds_come_from_the_recipe(tmp_path: Path) -> None:
     rows = run(tmp_path, Config(min_tokens=30, max_tokens=100), TRACES[:3]).rows("verdicts")
     assert ["too_short" in row["reasons"] for row in rows] == [True, True, False]
     assert ["too_long" in row["reasons"] for row in rows] == [False, False, True]
+
+
+def test_a_trace_is_compared_with_the_others_of_its_problem_that_ended_by_themselves(tmp_path: Path) -> None:
+    lengths = {"a": 100, "b": 110, "c": 120, "d": 400, "e": 20}
+    some = [trace(key, f"\\boxed{{{key}}}", tokens=tokens) for key, tokens in lengths.items()]
+    cut = trace("cut", "4", "length", 10**6)
+    config = Config(length_ratio=3.0, rules=("long_for_problem", "short_for_problem"))
+    rows = {row["id"]: row for row in run(tmp_path, config, [*some, cut]).rows("verdicts")}
+    assert {key: row["reasons"] for key, row in rows.items() if row["reasons"]} == {
+        "d": ["long_for_problem"],
+        "e": ["short_for_problem"],
+        "cut": ["long_for_problem"],
+    }
+    # The median of the four others, without the trace itself.
+    assert json.loads(rows["d"]["detail"]) == {"long_for_problem": {"tokens": 400, "others_median": 105.0}}
+    few = run(tmp_path, config, [*some[:1], some[3], some[4]]).rows("verdicts")
+    assert [row["reasons"] for row in few] == [[], [], []]
+
+
+def test_the_lengths_of_others_are_read_only_where_they_count() -> None:
+    reads = stage.STAGE.reads["lengths"]
+    assert not reads.when(Config())
+    assert reads.when(Config(length_ratio=3.0))
+
+
+def test_a_repeated_prompt_is_told_from_the_problem(tmp_path: Path) -> None:
+    task = "Think step by step and keep it as short as you can."
+    problem = "What is 2 + 2, all in all?"
+    some = [trace("a", f"{task}\n\\boxed{{4}}"), trace("b", f"{problem}\n\\boxed{{4}}")]
+    rows = run(tmp_path, Config(), [row | {"prompt": f"{task}\n{problem}"} for row in some]).rows("verdicts")
+    assert [row["reasons"] for row in rows] == [["prompt_leaked"], []]
+
+
+def test_batches_smaller_than_the_traces_lose_and_mix_up_none(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(stage, "BATCH_TRACES", 4)
+    monkeypatch.setattr(stage, "BATCH_CHARS", 30)
+    some = [trace(f"t{n}", "4" * (n % 7) if n % 3 else "\\boxed{4}") for n in range(50)]
+    rows = run(tmp_path, Config(rules=("answer_missing",)), some).rows("verdicts")
+    assert [(row["id"], row["outcome"]) for row in rows] == [(f"t{n}", "fail" if n % 3 else "pass") for n in range(50)]
 
 
 def test_an_unknown_rule_is_refused_with_the_nearest_name() -> None:

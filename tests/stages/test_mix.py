@@ -1,52 +1,26 @@
 """Which traces become examples, and what is said of those that do not."""
 
 import json
+import random
+from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from pydantic import ValidationError
 
+from pipeline.choosing import Candidate
 from pipeline.records import EXAMPLE, PROBLEM, TRACE, VERDICT
 from pipeline.roles import Student, Teacher
+from pipeline.section import declared
 from pipeline.shards import as_table
 from pipeline.stage import StageError
-from stages.mix import (
-    FUNNEL,
-    Candidate,
-    Config,
-    funnel,
-    hear_best,
-    in_validation,
-    merged_reasons,
-    over_cap,
-    revive,
-    run,
-)
+from stages import mix
+from stages.mix import FUNNEL, Config, blended, funnel, in_validation, merged_reasons, run, sequence
+from tests.candidates import trace
 from tests.desk import DeskInputs, DeskOutput
-
-
-def trace(number: int, teacher: str = "one", right: bool | None = True, **changes: Any) -> Candidate:
-    values: dict[str, Any] = {
-        "id": f"t{number}",
-        "problem_id": "p",
-        "sample": number,
-        "completion_tokens": 10,
-        "reasons": (),
-        "survivor": None,
-        "teacher": teacher,
-        "right": right,
-    }
-    if right is False:
-        values["reasons"] = (("verify", "wrong_answer"),)
-    return Candidate(**values | changes)
-
-
-def repeats(number: int, survivor: str, **changes: Any) -> Candidate:
-    return trace(number, reasons=(("dedupe", "exact_duplicate"),), survivor=survivor, **changes)
-
-
-def kept(candidates: list[Candidate]) -> list[str]:
-    return [one.id for one in candidates if not one.reasons]
 
 
 def test_reasons_come_in_the_funnels_order_and_all_of_them_stay() -> None:
@@ -64,55 +38,6 @@ def test_reasons_come_in_the_funnels_order_and_all_of_them_stay() -> None:
         ("decontaminate", "undecided"),
     )
     assert ("verify", "wrong_answer") not in merged_reasons(verdicts, verification=False)
-
-
-def test_a_duplicate_takes_the_place_of_a_dropped_survivor_and_the_shortest_does() -> None:
-    dropped = trace(0, right=False)
-    heirs = [repeats(1, "t0", completion_tokens=12), repeats(2, "t0", completion_tokens=9)]
-    assert kept(revive([dropped, *heirs])) == ["t2"]
-    assert kept(revive([trace(0), *heirs])) == ["t0"]
-    other = repeats(3, "t0", completion_tokens=1)
-    worse = trace(3, reasons=(("filter", "truncated"), *other.reasons), survivor="t0", completion_tokens=1)
-    assert kept(revive([dropped, *heirs, worse])) == ["t2"]
-
-
-@pytest.mark.parametrize(
-    ("prefer", "expected"), [("shortest", {"t0", "t2"}), ("first", {"t1", "t2"})], ids=["shortest", "first"]
-)
-def test_a_cap_leaves_out_the_rest_of_a_problems_passing_traces(prefer: str, expected: set[str]) -> None:
-    lengths = {0: 30, 1: 10, 2: 20, 3: 5}
-    some = [trace(number, completion_tokens=tokens) for number, tokens in lengths.items()]
-    some[3] = trace(3, right=False, completion_tokens=5)
-    left_out = over_cap(some, 1, prefer)
-    assert left_out == expected
-    assert over_cap(some, None, prefer) == set()
-    assert over_cap([*some, trace(4, problem_id="other")], 3, prefer) == set()
-
-
-def test_a_cap_may_count_for_each_teacher() -> None:
-    some = [trace(0), trace(1), trace(2, "two"), trace(3, "two")]
-    assert over_cap(some, 1, "first") == {"t1", "t2", "t3"}
-    assert over_cap(some, 1, "first", each=True) == {"t1", "t3"}
-
-
-def test_the_best_teacher_of_a_problem_is_the_one_most_often_right() -> None:
-    weaker = [trace(0, "one"), trace(1, "one", right=False)]
-    better = [trace(2, "two"), trace(3, "two", right=None, reasons=(("verify", "verifier_timeout"),))]
-    assert kept(hear_best([*weaker, *better])) == ["t2"]
-    assert hear_best([*weaker, *better])[0].reasons == (("mix", "weaker_teacher"),)
-
-
-def test_of_equal_teachers_the_briefer_is_heard_and_one_without_a_good_trace_never() -> None:
-    assert kept(hear_best([trace(0, "one", completion_tokens=30), trace(1, "two")])) == ["t1"]
-    assert kept(hear_best([trace(0, "two"), trace(1, "one")])) == ["t1"]
-    truncated = trace(0, "one", reasons=(("filter", "truncated"),))
-    assert kept(hear_best([truncated, trace(1, "two"), trace(2, "two", right=False)])) == ["t1"]
-    assert kept(hear_best([trace(0, "one"), trace(1, "two", problem_id="other")])) == ["t0", "t1"]
-
-
-def test_a_trace_of_the_best_teacher_that_repeats_one_of_a_weaker_stays() -> None:
-    weaker = [trace(0, "one"), trace(1, "one", right=False)]
-    assert kept(revive(hear_best([*weaker, repeats(2, "t0", teacher="two")]))) == ["t2"]
 
 
 def test_the_funnel_adds_up_and_its_last_row_is_what_was_kept() -> None:
@@ -197,3 +122,254 @@ def test_a_missing_verdict_is_an_error(tmp_path: Path) -> None:
     inputs._tables["dedupe"] = inputs._tables["dedupe"].slice(1)
     with pytest.raises(StageError, match="Trace a has no verdict of dedupe"):
         run(Config(), inputs, DeskOutput(tmp_path))
+
+
+def test_without_verification_all_stay_but_those_without_an_answer() -> None:
+    def verify(outcome: str, *reasons: str) -> dict[str, Any]:
+        return {"verify": {"outcome": outcome, "reasons": list(reasons)}}
+
+    assert merged_reasons(verify("fail", "wrong_answer"), verification=False) == ()
+    assert merged_reasons(verify("undecided", "unverifiable"), verification=False) == ()
+    assert merged_reasons(verify("undecided", "verifier_timeout"), verification=False) == ()
+    for reason in ("answer_missing", "answer_unparseable", "generation_error"):
+        assert merged_reasons(verify("fail", reason), verification=False) == (("verify", reason),)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"domain_shares": {"math": 0.5, "code": 0.4}}, "sum to 0.9; expected shares of 1"),
+        ({"teacher_shares": {"one": 1.5, "two": -0.5}}, "expected shares of 1"),
+        ({"pass_rate_band": (0.8, 0.2)}, r"pass_rate_band is \[0.8, 0.2\]; expected"),
+        ({"size": 10}, "size is 10, and no kind has a share"),
+    ],
+)
+def test_impossible_wishes_are_refused(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Config(**values)
+
+
+def mixed(config: Config, some: list[Candidate], domains: dict[str, str]) -> dict[str, str]:
+    """What became of each trace: kept, or its first reason."""
+    decision = blended(config, some, {one.id: one.sample for one in some}, domains)
+    return {one.id: one.reasons[0][1] if one.reasons else "kept" for one in decision.candidates}
+
+
+def test_shares_of_domains_hold_and_what_is_over_says_so() -> None:
+    some = [trace(n, problem_id=f"p{n}", sample=0) for n in range(12)]
+    domains = {f"p{n}": "math" if n < 8 else "code" if n < 11 else "art" for n in range(12)}
+    shares = {"math": 0.5, "code": 0.5}
+    found = Counter(mixed(Config(domain_shares=shares), some, domains).values())
+    assert found == {"kept": 6, "over_share": 5, "no_share": 1}
+    with pytest.raises(StageError, match=r"in rows: too few examples of code: 3 of 4. Lower size"):
+        blended(Config(domain_shares=shares, size=8), some, dict.fromkeys((one.id for one in some), 0), domains)
+
+
+def test_a_domain_that_is_not_there_is_an_error_or_left_out() -> None:
+    some = [trace(n, problem_id=f"p{n}", sample=0) for n in range(4)]
+    domains = {f"p{n}": "math" for n in range(4)}
+    shares = {"math": 0.5, "code": 0.5}
+    with pytest.raises(StageError, match="nothing passed of code"):
+        mixed(Config(domain_shares=shares), some, domains)
+    assert set(mixed(Config(domain_shares=shares, short="take_less"), some, domains).values()) == {"kept"}
+
+
+def test_teachers_and_lengths_have_shares_within_their_domain() -> None:
+    some = [trace(n, "one" if n < 10 else "two", problem_id=f"p{n}", sample=0) for n in range(20)]
+    domains = {f"p{n}": "math" for n in range(20)}
+    fate = mixed(Config(teacher_shares={"one": 0.2, "two": 0.8}), some, domains)
+    assert Counter(fate[f"t{n}"] for n in range(10)) == {"kept": 3, "over_share": 7}
+    assert {fate[f"t{n}"] for n in range(10, 20)} == {"kept"}
+    long = [replace(one, completion_tokens=5000 if n < 2 else 100) for n, one in enumerate(some)]
+    fate = mixed(Config(long_share=0.2), long, domains)
+    assert Counter(fate[f"t{n}"] for n in range(2, 20)) == {"kept": 8, "over_share": 10}
+    assert fate["t0"] == fate["t1"] == "kept"
+
+
+def test_the_order_of_examples_is_by_ease_then_length() -> None:
+    some = [
+        trace(0, problem_id="hard", completion_tokens=5),
+        trace(1, problem_id="hard", right=False),
+        trace(2, problem_id="easy", completion_tokens=30),
+        trace(3, problem_id="easy", completion_tokens=20),
+    ]
+    assert sequence(Config(), some) is None
+    for order, expected in (
+        ("easy_first", ["t3", "t2", "t0"]),
+        ("hard_first", ["t0", "t2", "t3"]),
+        ("short_first", ["t0", "t3", "t2"]),
+    ):
+        places = sequence(Config(order=order), some)
+        assert places is not None
+        assert sorted(places, key=lambda key: places[key]) == expected
+
+
+DOMAINS, TEACHERS = ("math", "code", "logic"), ("plain", "thinker")
+
+
+def made_up(folder: Path, draw: random.Random) -> DeskInputs:
+    """A random run: problems of three domains, traces of two teachers, verdicts of four judges."""
+    empty = dict.fromkeys(PROBLEM.names, "")
+    problems = [
+        {**empty, "id": f"p{n}", "text": f"{n}?", "task": draw.choice("xy"), "domain": draw.choice(DOMAINS)}
+        for n in range(draw.randrange(3, 12))
+    ]
+    traces = [
+        {
+            **dict.fromkeys(TRACE.names),
+            "id": f"t{problem['id']}-{n}",
+            "problem_id": problem["id"],
+            "sample": n,
+            "raw": f"{draw.random()} so \\boxed{{2}}",
+            "completion_tokens": draw.randrange(1, 100),
+            "teacher": draw.choice(TEACHERS),
+            "weights": "w",
+            "sampling": "{}",
+        }
+        for problem in problems
+        for n in range(draw.randrange(1, 6))
+    ]
+    tables = {"problems": as_table(problems, PROBLEM), "traces": as_table(traces, TRACE)}
+    slugs = {"filter": "truncated", "verify": "wrong_answer", "dedupe": "duplicate_near", "decontaminate": "overlap"}
+    for stage, slug in slugs.items():
+        rows = []
+        for one in traces:
+            row = {**dict.fromkeys(VERDICT.names), **verdict(one["id"], *([slug] if draw.random() < 0.2 else []))}
+            siblings = [other["id"] for other in traces if other["problem_id"] == one["problem_id"]]
+            rows.append(row | {"detail": json.dumps({"survivor": draw.choice(siblings)} if stage == "dedupe" else {})})
+        tables[stage] = as_table(rows, VERDICT)
+    inputs = DeskInputs(folder, tables, Teacher(model="plain"), Student(model="s", prompt="question"))
+    inputs.more_teachers = {"t": Teacher(model="thinker")}
+    return inputs
+
+
+def wishes(draw: random.Random) -> Config:
+    """A random mix."""
+    split = draw.random()
+    return Config(
+        verification=draw.choice(["on", "off"]),
+        prefer=draw.choice(["first", "shortest", "diverse"]),
+        traces_per_problem=draw.choice([None, 1, 2]),
+        ensemble=draw.choice(["pool", "each", "best"]),
+        pass_rate_band=draw.choice([None, (0.0, 0.9), (0.3, 1.0)]),
+        domain_shares=draw.choice([{}, {"math": split, "code": 1 - split}]),
+        teacher_shares=draw.choice([{}, {"plain": split, "thinker": 1 - split}]),
+        long_share=draw.choice([None, 0.3]),
+        long_tokens=50,
+        shares_by=draw.choice(["rows", "tokens"]),
+        short=draw.choice(["take_less", "repeat"]),
+        order=draw.choice(["traces", "easy_first", "short_first"]),
+        validation_share=draw.choice([0.0, 0.3]),
+    )
+
+
+def test_the_funnels_add_up_to_the_row_in_all_by_domain_by_teacher_and_by_task(tmp_path: Path) -> None:
+    draw = random.Random(17)
+    mixes = 0
+    for _ in range(150):
+        inputs, config, output = made_up(tmp_path, draw), wishes(draw), DeskOutput(tmp_path)
+        try:
+            run(config, inputs, output)
+        except StageError as error:
+            assert "is left" in str(error) or "shares" in str(error)  # noqa: PT017 - most runs end without one
+            continue
+        mixes += 1
+        traces, problems = inputs.table("traces").to_pylist(), inputs.table("problems").to_pylist()
+        domain = {row["id"]: row["domain"] for row in problems}
+        task = {row["id"]: row["task"] for row in problems}
+        groups = {
+            "funnel_by_domain": Counter(domain[row["problem_id"]] for row in traces),
+            "funnel_by_teacher": Counter(row["teacher"] for row in traces),
+            "funnel_by_task": Counter(task[row["problem_id"]] for row in traces),
+        }
+        assert sum(row["traces"] for row in output.facts["funnel"]) == len(traces)
+        for name, expected in groups.items():
+            added = {group: sum(row["traces"] for row in rows) for group, rows in output.facts[name].items()}
+            assert added == expected
+            whole: Counter[tuple[str, str]] = Counter()
+            for rows in output.facts[name].values():
+                whole.update({(row["stage"], row["reason"]): row["traces"] for row in rows})
+            assert whole == {(row["stage"], row["reason"]): row["traces"] for row in output.facts["funnel"]}
+        fates = {row["id"]: row for row in output.rows("fates")}
+        assert set(fates) == {row["id"] for row in traces}
+        examples = output.rows("examples")
+        assert {row["id"].partition("+")[0] for row in examples} == {key for key, row in fates.items() if row["kept"]}
+        assert len({row["id"] for row in examples}) == len(examples)
+        assert not any("+" in row["id"] for row in examples if row["split"] == "validation")
+        assert sum(output.facts["examples"].values()) == len(examples)
+        assert output.counts.total() == len(traces)
+    assert mixes > 50
+
+
+def test_repeats_stand_beside_their_first_with_ids_of_their_own(tmp_path: Path) -> None:
+    inputs = desk(tmp_path, {"t": Teacher(model="thinker", thinking=True)}, {"c"})
+    output = DeskOutput(tmp_path)
+    config = Config(teacher_shares={"plain": 0.25, "thinker": 0.75}, short="repeat", validation_share=0.0)
+    run(config, inputs, output)
+    assert [row["id"] for row in output.rows("examples")] == ["a", "b", "b+1", "b+2"]
+    assert {row["teacher"]: row["share"] for row in output.facts["blend"]} == {"plain": 0.25, "thinker": 0.75}
+
+
+def test_examples_stand_in_the_order_asked_for_however_few_are_held_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(mix, "SORTED_ROWS", 3)
+    inputs = made_up(tmp_path, random.Random(4))
+    output = DeskOutput(tmp_path)
+    run(Config(order="short_first"), inputs, output)
+    tokens = {row["id"]: row["completion_tokens"] for row in inputs.table("traces").to_pylist()}
+    lengths = [tokens[row["id"]] for row in output.rows("examples")]
+    assert len(lengths) > 6
+    assert lengths == sorted(lengths)
+
+
+def test_the_judge_s_choice_needs_scores_and_takes_the_highest(tmp_path: Path) -> None:
+    inputs = desk(tmp_path, {"t": Teacher(model="thinker", thinking=True)}, {"c"})
+    config = Config(prefer="judge", traces_per_problem=1)
+    with pytest.raises(StageError, match="verify/verdicts has no judge_score of any trace"):
+        run(config, inputs, DeskOutput(tmp_path))
+    scores = {"a": 0.1, "b": 0.7, "c": 0.9}
+    verify = inputs._tables["verify"]
+    column = pa.array([scores[key] for key in verify["id"].to_pylist()], pa.float64())
+    inputs._tables["verify"] = verify.append_column("judge_score", column)
+    output = DeskOutput(tmp_path)
+    run(config, inputs, output)
+    assert [row["id"] for row in output.rows("examples")] == ["b"]
+
+
+def test_a_general_set_joins_the_traces_without_what_is_held_out(tmp_path: Path) -> None:
+    inputs = desk(tmp_path, {"t": Teacher(model="thinker", thinking=True)}, {"c"})
+    held_out = "Which of the seven bridges of the old town was built first, and by whom?"
+    rows = [
+        {"text": "Write a line about rain.", "answer": "It falls.", "license": "MIT"},
+        {"text": "Write a line about rain.", "answer": "It falls."},
+        {"text": held_out, "answer": "The third."},
+        {"text": "Say hello.", "answer": ""},
+        {"text": "Say hello.", "answer": "Hello."},
+    ]
+    (tmp_path / "general.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    problem = dict.fromkeys(PROBLEM.names, "") | {"id": "h", "text": held_out, "task": "towns", "split": "eval"}
+    inputs._tables["held_out"] = as_table([problem], PROBLEM)
+    source = {"kind": "file", "path": "general.jsonl", "defaults": {"domain": "chat"}}
+    output = DeskOutput(tmp_path)
+    run(Config(general=[source], validation_share=0.0), inputs, output)
+    made = [row for row in output.rows("examples") if row["domain"] == "chat"]
+    assert [row["completion"][0]["content"] for row in made] == ["It falls.", "Hello."]
+    assert {row["teacher"] for row in made} == {None}
+    assert output.facts["general"] == {"answer_missing": 1, "duplicate": 1, "held_out_overlap": 1, "kept": 2}
+    shares = {"": 0.75, "chat": 0.25}
+    output = DeskOutput(tmp_path)
+    run(Config(general=[source], domain_shares=shares, short="repeat", validation_share=0.0), inputs, output)
+    assert Counter(row["domain"] for row in output.rows("examples")) == {"": 6, "chat": 2}
+    same = {**source, "defaults": {"domain": ""}}
+    with pytest.raises(StageError, match="the domain '' is one of traces and of mix"):
+        run(Config(general=[same], domain_shares={"": 1.0}), inputs, DeskOutput(tmp_path))
+
+
+def test_a_general_set_is_known_by_its_content(tmp_path: Path) -> None:
+    config = Config(general=[{"kind": "file", "path": "general.jsonl"}])
+    assert mix.STAGE.contents(config, tmp_path) == {"general.0": "missing"}
+    assert mix.STAGE.contents(Config(), tmp_path) == {}
+    assert declared(Config()).keys() == {
+        "verification", "prefer", "traces_per_problem", "ensemble", "trace_format", "validation_share"
+    }  # fmt: skip

@@ -1,0 +1,81 @@
+"""Examples without reasoning, ready made: questions with their answers from files or Hub sets, put beside the traces.
+
+They are not judged; a row is refused where it is unusable, stands twice, or repeats a held-out problem.
+"""
+
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import Field
+
+from pipeline.digests import remembered
+from pipeline.records import content_id
+from pipeline.similarity.ngrams import Overlap, Reference
+from pipeline.sources import SOURCES, TRAIN, Candidate, FileSource, HubSource
+from pipeline.sources.file import place_of
+from pipeline.sources.hub import folder_digest
+
+GeneralSource = Annotated[FileSource | HubSource, Field(discriminator="kind")]
+
+
+@dataclass
+class General:
+    """The rows that can be used, and why the others cannot."""
+
+    rows: list[Candidate] = field(default_factory=list)
+    rejected: Counter[str] = field(default_factory=Counter)  # by reason
+
+
+def read(sources: Sequence[FileSource | HubSource], root: Path, held_out: Iterable[Mapping[str, Any]]) -> General:
+    """The rows of all sources. `held_out` are problems (id, text, task, split) that none may repeat. Raises SourceError
+    where a source cannot be read.
+    """
+    found = General()
+    overlap = Overlap(
+        Reference(problem["split"], problem["id"], problem["text"], problem["task"]) for problem in held_out
+    )
+    seen: set[str] = set()
+    for row in _rows(sources, root):
+        key = example_id(row)
+        reason = row.fault
+        if reason is None and key in seen:
+            reason = "duplicate"
+        if reason is None and overlap.find(f"{row.text}\n{row.answer}"):
+            reason = "held_out_overlap"
+        if reason is not None:
+            found.rejected[reason] += 1
+            continue
+        seen.add(key)
+        found.rows.append(row)
+    return found
+
+
+def _rows(sources: Sequence[FileSource | HubSource], root: Path) -> Iterator[Candidate]:
+    for source in sources:
+        yield from SOURCES[source.kind](source, root)
+
+
+def example_id(row: Candidate) -> str:
+    """The id of the example that a row becomes."""
+    return content_id("general", row.id, row.answer)
+
+
+def digests(sources: Sequence[FileSource | HubSource], root: Path) -> dict[str, str]:
+    """What the sources only name: digests of files and folders."""
+    known = remembered(root)
+    found: dict[str, str] = {}
+    for origin, source in enumerate(sources):
+        if isinstance(source, FileSource):
+            path = place_of(source, root)
+            found[f"general.{origin}"] = known.of(path) if path.is_file() else "missing"
+        elif (digest := folder_digest(source, known)) is not None:
+            found[f"general.{origin}"] = digest
+    return found
+
+
+def held_out(problems: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The problems that nothing is trained on."""
+    return [problem for problem in problems if problem["split"] != TRAIN]
