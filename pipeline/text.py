@@ -75,7 +75,8 @@ def answer_span(text: str) -> tuple[int, int] | None:
     span = boxed(text)
     if span is not None:
         return _trimmed(text, *span)
-    for match in reversed(list(_TAGGED.finditer(text))):
+    closed = text.lower().rfind("</answer>")  # what opens after it never closes: a loop of tags costs one look each
+    for match in reversed(list(_TAGGED.finditer(text, 0, closed + len("</answer>")))) if closed >= 0 else ():
         span = _trimmed(text, *match.span(1))
         if span is not None:
             return span
