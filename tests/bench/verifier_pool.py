@@ -2,12 +2,12 @@
 
 Run: python -m tests.bench.verifier_pool [--items 200] [--rounds 5] [--item-ms 10] [--parent math_verify torch].
 
-An item keeps a core busy for so long, as a comparison does. A forked judge is what most projects do to be able to kill
-one that hangs: a process for each item, forked from the program that trains or generates (so it has math-verify and
-torch imported), waited for with a limit, its verdict read from a pipe. `one_at_a_time` is that as it is commonly
-written, and has the bar; `side_by_side` keeps as many forks going as the pool has workers; `fresh` starts an interpreter for
-each item, which is what a program with threads or a GPU has to do. Rounds of all are interleaved; the pool is warm. The
-last line is JSON; exit code 1 where a bar is missed.
+An item keeps a core busy for so long, as a comparison does. A forked judge is what most projects do to be able to
+kill one that hangs: a process for each item, forked from the program that trains or generates (so it has math-verify
+and torch imported), waited for with a limit, its verdict read from a pipe. `one_at_a_time` is that as it is commonly
+written, and has the bar; `side_by_side` keeps as many forks going as the pool has workers; `fresh` starts an
+interpreter for each item, which is what a program with threads or a GPU has to do. Rounds of all are interleaved; the
+pool is warm. The last line is JSON; exit code 1 where a bar is missed.
 """
 
 import argparse
