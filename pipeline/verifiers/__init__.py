@@ -18,6 +18,7 @@ VERIFIERS = {
     "label": "pipeline.verifiers.label",
     "span": "pipeline.verifiers.span",
     "translation": "pipeline.verifiers.translation",
+    "judge": "pipeline.verifiers.judge",
     "reasoning_gym": "pipeline.verifiers.reasoning_gym",
     UNVERIFIABLE: "pipeline.verifiers.unverifiable",
 }
