@@ -6,9 +6,11 @@ laxer than a reader (it rounds to six decimals), its "equal" is checked once mor
 """
 
 import re
+from collections.abc import Callable
 from dataclasses import dataclass
 from decimal import Decimal
 from fractions import Fraction
+from functools import wraps
 from typing import Any
 
 from pipeline.text import fold, squeeze
@@ -47,8 +49,16 @@ class Side:
     unit: Unit | None
 
 
+_SWALLOWED: list[Exception] = []  # what went wrong within the comparison at hand
+
+
 def prepare() -> None:
     """Import math-verify and sympy, and what they import at their first comparison."""
+    from math_verify import grader
+
+    # It takes any error of sympy's simplify for "different"; here a comparison that breaks is undecided.
+    if not hasattr(grader.simplify, "__wrapped__"):
+        grader.simplify = _listened_to(grader.simplify)
     _equal(parse("x = \\frac{1}{2}"), parse("0.5"))
 
 
@@ -169,8 +179,11 @@ def _significant(decimal: str) -> int:
 
 
 def _compared(gold: list[Any], given: list[Any], gold_text: str, given_text: str) -> Judgement:
+    _SWALLOWED.clear()
     try:
         equal = _equal(gold, given)
+        if _SWALLOWED and not equal:
+            raise _SWALLOWED[-1]
     except MemoryError:
         raise
     except Exception as error:
@@ -226,6 +239,18 @@ def _equal(gold: list[Any], given: list[Any]) -> bool:
 
     # Relations and sets are compared too: 1 < x < 2 is the interval (1, 2), whichever of the two is the reference.
     return bool(verify(gold, given, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True))
+
+
+def _listened_to(simplify: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(simplify)
+    def listened_to(*given: Any, **named: Any) -> Any:
+        try:
+            return simplify(*given, **named)
+        except Exception as error:
+            _SWALLOWED.append(error)
+            raise
+
+    return listened_to
 
 
 def _to_blame(gold: list[Any]) -> str:

@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.verifiers.math import is_text, judge
+from pipeline.verifiers.math import is_text, judge, prepare
 
 RIGHT = [
     ("1234567", "+1,234,567"), ("7", "007"),
@@ -178,6 +178,20 @@ def test_answers_that_differ_are_wrong(gold: str, given: str) -> None:
 def test_what_cannot_be_parsed_is_undecided(gold: str, given: str, reason: str) -> None:
     judgement = judge(given, gold, {})
     assert (judgement.outcome, judgement.reason, judgement.score) == ("undecided", reason, None)
+
+
+def test_a_comparison_that_breaks_inside_the_library_is_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    from math_verify import grader
+
+    def fail(*given: object, **named: object) -> object:
+        raise RecursionError("too deep")
+
+    monkeypatch.setattr(grader, "simplify", fail)
+    prepare()
+    judgement = judge("y+2", "x+1", {})
+    assert (judgement.outcome, judgement.reason) == ("undecided", "answer_unparseable")
+    assert judgement.detail["error"] == "RecursionError: too deep"
+    assert judge("1+x", "x+1", {}).outcome == "right"
 
 
 def test_a_failing_comparison_is_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
