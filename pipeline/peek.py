@@ -8,11 +8,14 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 
+from pipeline.golds import PSEUDO, SUSPECTED
 from pipeline.run import Run
 from pipeline.shards import picked, read_shards
 from pipeline.stage import StageError
 
 MAIN = {"seed": "problems", "generate": "traces", "mix": "examples", "eval": "scores"}
+# Reasons of verify that are of a problem, not of a trace.
+PER_PROBLEM = {("verify", SUSPECTED), ("verify", PSEUDO)}
 ROWS = 1024  # made Python's at once: a shard may hold many more than are asked for
 _HIDDEN = {
     "id",
@@ -46,6 +49,8 @@ def rows(run: Run, stage: str, count: int, reason: str, problem: str) -> list[Ro
     dataset = MAIN.get(stage, "verdicts")
     if reason and stage in ("seed", "mix"):
         dataset = {"seed": "rejects", "mix": "fates"}[stage]
+    if (stage, reason) in PER_PROBLEM:
+        dataset = "pass_rates"
     if dataset not in datasets:
         raise StageError(f"Stage {stage} writes no rows to read; look into {run.stage_folder(stage)}.")
     asked = _asked(run, dataset, problem)

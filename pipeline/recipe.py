@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from pipeline import plan
-from pipeline.roles import Role, Student, Teacher, thinkers
+from pipeline.roles import Judge, Role, Student, Teacher, thinkers
 from pipeline.section import Section
 from pipeline.text import closest
 
@@ -32,6 +32,7 @@ class Recipe:
     more_teachers: Mapping[str, Teacher]
     student: Student
     sections: Mapping[str, Section]
+    judge: Judge | None = None
 
     @property
     def teachers(self) -> dict[str, Teacher]:
@@ -41,10 +42,13 @@ class Recipe:
     @property
     def roles(self) -> dict[str, Role]:
         """All models by name."""
-        return {**self.teachers, "student": self.student}
+        return {**self.teachers, "student": self.student} | ({} if self.judge is None else {"judge": self.judge})
 
     def named(self, role: str) -> tuple[str, ...]:
-        """The names of the models that a stage means by a role: "teachers" stands for all of them."""
+        """The names of the models that a stage means by a role: "teachers" stands for all of them, "judge" for none
+        where there is none."""
+        if role == "judge" and self.judge is None:
+            return ()
         return tuple(self.teachers) if role == "teachers" else (role,)
 
     def resolved(self) -> dict[str, Any]:
@@ -55,6 +59,7 @@ class Recipe:
             "teacher": self.teacher.model_dump(mode="json"),
             "more_teachers": {name: role.model_dump(mode="json") for name, role in self.more_teachers.items()},
             "student": self.student.model_dump(mode="json"),
+            **({} if self.judge is None else {"judge": self.judge.model_dump(mode="json")}),
             **{name: section.model_dump(mode="json") for name, section in self.sections.items()},
         }
 
@@ -64,6 +69,7 @@ def model() -> type[BaseModel]:
     """The pydantic model of a whole recipe, made from the stages' configs."""
     fields: dict[str, Any] = {"name": (str | None, None), "description": (str, "")}
     fields |= {"teacher": (Teacher, ...), "more_teachers": (dict[str, Teacher], {}), "student": (Student, ...)}
+    fields["judge"] = (Judge | None, None)
     for stage in plan.stages():
         required = any(field.is_required() for field in stage.config.model_fields.values())
         fields[stage.name] = (stage.config, ... if required else stage.config())
@@ -98,7 +104,7 @@ def check(values: dict[str, Any], name: str, where: str) -> Recipe:
         raise RecipeError(
             f"{where}: name is {run!r}; expected letters, digits, '-', '_' and '.', since it names a folder."
         )
-    models = {key: getattr(checked, key) for key in ("description", "teacher", "more_teachers", "student")}
+    models = {key: getattr(checked, key) for key in ("description", "teacher", "more_teachers", "student", "judge")}
     _check_names(models["more_teachers"], where)
     recipe = Recipe(name=run, **models, sections=sections)
     try:
@@ -110,10 +116,10 @@ def check(values: dict[str, Any], name: str, where: str) -> Recipe:
 
 def _check_names(teachers: Mapping[str, Teacher], where: str) -> None:
     for name in teachers:
-        if name in ("teacher", "teachers", "student") or not name.replace("-", "").replace("_", "").isalnum():
+        if name in ("teacher", "teachers", "student", "judge") or not name.replace("-", "").replace("_", "").isalnum():
             raise RecipeError(
                 f"{where}: more_teachers has the name {name!r}; expected letters, digits, '-' and '_', and none of "
-                f"teacher, teachers and student."
+                f"teacher, teachers, student and judge."
             )
 
 

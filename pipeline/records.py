@@ -108,14 +108,20 @@ VERDICT = pa.schema(
     ]
 )
 
-# One row a problem: how its traces were judged. id is the problem's.
+# One row a problem: how its traces were judged. id is the problem's. The interval is Wilson's at 95 %, of right among
+# right + wrong; null, as the rate, where both are 0. Undecided traces stand apart.
 PASS_RATE = pa.schema(
     [
         ("id", pa.string()),
         ("right", pa.int32()),
         ("wrong", pa.int32()),
         ("undecided", pa.int32()),
-        ("pass_rate", pa.float64()),  # right / (right + wrong); null where both are 0
+        ("pass_rate", pa.float64()),  # right / (right + wrong)
+        ("pass_rate_low", pa.float64()),
+        ("pass_rate_high", pa.float64()),
+        ("reasons", STRINGS),  # gold_suspected: the traces agree with each other, never with the reference; pseudo_gold
+        ("agreed_answer", pa.string()),  # what most of the traces say, where there is such a reason; else null
+        ("agreed_count", pa.int32()),  # how many of them say so
     ]
 )
 

@@ -88,6 +88,15 @@ class Student(Role):
     """The model that is trained."""
 
 
+class Judge(Role):
+    """The model that is asked whether a free answer means what the reference says (verifier `judge`)."""
+
+    prompt: str = "judge"
+    thinking: bool = False  # it writes <think> tags by itself: its verdict stands after them
+    sampling: Sampling = Sampling(temperature=0.0, top_p=1.0)
+    max_tokens: int = Field(512, ge=16)  # of one opinion, reasoning included
+
+
 def thinkers(teachers: Mapping[str, Teacher]) -> dict[str, bool]:
     """Whether a teacher thinks by itself, by the label that its traces carry.
 

@@ -15,7 +15,7 @@ from pipeline import models, plan
 from pipeline.manifest import Change, Identity, Intent, Manifest, explain, read_intent, read_manifest
 from pipeline.recipe import Recipe
 from pipeline.records import content_id
-from pipeline.roles import Student, Teacher
+from pipeline.roles import Judge, Student, Teacher
 from pipeline.section import declared
 from pipeline.shards import read_shard
 from pipeline.stage import Reads, Stage, StageError
@@ -168,6 +168,11 @@ class RunInputs:
     def student(self) -> Student:
         self._declare("student")
         return self._run.recipe.student
+
+    @property
+    def judge(self) -> Judge | None:
+        self._declare("judge")
+        return self._run.recipe.judge
 
     @property
     def store(self) -> Path:

@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa
 
 from pipeline.manifest import Manifest, Shard
-from pipeline.roles import Role, Student, Teacher
+from pipeline.roles import Judge, Role, Student, Teacher
 from pipeline.section import Section
 
 
@@ -77,6 +77,10 @@ class Inputs(Protocol):
 
     @property
     def student(self) -> Student: ...
+
+    @property
+    def judge(self) -> Judge | None:
+        """The model that is asked for opinions, where the recipe has one."""
 
     def table(self, name: str) -> pa.Table:
         """All rows of a declared dataset, its declared columns only."""
@@ -160,7 +164,7 @@ class Stage:
     writes: Mapping[str, pa.Schema] = field(default_factory=dict)
     artifacts: tuple[str, ...] = ()
     # Role -> the keys that can change the output; of its config where that decides which. A role is "teacher",
-    # "student", or "teachers" for all teachers.
+    # "student", "teachers" for all teachers, or "judge", where there is one.
     roles: Roles | Callable[[Any], Roles] = field(default_factory=dict)
     weights: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()  # roles whose weights it runs; likewise
     prompts: Callable[[Any, Mapping[str, Role]], tuple[str, ...]] = no_names

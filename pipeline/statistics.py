@@ -62,6 +62,20 @@ def majority(votes: Sequence[Hashable | None]) -> int | None:
     return first[max(count, key=lambda vote: (count[vote], -first[vote]))]
 
 
+def wilson(right: int, samples: int) -> Estimate:
+    """The share of right ones among independent samples, with its 95 % score interval (Wilson 1927, "Probable
+    Inference"). NOTHING without samples; raises ValueError unless 0 <= right <= samples.
+    """
+    if not 0 <= right <= samples:
+        raise ValueError(f"{right} right among {samples} samples; expected 0 <= right <= samples")
+    if samples == 0:
+        return NOTHING
+    share, z2 = right / samples, NormalDist().inv_cdf((1 + CONFIDENCE) / 2) ** 2
+    centre = (share + z2 / (2 * samples)) / (1 + z2 / samples)
+    half = math.sqrt(z2 * (share * (1 - share) / samples + z2 / (4 * samples * samples))) / (1 + z2 / samples)
+    return Estimate(share, 0.0 if right == 0 else centre - half, 1.0 if right == samples else centre + half)
+
+
 def t_quantile(probability: float, degrees: int) -> float:
     """The quantile of Student's t. Exact for 1 and 2 degrees of freedom, else the series of Abramowitz and Stegun
     26.7.5 (at .975 within .004 of the true value at 3 degrees, within .0002 from 6 on).

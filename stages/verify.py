@@ -3,7 +3,10 @@ answered rightly.
 
 It drops no trace (`mix` does) and judges nothing but the final answer (`filter` looks at the rest). Verdicts: pass;
 fail with wrong_answer or answer_missing; undecided with gold_unparseable, answer_unparseable, unverifiable,
-verifier_timeout, verifier_memory, verifier_crash or generation_error. Undecided is never counted as wrong.
+verifier_timeout, verifier_memory, verifier_crash or generation_error. Undecided is never counted as wrong. With
+`pseudo_golds`, traces of unverifiable problems are judged against what most of them say: pass, fail with
+minority_answer, or undecided with no_majority. Of the verifier `judge` are judge_unasked, judge_addressed, judge_alone,
+judge_disagrees, judge_unparseable, judge_failed and judge_untrusted, all undecided.
 """
 
 from collections import Counter
@@ -12,18 +15,28 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field
 
+from pipeline import engines, orders, sampling
+from pipeline.golds import PSEUDO, SUSPECTED, Attempts, Doubt, PseudoGolds
+from pipeline.opinions import Panel, Row
+from pipeline.orders import Order
 from pipeline.records import PASS_RATE, VERDICT
-from pipeline.roles import thinkers
+from pipeline.roles import WORDS, Judge, Role, thinkers
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
+from pipeline.statistics import wilson
+from pipeline.store import writing
+from pipeline.variants import Agreement
 from pipeline.verifiers import VERIFIERS, VERSION
 from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Pool, PoolError, processors
 
 ROWS = 2048  # verdicts written at once
+JUDGE = "judge"  # the verifier whose answers need an opinion, and the role that gives it
+ERROR_SHARE_LIMIT = 0.05  # more failed opinions than this fail the stage
 
 
 class VerifyExec(Section):
@@ -33,39 +46,51 @@ class VerifyExec(Section):
 
 
 class Config(Section):
-    """What bounds a verifier. A slow or greedy comparison is undecided, so the limits are part of what is written."""
+    """What bounds a verifier, and what the traces may say of a reference answer. A slow or greedy comparison is
+    undecided, so the limits are part of what is written."""
 
     timeout_s: float = Field(10.0, gt=0)  # wall-clock time of one answer; loading the verifier does not count
     memory_mib: int = Field(1024, ge=64)  # memory that judging one answer may add to its process
+    doubt: Doubt = Doubt()
+    # Judge the traces of unverifiable problems by their majority; null: they stay undecided.
+    pseudo_golds: PseudoGolds | None = None
     exec: VerifyExec = VerifyExec()
 
 
 @dataclass
 class Tally:
-    """How the traces of each problem were judged: problem id -> outcome -> count."""
+    """How the traces of each problem were judged: problem id -> outcome -> count, and what most of them say where
+    that stands against its reference answer, or for it.
+    """
 
     problems: dict[str, Counter[str]] = field(default_factory=dict)
     by_verifier: dict[str, Counter[str]] = field(default_factory=dict)
+    agreed: dict[str, tuple[str, Agreement]] = field(default_factory=dict)  # problem id -> reason and answer
 
     def add(self, problem_id: str, verifier: str, outcome: str) -> None:
         self.problems.setdefault(problem_id, Counter())[outcome] += 1
         self.by_verifier.setdefault(verifier, Counter())[outcome] += 1
 
 
-def pass_rates(problems: Mapping[str, Mapping[str, int]]) -> list[dict[str, Any]]:
-    """PASS_RATE rows, one for each problem with traces, sorted by id. The rate is right / (right + wrong): undecided
-    traces say nothing of a problem. None where none was decided.
-    """
+def pass_rates(tally: Tally) -> list[dict[str, Any]]:
+    """PASS_RATE rows, one for each problem with traces, sorted by id. Undecided traces say nothing of a rate."""
     rows = []
-    for problem_id, outcomes in sorted(problems.items()):
-        right, wrong = outcomes.get("pass", 0), outcomes.get("fail", 0)
+    for problem_id, outcomes in sorted(tally.problems.items()):
+        right, wrong = outcomes["pass"], outcomes["fail"]
+        rate = wilson(right, right + wrong)
+        reason, agreed = tally.agreed.get(problem_id, (None, None))
         rows.append(
             {
                 "id": problem_id,
                 "right": right,
                 "wrong": wrong,
-                "undecided": outcomes.get("undecided", 0),
-                "pass_rate": right / (right + wrong) if right + wrong else None,
+                "undecided": outcomes["undecided"],
+                "pass_rate": rate.value,
+                "pass_rate_low": rate.low,
+                "pass_rate_high": rate.high,
+                "reasons": [] if reason is None else [reason],
+                "agreed_answer": None if agreed is None else agreed.answer,
+                "agreed_count": None if agreed is None else agreed.count,
             }
         )
     return rows
@@ -105,29 +130,106 @@ def answered(
             yield Answered(row["id"], row["raw"] or "", row["finish"], thinking[row["teacher"]], answer, verifier, data)
 
 
-def run(config: Config, inputs: Inputs, output: Output) -> None:
-    """Judge the traces as they stream by. `counts` holds the traces that pass, and how many each other reason has."""
-    known = references(inputs.table("problems"))
+def judged(
+    config: Config,
+    inputs: Inputs,
+    output: Output,
+    known: Mapping[str, tuple[str, str, str]],
+    free: Mapping[str, str],
+    tally: Tally,
+) -> Iterator[dict[str, Any]]:
+    """The verdict of every trace, those that wait for a pseudo-gold or for an opinion last. Tells `tally` of all."""
     problem_of: dict[str, str] = {}
     rows = answered(inputs.batches("traces"), known, thinkers(inputs.teachers), problem_of)
+    attempts, panel = Attempts(config.doubt, config.pseudo_golds), Panel()
+    with Pool(config.exec.workers or processors(), config.timeout_s, config.memory_mib) as pool:
+        for verdict in judge_rows(rows, pool):
+            problem_id = problem_of.pop(verdict["id"])
+            gold, verifier, _ = known[problem_id]
+            if problem_id in free and panel.take(problem_id, free[problem_id], gold, verdict):
+                continue
+            if not attempts.take(problem_id, verifier, verdict):
+                tally.add(problem_id, verifier, verdict["outcome"])
+                yield verdict
+        for problem_id, verdict, majority in attempts.decided(pool):
+            tally.add(problem_id, known[problem_id][1], verdict["outcome"])
+            if majority is not None:
+                tally.agreed[problem_id] = (PSEUDO, majority)
+            yield verdict
+        tally.agreed |= {key: (SUSPECTED, agreed) for key, agreed in attempts.suspected(pool).items()}
+    if free and inputs.judge is not None:
+        order, thinking = judging(inputs.judge, inputs), inputs.judge.thinking
+        for problem_id, verdict in panel.decided(order, thinking, lambda made: ask(made, inputs, output)):
+            tally.add(problem_id, JUDGE, verdict["outcome"])
+            yield verdict
+
+
+def free_answers(problems: pa.Table, judge: Judge | None) -> dict[str, str]:
+    """Problem id -> text, of the problems whose answers a judge model is asked about; none without such a model."""
+    asked = problems.filter(pc.equal(problems["verifier"], JUDGE))
+    if judge is None or not asked.num_rows:
+        return {}
+    return dict(zip(asked["id"].to_pylist(), asked["text"].to_pylist(), strict=True))
+
+
+def judging(judge: Judge, inputs: Inputs) -> Order:
+    """What the judge model is asked, yet without questions."""
+    texts = {name: inputs.prompt(name) for name in orders.prompt_names(judge)}
+    return Order(
+        role=judge,
+        weights=inputs.weights(JUDGE),
+        problems=list,
+        texts=texts,
+        tokenizer=orders.open_tokenizer(judge, lambda: inputs.model(JUDGE), texts),
+        sampling=judge.sampling,
+        samples=1,
+        max_tokens=judge.max_tokens,
+    )
+
+
+def ask(order: Order, inputs: Inputs, output: Output) -> list[Row]:
+    """The judge's answers; those that the store lacks are asked for, and are in it as soon as they are there."""
+    files = orders.engine_files(order.role, lambda: inputs.model(JUDGE))
+    with writing(inputs.store, order.weights) as store:
+        figures, _ = sampling.complete(
+            [order],
+            store,
+            lambda seed: engines.start(order.role, files, seed, output.work / "judge.log"),
+            lambda done, total, note: output.progress(Progress(done, total, "opinions", note)),
+            ERROR_SHARE_LIMIT,
+        )
+        output.facts["opinions"] = figures.facts()
+        return [{key: row[key] for key in ("problem_id", "raw", "finish")} for row in orders.completions(order, store)]
+
+
+def run(config: Config, inputs: Inputs, output: Output) -> None:
+    """Judge the traces as they stream by. `counts` holds the traces that pass, and how many each other reason has."""
+    problems = inputs.table("problems")
+    known, free = references(problems), free_answers(problems, inputs.judge)
     tally = Tally()
     written: list[dict[str, Any]] = []
     try:
-        with Pool(config.exec.workers or processors(), config.timeout_s, config.memory_mib) as pool:
-            for done, verdict in enumerate(judge_rows(rows, pool), start=1):
-                problem_id = problem_of.pop(verdict["id"])
-                tally.add(problem_id, known[problem_id][1], verdict["outcome"])
-                output.counts.update(verdict["reasons"] or ["pass"])
-                written.append(verdict)
-                if len(written) == ROWS:
-                    output.write("verdicts", as_table(written, VERDICT))
-                    written = []
-                output.progress(Progress(done, None, "traces"))
+        for done, verdict in enumerate(judged(config, inputs, output, known, free, tally), start=1):
+            output.counts.update(verdict["reasons"] or ["pass"])
+            written.append(verdict)
+            if len(written) == ROWS:
+                output.write("verdicts", as_table(written, VERDICT))
+                written = []
+            output.progress(Progress(done, None, "traces"))
     except PoolError as error:
         raise StageError(str(error)) from error
     output.write("verdicts", as_table(written, VERDICT))
-    output.write("pass_rates", as_table(pass_rates(tally.problems), PASS_RATE))
+    output.write("pass_rates", as_table(pass_rates(tally), PASS_RATE))
     output.facts.update(figures(tally))
+    if output.counts["judge_unasked"]:
+        output.say(
+            f"{output.counts['judge_unasked']} answers wait for an opinion: name a model under `judge` in the recipe."
+        )
+    if output.facts["golds_suspected"]:
+        output.say(
+            f"{output.facts['golds_suspected']} reference answers may be wrong: the traces agree on another. Read them "
+            f"with: seqdistill peek RECIPE verify --reason {SUSPECTED}"
+        )
 
 
 def figures(tally: Tally) -> dict[str, Any]:
@@ -139,8 +241,15 @@ def figures(tally: Tally) -> dict[str, Any]:
         "undecided": outcomes["undecided"],
         "problems": len(tally.problems),
         "problems_solved": sum(1 for counts in tally.problems.values() if counts["pass"]),
+        "golds_suspected": sum(reason == SUSPECTED for reason, _ in tally.agreed.values()),
+        "pseudo_golds": sum(reason == PSEUDO for reason, _ in tally.agreed.values()),
         "by_verifier": {name: dict(sorted(counts.items())) for name, counts in sorted(tally.by_verifier.items())},
     }
+
+
+def prompts(config: Config, roles: Mapping[str, Role]) -> tuple[str, ...]:
+    """The templates of the judge model's questions, where the recipe has one."""
+    return orders.prompt_names(roles[JUDGE]) if JUDGE in roles else ()
 
 
 STAGE = Stage(
@@ -149,9 +258,11 @@ STAGE = Stage(
     config=Config,
     run=run,
     reads={
-        "problems": Reads("seed", "problems", ("id", "answer", "verifier", "verifier_data")),
+        "problems": Reads("seed", "problems", ("id", "text", "answer", "verifier", "verifier_data")),
         "traces": Reads("generate", "traces", ("id", "problem_id", "teacher", "raw", "finish")),
     },
     writes={"verdicts": VERDICT, "pass_rates": PASS_RATE},
-    roles={"teachers": ("thinking",)},
+    roles={"teachers": ("thinking",), JUDGE: (*WORDS, "thinking", "sampling", "max_tokens")},
+    weights=(JUDGE,),
+    prompts=prompts,
 )

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from pipeline.manifest import Artifact, Dataset, Identity, Manifest, write_record
-from pipeline.records import EXAMPLE, FATE, PROBLEM, SCORE, TRACE, VERDICT, content_id
+from pipeline.records import EXAMPLE, FATE, PASS_RATE, PROBLEM, SCORE, TRACE, VERDICT, content_id
 from pipeline.roles import Student
 from pipeline.shards import add_sums, as_table, write_shard
 
@@ -48,6 +48,9 @@ def tables(problems: int = 60, held_out: int = 40, samples: int = 2, seed: int =
         else:
             _scores(problem, draw, rows["scores"])
     verdict_tables = {name: {"verdicts": as_table(found, VERDICT)} for name, found in verdicts.items()}
+    verdict_tables["verify"]["pass_rates"] = as_table(
+        [_pass_rate(row["id"], number < 2) for number, row in enumerate(rows["problems"][:problems])], PASS_RATE
+    )
     return {
         "seed": {"problems": as_table(rows["problems"], PROBLEM)},
         "generate": {"traces": as_table(rows["traces"], TRACE)},
@@ -71,6 +74,21 @@ def _problem(number: int, split: str, draw: random.Random) -> dict[str, Any]:
         "source": "/home/somebody/data/sums.jsonl" if number % 3 else "generator:sums",
         "license": "MIT" if number % 3 else "Apache-2.0",
         "split": split,
+    }
+
+
+def _pass_rate(problem_id: str, suspected: bool) -> dict[str, Any]:
+    return {
+        "id": problem_id,
+        "right": 0 if suspected else 3,
+        "wrong": 3,
+        "undecided": 0,
+        "pass_rate": 0.0 if suspected else 0.5,
+        "pass_rate_low": 0.0,
+        "pass_rate_high": 1.0,
+        "reasons": ["gold_suspected"] if suspected else [],
+        "agreed_answer": "41" if suspected else None,
+        "agreed_count": 3 if suspected else None,
     }
 
 

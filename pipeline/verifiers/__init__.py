@@ -8,13 +8,17 @@ from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal
 
-VERSION = 1  # raised by hand when the same answer would be judged otherwise
+VERSION = 2  # raised by hand when the same answer would be judged otherwise
 UNVERIFIABLE = "unverifiable"  # of a problem whose answer nobody knows
 # name -> the module whose `judge` is the verifier
 VERIFIERS = {
     "math": "pipeline.verifiers.math",
     "exact": "pipeline.verifiers.exact",
     "choice": "pipeline.verifiers.choice",
+    "label": "pipeline.verifiers.label",
+    "span": "pipeline.verifiers.span",
+    "translation": "pipeline.verifiers.translation",
+    "judge": "pipeline.verifiers.judge",
     "reasoning_gym": "pipeline.verifiers.reasoning_gym",
     UNVERIFIABLE: "pipeline.verifiers.unverifiable",
 }

@@ -1,91 +1,237 @@
-"""The verifier `math`: numbers, expressions, sets, intervals and equations, compared by math-verify, and words.
+"""The verifier `math`: numbers, expressions, sets, intervals, matrices and equations, compared by math-verify;
+quantities with units, percentages, and words.
 
-It sets no time limit (math-verify's own works only on a main thread): the pool kills what hangs. It converts no units.
+It sets no time limit (math-verify's own works only on a main thread): the pool kills what hangs. Where math-verify is
+laxer than a reader (it rounds to six decimals), its "equal" is checked once more; its "different" stands.
 """
 
 import re
-import unicodedata
+from collections.abc import Callable
+from dataclasses import dataclass
+from decimal import Decimal
+from fractions import Fraction
+from functools import wraps
 from typing import Any
 
 from pipeline.text import fold, squeeze
 from pipeline.verifiers import Judgement, right, undecided, wrong
 from pipeline.verifiers.plain import numbers, plain
+from pipeline.verifiers.spelling import balanced, parts, spelled, unhedged
+from pipeline.verifiers.units import Unit, split
 
 # Words a reader takes as text. Letters alone would be read as a product, in which "dog" equals "god".
 _TEXT = re.compile(r"[^\W\d_]+(?:[ '-][^\W\d_]+)*")
 _LONG_WORD = re.compile(r"[^\W\d_]{3,}")
+_SHORT_WORDS = {"no"}
 _FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "sqrt", "arcsin", "arccos", "arctan", "infinity"}
-_HEDGE = re.compile(r"^(?:about|approximately|approx\.?|roughly|exactly|≈|~|\\approx|\\sim)\s*", re.IGNORECASE)
-_GROUPED = re.compile(r"(?<![\d.,])\d{1,3}(?:(?: |\\,|\\ |\{,\}|\\!,)\d{3})+(?!\d)")
-_SCIENTIFIC = re.compile(r"(?<![A-Za-z\d])(\d+(?:\.\d+)?)[eE]([+-]?\d+)(?![A-Za-z\d])")
-_ROOT = re.compile(r"√\s*(\d+(?:\.\d+)?|[A-Za-z])")
-_RAISED = re.compile("[⁰¹²³⁴-⁹]+")
-_VULGAR = re.compile("[¼-¾⅐-⅞]")
 _WHOLE = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d{1,1000})")
-_LATEX_NAME = re.compile(r"\\[A-Za-z]+")
-_UNIT = re.compile(r"([^\W\d_]+)$")
+_DECIMAL = re.compile(r"[+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d{1,1000})(?:\.\d{0,1000})?|\.\d{1,1000})")
+_PERCENT = re.compile(r"\s*(?:\\?%|\\text\{\s*(?:percent|\\?%)\s*\}|\bpercent\b)$", re.IGNORECASE)
+_SAME_DIGITS = 6  # a decimal with as many significant ones may stand for a fraction: 0.333333 for 1/3
+_APART_SHARE = 2e-6  # by which two numbers differ that are not rounded forms of each other
 # Sums, differences, products and quotients of numbers, except a power of ten: 12 + 7 is a question, not its answer.
 _UNFINISHED = re.compile(r"[\d)}]\s*(?:[-+*÷]|\\div|(?:[\u00d7\u00b7]|\\times|\\cdot)(?!\s*10\s*\^))\s*[\d({\\]")
+_BRACED = re.compile(r"\s*(?:\\left\s*)?\\\{.*", re.DOTALL)
+_ONE_PAIR = re.compile(r"(?:\\left\s*)?\\\{\s*(\([^()]*\))\s*(?:\\right\s*)?\\\}")
+_PAIRED = re.compile(r"\s*(?:\\left\s*)?\(.*", re.DOTALL)
 NUMBER_WORDS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
 )  # fmt: skip
-# Spellings of common units; others are left to math-verify, which drops them.
-_UNITS = {
-    spelling: names[0]
-    for names in (
-        ("mm", "millimeter", "millimetre"), ("cm", "centimeter", "centimetre"), ("m", "meter", "metre"),
-        ("km", "kilometer", "kilometre"), ("inch", "inche"), ("foot", "feet", "ft"), ("mile", "mi"), ("yard", "yd"),
-        ("mg", "milligram"), ("g", "gram"), ("kg", "kilogram"), ("pound", "lb"), ("ounce", "oz"),
-        ("second", "sec", "s"), ("minute", "min"), ("hour", "hr", "h"), ("day",), ("week",), ("month",), ("year",),
-        ("ml", "milliliter", "millilitre"), ("liter", "litre", "l"), ("dollar",), ("cent",), ("euro",),
-    )
-    for spelling in names
-}  # fmt: skip
+
+
+@dataclass(frozen=True)
+class Side:
+    """An answer, taken apart: the number or formula, whether a percent sign follows it, and its unit."""
+
+    text: str
+    percent: bool
+    unit: Unit | None
+
+
+_SWALLOWED: list[Exception] = []  # what went wrong within the comparison at hand
 
 
 def prepare() -> None:
     """Import math-verify and sympy, and what they import at their first comparison."""
+    from math_verify import grader
+
+    # It takes any error of sympy's simplify for "different"; here a comparison that breaks is undecided.
+    if not hasattr(grader.simplify, "__wrapped__"):
+        grader.simplify = _listened_to(grader.simplify)
     _equal(parse("x = \\frac{1}{2}"), parse("0.5"))
 
 
 def judge(given: str, gold: str, data: dict[str, Any]) -> Judgement:
-    """Right where both mean the same: 1/2, 0.5 and 50 %; x = 5 and 5; sets in any order; words whatever their case.
+    """Right where both mean the same: 1/2, 0.5 and 50 %; x = 5 and 5; 5 m and 500 cm; sets in any order; words whatever
+    their case.
 
-    A unit that only one of the two has does not count; two different known units do. A sum or product left undone is
-    not an answer where the reference is a number. Undecided where one of the two cannot be parsed, or where the
-    comparison breaks. `data` is not used.
+    A unit that only one of the two has does not count, and a percent sign that only the reference has need not be
+    written. A sum or product left undone is not an answer where the reference is a number. Undecided where one of the
+    two cannot be parsed, where the comparison breaks, or where words are the same in another order. `data` is not used.
     """
     expected, found = _digits(plain(gold)), _digits(plain(given))
-    if not expected:
-        return undecided("gold_unparseable", error="the reference answer is empty")
+    if not expected or not balanced(expected):
+        return undecided("gold_unparseable", error=f"the reference answer is {'cut off' if expected else 'empty'}")
     if squeeze(expected) == squeeze(found):
         return right()
     if _WHOLE.fullmatch(expected) and _WHOLE.fullmatch(found):
         return right() if whole(expected) == whole(found) else wrong()  # a thousand times faster than parsing
-    if is_text(expected):
-        return right() if fold(expected) == fold(found) else wrong()
-    parsed_gold = parse(expected)
+    words = listed_words(expected)
+    if words is not None:
+        return _judge_words(words, [fold(plain(part)) for part in parts(found)])
+    if not balanced(found):
+        return undecided("answer_unparseable", error="its braces do not match")
+    return _judge_sides(*sides(expected, found))
+
+
+def sides(gold: str, given: str) -> tuple[Side, Side]:
+    """Reference and answer taken apart. A lone letter right after a number (5m) is a unit only beside another unit."""
+    one, other = _side(gold), _side(given)
+    if one.unit and one.unit.doubtful and not other.unit:
+        one = Side(gold, False, None)
+    if other.unit and other.unit.doubtful and not one.unit:
+        other = Side(given, False, None)
+    return one, other
+
+
+def _side(answer: str) -> Side:
+    answer = _ONE_PAIR.sub(r"\1", unhedged(answer))  # the set of one pair is that pair
+    bare = _PERCENT.sub("", answer)
+    if bare != answer and bare:
+        return Side(bare, True, None)
+    text, unit = split(answer)
+    return Side(unhedged(text), False, unit)
+
+
+def _judge_words(expected: list[str], found: list[str]) -> Judgement:
+    if expected == found:
+        return right()
+    if sorted(expected) == sorted(found):
+        return undecided("answer_unparseable", error="the same words in another order")
+    return wrong()
+
+
+def _judge_sides(gold: Side, given: Side) -> Judgement:
+    if gold.unit and given.unit and gold.unit.dimension != given.unit.dimension:
+        return wrong(units=[gold.unit.name, given.unit.name])
+    judgements = []
+    for factor in _factors(gold, given):
+        judgements.append(_judge_scaled(gold.text, given.text, factor))
+        if judgements[-1].outcome == "right":
+            return judgements[-1]
+    return judgements[0]
+
+
+def _factors(gold: Side, given: Side) -> list[Fraction]:
+    """By what the answer's number may be multiplied to be the reference's."""
+    if gold.unit and given.unit:
+        return [given.unit.factor / gold.unit.factor]
+    if gold.percent == given.percent:
+        return [Fraction(1)]
+    if gold.percent:
+        return [Fraction(1), Fraction(100)]
+    # The reference may leave the sign out: 50 for 50 %. A share (0.5, 1) does not.
+    in_percent = _WHOLE.fullmatch(gold.text) is not None and abs(whole(gold.text)) > 1
+    return [Fraction(1, 100), *([Fraction(1)] if in_percent else [])]
+
+
+def _judge_scaled(gold: str, given: str, factor: Fraction) -> Judgement:
+    if _DECIMAL.fullmatch(gold) and _DECIMAL.fullmatch(given):
+        return right() if _same_decimals(gold, given, factor) else wrong()
+    parsed_gold = parse(spelled(gold))
     if not parsed_gold:
         return undecided("gold_unparseable")
-    parsed = parse(found)
+    parsed = parse(spelled(_multiplied(given, factor)))
     if not parsed:
         return undecided("answer_unparseable")
-    if numbers(expected) == [expected] and all(_UNFINISHED.search(side) for side in found.split("=")):
+    if numbers(gold) == [gold] and all(_UNFINISHED.search(side) for side in given.split("=")):
         return wrong(error="the answer is left as a calculation")
-    return _compared(parsed_gold, parsed, unit(expected), unit(found))
+    return _compared(parsed_gold, parsed, gold, given)
 
 
-def _compared(gold: list[Any], given: list[Any], gold_unit: str | None, given_unit: str | None) -> Judgement:
+def _multiplied(answer: str, factor: Fraction) -> str:
+    if factor == 1:
+        return answer
+    value = spelled(answer.rpartition("=")[2].strip())
+    if _DECIMAL.fullmatch(value):
+        exact = _fraction(value) * factor
+        return rf"\frac{{{exact.numerator}}}{{{exact.denominator}}}"
+    return rf"\left({value}\right) \cdot \frac{{{factor.numerator}}}{{{factor.denominator}}}"
+
+
+def _same_decimals(gold: str, given: str, factor: Fraction) -> bool:
+    """Whether two decimals are one number, or one is the other rounded and has digits enough to say so."""
+    expected, found = _fraction(gold), _fraction(given) * factor
+    if expected == found:
+        return True
+    places = min(len(text.partition(".")[2]) for text in (gold, given))
+    digits = min(_significant(gold), _significant(given))
+    return factor == 1 and digits >= _SAME_DIGITS and abs(expected - found) <= Fraction(1, 2 * 10**places)
+
+
+def _fraction(decimal: str) -> Fraction:
+    return Fraction(decimal.replace(",", ""))
+
+
+def _significant(decimal: str) -> int:
+    return len(re.sub(r"\D", "", decimal).lstrip("0"))
+
+
+def _compared(gold: list[Any], given: list[Any], gold_text: str, given_text: str) -> Judgement:
+    _SWALLOWED.clear()
     try:
         equal = _equal(gold, given)
+        if _SWALLOWED and not equal:
+            raise _SWALLOWED[-1]
     except MemoryError:
         raise
     except Exception as error:
         return undecided(_to_blame(gold), error=f"{type(error).__name__}: {error}"[:500])
-    if equal and gold_unit and given_unit and gold_unit != given_unit:
-        return wrong(units=[gold_unit, given_unit])
-    return right() if equal else wrong()
+    if not equal:
+        return right() if _rounded(gold_text, given[0]) or _rounded(given_text, gold[0]) else wrong()
+    fault = _difference(gold_text, given_text)
+    if fault is None and _apart(gold[0], given[0]):
+        fault = "the numbers are alike only when rounded"
+    return right() if fault is None else wrong(error=fault)
+
+
+def _difference(gold: str, given: str) -> str | None:
+    """What a reader sees and math-verify does not."""
+    one_set = _BRACED.match(gold) if _PAIRED.match(given) else _BRACED.match(given) if _PAIRED.match(gold) else None
+    if one_set is not None and "(" not in one_set[0]:
+        return "one is a set, the other a pair or an interval"
+    values = [side.strip() for side in given.split("=")]
+    if len(values) > 1 and all(_DECIMAL.fullmatch(value) for value in values):
+        return None if len({_fraction(value) for value in values}) == 1 else "the answer is a false equation"
+    return None
+
+
+def _rounded(decimal: str, other: Any) -> bool:
+    """Whether a decimal is a fraction rounded, with digits enough to say so: 33.3333 is 100/3."""
+    if not _DECIMAL.fullmatch(decimal) or "." not in decimal or _significant(decimal) < _SAME_DIGITS:
+        return False
+    try:
+        if not other.doit().is_rational:
+            return False
+        error = abs(other.doit().evalf(30) - Decimal(decimal.replace(",", "")))
+        return bool(error <= Fraction(1, 2 * 10 ** len(decimal.partition(".")[2])))
+    except (AttributeError, TypeError, ValueError):
+        return False  # no number
+
+
+def _apart(gold: Any, given: Any) -> bool:
+    """Whether two numbers differ by more than rounding; math-verify compares to so many decimals, however small."""
+    from sympy import Basic, Eq
+
+    try:
+        one, other = ((side.rhs if isinstance(side, Eq) else side) for side in (gold, given))
+        if not (isinstance(one, Basic) and isinstance(other, Basic) and one.is_number and other.is_number):
+            return False
+        exact, near = one.doit().evalf(30), other.doit().evalf(30)
+        return bool(abs(exact - near) > _APART_SHARE * max(abs(exact), abs(near)))
+    except (AttributeError, TypeError, ValueError):
+        return False  # no numbers after all
 
 
 def _equal(gold: list[Any], given: list[Any]) -> bool:
@@ -93,6 +239,18 @@ def _equal(gold: list[Any], given: list[Any]) -> bool:
 
     # Relations and sets are compared too: 1 < x < 2 is the interval (1, 2), whichever of the two is the reference.
     return bool(verify(gold, given, allow_set_relation_comp=True, timeout_seconds=None, raise_on_error=True))
+
+
+def _listened_to(simplify: Callable[..., Any]) -> Callable[..., Any]:
+    @wraps(simplify)
+    def listened_to(*given: Any, **named: Any) -> Any:
+        try:
+            return simplify(*given, **named)
+        except Exception as error:
+            _SWALLOWED.append(error)
+            raise
+
+    return listened_to
 
 
 def _to_blame(gold: list[Any]) -> str:
@@ -105,12 +263,19 @@ def _to_blame(gold: list[Any]) -> str:
         return "gold_unparseable"
 
 
+def listed_words(answer: str) -> list[str] | None:
+    """The folded items of an answer that is words alone, one or a list of them; None for any other."""
+    items = [plain(part) for part in parts(answer)]
+    return [fold(item) for item in items] if items and all(map(is_text, items)) else None
+
+
 def is_text(answer: str) -> bool:
     """Whether an answer is words, not a formula: "Monday", "no solution", not "ab" or "sin x"."""
-    return (
+    folded = answer.casefold()
+    return folded in _SHORT_WORDS or (
         _TEXT.fullmatch(answer) is not None
         and _LONG_WORD.search(answer) is not None
-        and not any(word in _FUNCTIONS for word in answer.casefold().split())
+        and not any(word in _FUNCTIONS for word in folded.split())
     )
 
 
@@ -126,7 +291,7 @@ def parse(answer: str) -> list[Any]:
 
     return list(
         parse_all(
-            f"\\boxed{{{spelled(answer)}}}",
+            f"\\boxed{{{answer}}}",
             [LatexExtractionConfig()],
             fallback_mode="no_fallback",
             parsing_timeout=None,
@@ -134,43 +299,7 @@ def parse(answer: str) -> list[Any]:
     )
 
 
-def spelled(answer: str) -> str:
-    """The answer in the LaTeX that math-verify reads well: no hedge before it, no unit of the table after it, no
-    spaces within numbers, powers of ten, roots and fractions written out."""
-    answer = _HEDGE.sub("", answer)
-    if unit(answer) is not None:
-        answer = _UNIT.sub("", _without_commands(answer)).rstrip()
-    answer = _GROUPED.sub(lambda match: re.sub(r"\D", "", match[0]), answer)
-    answer = _SCIENTIFIC.sub(r"\1 \\cdot 10^{\2}", answer)
-    answer = _ROOT.sub(r"\\sqrt{\1}", answer)
-    answer = _RAISED.sub(lambda match: "^{" + unicodedata.normalize("NFKC", match[0]) + "}", answer)
-    return _VULGAR.sub(lambda match: _fraction(unicodedata.normalize("NFKC", match[0])), answer)
-
-
-def unit(answer: str) -> str | None:
-    """The unit after a number that an answer ends in, by one spelling, where it is in the table."""
-    bare = _without_commands(answer)
-    if bare.startswith(("\\$", "$")):
-        return "dollar" if numbers(bare) else None
-    match = _UNIT.search(bare)
-    before = _LATEX_NAME.sub("", bare[: match.start()]) if match is not None else ""
-    if match is None or not numbers(before) or any(sign.isalpha() for sign in before):
-        return None  # the letter of a formula
-    name = match[1]
-    return _UNITS.get(name) or _UNITS.get(name.casefold()) or _UNITS.get(name.casefold().removesuffix("s"))
-
-
-def _without_commands(answer: str) -> str:
-    r"""Without \text{...} or \mathrm{...} around a unit at the end, and LaTeX spaces before it."""
-    return re.sub(r"(?:\\[,; ]|~|\s)*\\(?:text|mathrm)\s*\{\s*([^{}]*?)\s*\}$", r" \1", answer).strip()
-
-
 def _digits(answer: str) -> str:
     """A small number written as a word, in digits; any other answer as it is."""
     folded = fold(answer)
     return str(NUMBER_WORDS.index(folded)) if folded in NUMBER_WORDS else answer
-
-
-def _fraction(written: str) -> str:
-    upper, _, lower = written.partition("\N{FRACTION SLASH}")
-    return rf"\frac{{{upper}}}{{{lower}}}"

@@ -42,6 +42,16 @@ def test_a_verdict_stands_with_its_trace_and_problem(run: Any, count: int, reaso
         assert shown.fields["outcome"] == row["outcome"]
 
 
+def test_suspected_references_stand_with_what_the_traces_agree_on(run: Any) -> None:
+    suspected = list(PROBLEMS.values())[:2]
+    shown = rows(run, "verify", 10, "gold_suspected", "")
+    assert [row.title for row in shown] == [f"verify {problem['id'][:12]}" for problem in suspected]
+    for row, problem in zip(shown, suspected, strict=True):
+        assert row.fields["problem"] == problem["text"]
+        assert row.fields["reference answer"] == problem["answer"]
+        assert (row.fields["agreed_answer"], row.fields["agreed_count"], row.fields["right"]) == ("41", "3", "0")
+
+
 @pytest.mark.parametrize(
     ("stage", "reason", "column"),
     [

@@ -122,6 +122,16 @@ def test_more_teachers_have_names_of_their_own(tmp_path: Path) -> None:
         load(write(tmp_path, MINIMAL + "more_teachers: {student: {model: c}}\n"))
 
 
+def test_a_judge_is_a_model_of_its_own_where_there_is_one(tmp_path: Path) -> None:
+    plain = load(write(tmp_path, MINIMAL))
+    assert (plain.judge, plain.named("judge"), "judge" in plain.roles) == (None, (), False)
+    found = load(write(tmp_path, MINIMAL + "judge: {model: j, engine: replay}\n"))
+    assert (found.named("judge"), found.roles["judge"].prompt) == (("judge",), "judge")
+    assert found.resolved()["judge"]["sampling"]["temperature"] == 0.0
+    with pytest.raises(RecipeError, match="more_teachers has the name 'judge'"):
+        load(write(tmp_path, MINIMAL + "more_teachers: {judge: {model: c}}\n"))
+
+
 def test_teachers_whose_traces_look_alike_must_think_alike(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="found thinking: true for twin, and the other way round for another teacher"):
         load(write(tmp_path, MINIMAL + "more_teachers: {twin: {model: t, thinking: true}}\n"))

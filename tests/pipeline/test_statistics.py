@@ -14,6 +14,7 @@ from pipeline.statistics import (
     paired_interval,
     pass_at_k,
     t_quantile,
+    wilson,
 )
 
 
@@ -73,6 +74,31 @@ def test_one_answer_a_question_gives_the_wilson_interval() -> None:
     centre = (0.3 + t2 / (2 * size)) / (1 + t2 / size)
     half = math.sqrt(t2 * (0.3 * 0.7 / size + t2 / (4 * size**2))) / (1 + t2 / size)
     assert (found.value, found.low, found.high) == pytest.approx((0.3, centre - half, centre + half))
+
+
+@pytest.mark.parametrize(
+    ("right", "samples", "expected"),
+    [
+        (0, 0, (None, None, None)),
+        (0, 10, (0.0, 0.0, 0.2775)),
+        (10, 10, (1.0, 0.7225, 1.0)),
+        (8, 10, (0.8, 0.4902, 0.9433)),
+        (1, 1, (1.0, 0.2065, 1.0)),
+    ],
+)
+def test_a_pass_rate_has_the_score_interval(
+    right: int, samples: int, expected: tuple[float | None, float | None, float | None]
+) -> None:
+    found = wilson(right, samples)
+    if samples:
+        assert (found.value, found.low, found.high) == pytest.approx(expected, abs=5e-5)
+    else:
+        assert (found.value, found.low, found.high) == expected
+
+
+def test_a_pass_rate_refuses_impossible_counts() -> None:
+    with pytest.raises(ValueError, match="3 right among 2 samples"):
+        wilson(3, 2)
 
 
 @pytest.mark.parametrize("share", [0.0, 1.0])

@@ -46,6 +46,9 @@ ANSWERS = [
     ("The result is 12.", "12"),
     ("<answer> 5 </answer>", "5"),
     ("Answer: 3 <answer>5</answer>", "5"),
+    ("<answer>5</answer> and <answer> again", "5"),
+    ("<ANSWER>5</Answer>", "5"),
+    ("<answer>5", None),
     ("Answer: 3\nAnswer:", "3"),
     ("Answer: -7", "-7"),
     ("Answer: 1,234", "1,234"),
@@ -71,6 +74,11 @@ def test_boxes_are_found_in_one_pass_however_deep() -> None:
 def test_what_follows_an_answer_is_dropped_in_one_pass_however_long(run: str) -> None:
     assert final_answer("The answer is 5" + run * (1_000_000 // len(run))) == "5"
     assert final_answer("The answer is " + "*" * 1_000_000) is None
+
+
+def test_tags_that_never_close_are_looked_at_once() -> None:
+    assert final_answer("<answer>" * 200_000) is None
+    assert final_answer("<answer>5</answer>" + "<answer>" * 200_000) == "5"
 
 
 def trimmed_step_by_step(text: str, start: int, end: int) -> tuple[int, int] | None:

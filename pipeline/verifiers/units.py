@@ -1,0 +1,153 @@
+r"""Quantities with units as answers write them: "5 cm", "5\text{ km/h}", "$3", "2 hours 30 minutes". It knows the units
+of school problems; what it does not know stays with the number, and temperatures are not converted.
+"""
+
+import re
+from dataclasses import dataclass
+from fractions import Fraction
+
+from pipeline.verifiers.plain import numbers
+
+Dimension = tuple[tuple[str, int], ...]  # (base quantity, power), sorted
+
+
+@dataclass(frozen=True)
+class Unit:
+    """A unit: what it measures, in how many base units, and whether it may as well be a variable ("5m")."""
+
+    name: str
+    dimension: Dimension
+    factor: Fraction
+    doubtful: bool = False
+
+
+# Base quantity -> (spellings of a unit, base units in it). Names are compared without a plural's s.
+_BASES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
+    "length": (
+        (("m", "meter", "metre"), "1"), (("mm", "millimeter", "millimetre"), "0.001"),
+        (("cm", "centimeter", "centimetre"), "0.01"), (("dm", "decimeter", "decimetre"), "0.1"),
+        (("km", "kilometer", "kilometre"), "1000"), (("inch", "inche", "in"), "0.0254"),
+        (("foot", "feet", "ft"), "0.3048"), (("yard", "yd"), "0.9144"), (("mile", "mi"), "1609.344"),
+    ),
+    "mass": (
+        (("g", "gram"), "1"), (("mg", "milligram"), "0.001"), (("kg", "kilogram"), "1000"),
+        (("pound", "lb"), "453.59237"), (("ounce", "oz"), "28.349523125"),
+    ),
+    "time": (
+        (("second", "sec", "s"), "1"), (("minute", "min"), "60"), (("hour", "hr", "h"), "3600"), (("day",), "86400"),
+        (("week",), "604800"),
+    ),
+    "months": ((("month",), "1"), (("year", "yr"), "12")),
+    "dollars": ((("dollar", "usd"), "1"), (("cent", "¢"), "0.01")),
+    "euros": ((("euro", "eur"), "1"),),
+    "sterling": ((("gbp",), "1"),),
+}  # fmt: skip
+_VOLUMES = ((("ml", "milliliter", "millilitre"), "0.000001"), (("liter", "litre", "l", "L"), "0.001"))
+_CURRENCIES = {"\\$": "dollar", "$": "dollar", "€": "euro", "£": "gbp"}
+
+
+def _units() -> dict[str, Unit]:
+    found: dict[str, Unit] = {}
+    for base, units in _BASES.items():
+        for spellings, factor in units:
+            found |= {name: Unit(spellings[0], ((base, 1),), Fraction(factor)) for name in spellings}
+    for spellings, factor in _VOLUMES:
+        found |= {name: Unit(spellings[0], (("length", 3),), Fraction(factor)) for name in spellings}
+    for name, one, other in (("mph", "mile", "hour"), ("kph", "km", "h"), ("kmh", "km", "h")):
+        found[name] = _per(found[one], found[other])
+    return found
+
+
+def _per(one: Unit, other: Unit) -> Unit:
+    powers = dict(one.dimension)
+    for base, power in other.dimension:
+        powers[base] = powers.get(base, 0) - power
+    dimension = tuple(sorted((base, power) for base, power in powers.items() if power))
+    return Unit(f"{one.name}/{other.name}", dimension, one.factor / other.factor)
+
+
+_UNITS = _units()
+_POWERS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3, "cu.": 3, "2": 2, "²": 2, "3": 3, "³": 3}
+_COMMAND = re.compile(r"\\(?:text|textrm|mathrm|mbox|operatorname|rm)\s*\{([^{}]*)\}")
+_SPACE = re.compile(r"\\[,;: ]|\\quad|~")
+_LATEX_NAME = re.compile(r"\\[A-Za-z]+")
+_ASSIGNED = re.compile(r"^\s*[A-Za-z]\s*=")
+_NAME = r"(?:(?:square|cubic|sq\.?|cu\.?)\s+)?[^\W\d_²³]+\.?(?:\s*\^\s*\{?\s*[23]\s*\}?|[²³])?|¢"
+_TAIL = re.compile(rf"(?P<unit>{_NAME})(?:\s*(?:/|\bper\b)\s*(?P<per>{_NAME}))?$", re.IGNORECASE)
+_ONE = re.compile(
+    r"(?:(square|cubic|sq\.?|cu\.?)\s+)?([^\W\d_²³]+|¢)\.?(?:\s*\^\s*\{?\s*([23])\s*\}?|([²³]))?", re.IGNORECASE
+)
+_PART = re.compile(r"(\d[\d,]*(?:\.\d+)?)\s*([^\W\d_²³]+)\.?(?:\s*,?\s*(?:and\s+)?|$)")
+
+
+def split(answer: str) -> tuple[str, Unit | None]:
+    """An answer as what stands before its unit, and the unit; as it is, and None, where it ends in no unit known here.
+
+    The unit has to follow a number: the m of a + m is a variable.
+    """
+    bare = _SPACE.sub(" ", _COMMAND.sub(r" \1 ", answer)).strip()
+    for sign, name in _CURRENCIES.items():
+        if bare.startswith(sign) and numbers(bare):
+            return bare[len(sign) :].strip(), _UNITS[name]
+    total = _total(bare)
+    if total is not None:
+        return total
+    for match in _tails(bare):
+        before = bare[: match.start()]
+        unit = _named(match)
+        if unit is None or not _is_number(before):
+            continue
+        attached = len(match["unit"]) == 1 and not before.endswith(" ") and answer == bare
+        return before.strip(), Unit(unit.name, unit.dimension, unit.factor, attached)
+    return answer, None
+
+
+def _tails(bare: str) -> list[re.Match[str]]:
+    """The ends of an answer that may be a unit, the longest first: "5 square meters" ends in "meters" too."""
+    starts = [match.start() for match in re.finditer(r"(?<![^\W\d_²³])[^\W\d_²³]|¢", bare)]
+    return [match for start in starts[-4:] if (match := _TAIL.match(bare, start)) is not None]
+
+
+def _named(match: re.Match[str]) -> Unit | None:
+    unit = _one(match["unit"])
+    if unit is None or not match["per"]:
+        return unit
+    other = _one(match["per"])
+    return None if other is None else _per(unit, other)
+
+
+def _one(text: str) -> Unit | None:
+    match = _ONE.fullmatch(text.strip())
+    if match is None:
+        return None
+    before, name, after, raised = match.groups()
+    unit = _UNITS.get(name)
+    if unit is None and len(name) > 1:  # a lone capital is a variable
+        unit = _UNITS.get(name.casefold()) or _UNITS.get(name.casefold().removesuffix("s"))
+    power = _POWERS.get((before or after or raised or "").casefold(), 1)
+    if unit is None or power == 1:
+        return unit
+    dimension = tuple((base, times * power) for base, times in unit.dimension)
+    return Unit(f"{unit.name}^{power}", dimension, unit.factor**power)
+
+
+def _is_number(before: str) -> bool:
+    """Whether what stands before a unit is a number, maybe a named one (x = 5): no letters but those of LaTeX."""
+    rest = _LATEX_NAME.sub("", _ASSIGNED.sub("", before))
+    return bool(numbers(rest)) and not any(sign.isalpha() for sign in rest)
+
+
+def _total(bare: str) -> tuple[str, Unit] | None:
+    """Several quantities of one kind, as one in the first one's unit: 2 hours 30 minutes are 5/2 hours."""
+    parts, end = [], 0
+    for match in _PART.finditer(bare):
+        unit = _one(match[2])
+        if match.start() != end or unit is None:
+            return None
+        parts.append((Fraction(match[1].replace(",", "")), unit))
+        end = match.end()
+    if len(parts) < 2 or end != len(bare) or len({unit.dimension for _, unit in parts}) > 1:
+        return None
+    first = parts[0][1]
+    total = sum((value * unit.factor for value, unit in parts), Fraction(0)) / first.factor
+    return f"{total.numerator}/{total.denominator}", first

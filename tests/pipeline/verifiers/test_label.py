@@ -1,0 +1,59 @@
+from typing import Any
+
+import pytest
+
+from pipeline.verifiers.label import judge
+
+MOOD = {
+    "labels": ["positive", "negative", "neutral"],
+    "synonyms": {"positive": ["good", "pos"], "negative": ["neg", 0]},
+}
+ENTAILMENT = {"labels": ["entailment", "not entailment"]}
+
+
+@pytest.mark.parametrize(
+    ("gold", "given", "data", "outcome"),
+    [
+        ("positive", "positive", MOOD, "right"),
+        ("positive", "Positive.", MOOD, "right"),
+        ("positive", r"\text{POSITIVE}", MOOD, "right"),
+        ("positive", "**good**", MOOD, "right"),
+        ("pos", "good", MOOD, "right"),
+        ("negative", "0", MOOD, "right"),
+        ("positive", "Label: positive", MOOD, "right"),
+        ("positive", "the class is 'positive'", MOOD, "right"),
+        ("not entailment", "not entailment", ENTAILMENT, "right"),
+        ("spam", "Spam", {}, "right"),
+        ("spam", "junk", {"synonyms": {"spam": ["junk"]}}, "right"),
+        ("Sci/Tech", "sci/tech", {"labels": ["World", "Sci/Tech"]}, "right"),
+        ("positive", "negative", MOOD, "wrong"),
+        ("positive", "neg", MOOD, "wrong"),
+        ("entailment", "not entailment", ENTAILMENT, "wrong"),
+        ("positive", "happy", MOOD, "wrong"),
+        ("positive", "positively", MOOD, "wrong"),
+        ("positive", "", MOOD, "wrong"),
+        ("spam", "ham", {}, "wrong"),
+        ("positive", "not negative", MOOD, "undecided"),
+        ("positive", "positive or negative", MOOD, "undecided"),
+        ("positive", "it is rather positive", MOOD, "undecided"),
+        ("spam", "not spam", {}, "undecided"),
+        ("happy", "positive", MOOD, "undecided"),
+        ("", "positive", MOOD, "undecided"),
+        ("", "spam", {}, "undecided"),
+        ("a", "a", {"synonyms": {"a": ["x"], "b": ["x"]}}, "undecided"),
+        ("a", "a", {"labels": "a, b"}, "undecided"),
+    ],
+)
+def test_a_label_is_named_or_not(gold: str, given: str, data: dict[str, Any], outcome: str) -> None:
+    assert judge(given, gold, data).outcome == outcome
+
+
+def test_the_cause_of_indecision_is_told() -> None:
+    assert judge("positive", "happy", MOOD).reason == "gold_unparseable"
+    assert judge("not negative", "positive", MOOD).reason == "answer_unparseable"
+    twice = judge("a", "a", {"synonyms": {"a": ["x"], "b": ["x"]}})
+    assert twice.detail["error"] == "found 'x' for both 'a' and 'b'; expected each name once"
+
+
+def test_a_wrong_label_is_told() -> None:
+    assert judge("neg", "positive", MOOD).detail == {"label": "negative"}
