@@ -9,23 +9,26 @@ from itertools import combinations, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline import engines, orders, sampling
 from pipeline.augment import Answers, Augmentation, augment
 from pipeline.canonical import Space, canonical_key, canonical_keys, draws_to_tell
 from pipeline.digests import remembered
 from pipeline.orders import Order
-from pipeline.records import PROBLEM, REJECT
+from pipeline.records import PROBLEM, REFERENCE, REJECT, content_id
 from pipeline.roles import Role, Sampling
 from pipeline.section import Section
 from pipeline.shards import as_table
+from pipeline.similarity.ngrams import Reference
 from pipeline.sources import SOURCES, TRAIN, Candidate, FileSource, ReasoningGymSource, Source, SourceError
-from pipeline.sources.columns import SplitName
+from pipeline.sources.benchmark import Benchmark, check_names, references
+from pipeline.sources.benchmark import digests as of_benchmarks
+from pipeline.sources.columns import RowSource, SplitName
 from pipeline.sources.file import place_of
 from pipeline.sources.hub import folder_digest
 from pipeline.sources.reasoning_gym import version
-from pipeline.sources.selection import Found, Selection
+from pipeline.sources.selection import Found, Selection, Survivor
 from pipeline.stage import Inputs, Output, Progress, Roles, Stage, StageError
 from pipeline.store import Store, writing
 from pipeline.templates import worked_examples
@@ -52,7 +55,7 @@ class HeldOut(Section):
 class Config(Section):
     """Where problems come from, and which are held out."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"augment"})
+    later: ClassVar[frozenset[str]] = frozenset({"augment", "near_duplicate_survivor", "benchmarks"})
 
     sources: list[Source] = Field(min_length=1)
     held_out: dict[SplitName, HeldOut] = Field(
@@ -65,8 +68,18 @@ class Config(Section):
     near_duplicate_jaccard: float = Field(
         default=0.8, gt=0, le=1
     )  # of word shingles, numbers equal; files, hub sets and variants only
+    # Which of near-duplicates stays; first_source: of the source that the recipe names first, then by id.
+    near_duplicate_survivor: Survivor = "smallest_id"
+    # Files and Hub sets of questions that no problem may repeat; `decontaminate` looks for them in traces as well.
+    benchmarks: tuple[Benchmark, ...] = ()
     # Variants of training problems that the teacher writes; without any it is not asked.
     augment: tuple[Augmentation, ...] = ()
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _names_differ(cls, benchmarks: tuple[Benchmark, ...]) -> tuple[Benchmark, ...]:
+        check_names(benchmarks)
+        return benchmarks
 
     @model_validator(mode="after")
     def _blocks_are_apart(self) -> "Config":
@@ -103,7 +116,7 @@ def source_digests(config: Config, root: Path) -> dict[str, str]:
             digests["reasoning-gym"] = version()
         elif (digest := folder_digest(source, known)) is not None:
             digests[f"sources.{origin}"] = digest
-    return digests
+    return digests | {f"benchmarks.{name}": digest for name, digest in of_benchmarks(config.benchmarks, root).items()}
 
 
 def check_space(source: ReasoningGymSource, asked: int, root: Path) -> float:
@@ -138,6 +151,12 @@ def check_space(source: ReasoningGymSource, asked: int, root: Path) -> float:
 def problem(candidate: Candidate) -> dict[str, Any]:
     """The PROBLEM row of an accepted candidate."""
     return {name: getattr(candidate, name) for name in PROBLEM.names}
+
+
+def reference_row(item: Reference) -> dict[str, Any]:
+    """The REFERENCE row of a benchmark's question."""
+    row_id = content_id("reference", item.set_name, item.item_id)
+    return {"id": row_id, "benchmark": item.set_name, "item": item.item_id, "text": item.text}
 
 
 def prompts(config: Config, roles: Mapping[str, Role]) -> tuple[str, ...]:
@@ -178,7 +197,16 @@ def shown(inputs: Inputs) -> dict[str, str]:
 def collect(config: Config, inputs: Inputs, output: Output) -> Selection:
     """Everything that the sources hold, decided: held-out blocks first, then training rows, then training draws."""
     root = inputs.root
-    selection = Selection(config.overlap_words, config.template_share, config.near_duplicate_jaccard, shown(inputs))
+    taken = {TRAIN, *config.held_out, *(source.split for source in config.sources if isinstance(source, RowSource))}
+    outside = references(config.benchmarks, root, taken)
+    selection = Selection(
+        config.overlap_words,
+        config.template_share,
+        config.near_duplicate_jaccard,
+        shown(inputs),
+        config.near_duplicate_survivor,
+        outside,
+    )
     generators = [
         (origin, source) for origin, source in enumerate(config.sources) if isinstance(source, ReasoningGymSource)
     ]
@@ -203,6 +231,8 @@ def collect(config: Config, inputs: Inputs, output: Output) -> Selection:
     draws = {origin: selection.train_on_draws(origin, drawn(source), source.count) for origin, source in generators}
     if config.augment:
         add_variants(config, inputs, output, selection)
+    output.write("references", as_table([reference_row(item) for item in outside], REFERENCE))
+    output.facts["reference_items"] = dict(sorted(Counter(item.set_name for item in outside).items()))
     report(config, selection, draws, spaces, output)
     return selection
 
@@ -325,11 +355,11 @@ WRITER_WORDS = ("engine", "system", "chat_template", "dtype", "quantization", "m
 
 STAGE = Stage(
     name="seed",
-    version=3,
+    version=4,
     config=Config,
     run=run,
     reads={},
-    writes={"problems": PROBLEM, "rejects": REJECT},
+    writes={"problems": PROBLEM, "rejects": REJECT, "references": REFERENCE},
     spread="whole",
     roles=roles,
     weights=weights,
