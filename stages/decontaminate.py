@@ -200,6 +200,5 @@ STAGE = Stage(
         "references": Reads("seed", "references", ("id", "benchmark", "item", "text")),
     },
     writes={"verdicts": VERDICT},
-    spread="each",
     contents=benchmark_digests,
 )

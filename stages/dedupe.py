@@ -242,6 +242,5 @@ STAGE = Stage(
         "verified": Reads("verify", "verdicts", ("id", "outcome")),
     },
     writes={"verdicts": VERDICT, "signatures": SIGNATURE},
-    spread="whole",
     roles=roles,
 )

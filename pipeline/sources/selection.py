@@ -49,7 +49,8 @@ class Selection:
         self._disputed: set[str] = set()  # ids of training texts with two answers
         self._overlap_words, self._template_share = overlap_words, template_share
         self._jaccard, self._survivor = near_duplicate_jaccard, survivor
-        self._shown, self._outside = shown, outside
+        self.outside = tuple(outside)
+        self._shown = shown
         self._benchmarks = frozenset(item.set_name for item in outside)
         self._overlap: Overlap | None = None  # built when the first training candidate is looked at
 
@@ -231,7 +232,7 @@ class Selection:
         if self._overlap is None:
             held_out = (other for _, other in self.accepted.values() if other.split != TRAIN)
             references = [Reference(other.split, other.id, other.text, other.task) for other in held_out]
-            references += self._outside
+            references += self.outside
             self._overlap = Overlap(references, self._overlap_words, self._template_share)
         hits = self._overlap.find(row.text, row.task)
         if hits:
