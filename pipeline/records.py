@@ -46,6 +46,16 @@ REJECT = pa.schema(
     ]
 )
 
+# A question of a benchmark that problems were compared with.
+REFERENCE = pa.schema(
+    [
+        ("id", pa.string()),
+        ("benchmark", pa.string()),  # its name in the recipe
+        ("item", pa.string()),  # where it stood: "line 7"
+        ("text", pa.string()),
+    ]
+)
+
 TRACE = pa.schema(
     [
         ("id", pa.string()),
@@ -105,6 +115,14 @@ VERDICT = pa.schema(
         ("reasons", STRINGS),
         ("score", pa.float64()),
         ("detail", pa.string()),  # JSON
+    ]
+)
+
+# What a text has in common with others, so that it need not be read again. id hashes the text and how it was signed.
+SIGNATURE = pa.schema(
+    [
+        ("id", pa.string()),
+        ("packed", pa.binary()),  # a record of `similarity.minhash.Shingling`
     ]
 )
 

@@ -12,6 +12,7 @@ _WORD = re.compile(r"\d+(?:[.,]\d+)*|[^\W\d_]+|[^\w\s]|_")
 _RAISED = re.compile("[\u00b2\u00b3\u00b9\u2070\u2074-\u2079]+")
 _LOWERED = re.compile("[\u2080-\u2089]+")
 _VULGAR = re.compile("(?=[\u00bc-\u00be\u2150-\u215e])")
+_SEEN_APART = re.compile("[\u00b2\u00b3\u00b9\u2070\u2074-\u2079\u2080-\u2089\u00bc-\u00be\u2150-\u215e]")
 
 _BRACES = re.compile(r"(?P<box>\\{1,4}boxed\s*\{)|(?P<open>\{)|(?P<close>\})|\\.", re.DOTALL)
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
@@ -40,12 +41,12 @@ def fold(text: str) -> str:
     """`squeeze` with compatibility forms (NFKC) and case folded: equal for texts a reader would call the same. Raised
     and lowered digits stay apart from the others (10² is 10^2).
     """
-    return _SPACE.sub(" ", _compatible(text).casefold()).strip()
+    return " ".join(compatible(text).casefold().split())
 
 
 def words(text: str) -> list[str]:
     """Case-folded words, whole numbers and single signs, in order. Numbers are kept: 12 and 21 are different words."""
-    return _WORD.findall(_compatible(text).casefold())
+    return _WORD.findall(compatible(text).casefold())
 
 
 def boxed(text: str) -> tuple[int, int] | None:
@@ -96,11 +97,14 @@ def final_answer(text: str) -> str | None:
     return None if span is None else text[span[0] : span[1]]
 
 
-def _compatible(text: str) -> str:
+def compatible(text: str) -> str:
+    """Compatibility forms (NFKC) folded, with the sign that a reader sees before raised and lowered digits."""
     if text.isascii():
         return text
-    text = _RAISED.sub(lambda match: "^" + match[0], _LOWERED.sub(lambda match: "_" + match[0], text))
-    return unicodedata.normalize("NFKC", _VULGAR.sub(" ", text))
+    if _SEEN_APART.search(text):
+        text = _RAISED.sub(lambda match: "^" + match[0], _LOWERED.sub(lambda match: "_" + match[0], text))
+        text = _VULGAR.sub(" ", text)
+    return unicodedata.normalize("NFKC", text)
 
 
 def _sentence(text: str, start: int) -> tuple[int, int]:

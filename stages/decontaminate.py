@@ -9,19 +9,17 @@ import textwrap
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any
 
 from pydantic import Field, field_validator
 
-from pipeline.digests import remembered
 from pipeline.records import VERDICT, content_id
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.similarity.ngrams import Hit, Overlap, Reference
 from pipeline.similarity.normal import normal_words
+from pipeline.sources.benchmark import Benchmark, check_names, digests, references
 from pipeline.sources.candidate import TRAIN, SourceError
-from pipeline.sources.columns import Columns
-from pipeline.sources.file import FileSource, candidates, place_of
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
 
 # What a canary is planted in: ordinary sentences with numbers of their own, so that it is found among other text.
@@ -32,30 +30,12 @@ CARRIER = (
 CARRIER_WIDTH = 28  # characters a line: narrow, so that most items are wrapped otherwise than they were
 
 
-class Benchmark(Section):
-    """A local file of questions that nothing may be trained on."""
-
-    locations: ClassVar[frozenset[str]] = frozenset({"path"})
-
-    name: str = Field(min_length=1)  # how verdicts call it
-    path: str  # .jsonl, .csv or .parquet; relative paths start at the folder that a run starts in
-    column: str = "text"  # the column with the question
-
-    def source(self) -> FileSource:
-        """The file as a source of rows. The question's column also stands for the answer, which nobody asks for."""
-        columns = Columns(text=self.column, answer=self.column)
-        return FileSource(kind="file", path=self.path, name=self.name, columns=columns)
-
-    @field_validator("path")
-    @classmethod
-    def _can_be_read(cls, path: str) -> str:
-        return FileSource(kind="file", path=path).path
-
-
 class Config(Section):
-    """What is looked for. All problems that are not for training are, whatever stands here."""
+    """What is looked for. All problems that are not for training are, and the benchmarks of `seed`, whatever stands
+    here.
+    """
 
-    benchmarks: tuple[Benchmark, ...] = ()  # files of more questions
+    benchmarks: tuple[Benchmark, ...] = ()  # more files and Hub sets of questions
     n: int = Field(8, ge=2)  # words of an n-gram; items with fewer than 2n words of their own must be found whole
     template_share: float = Field(0.01, gt=0, le=1)  # n-grams in more of a task's (or benchmark's) items are template
     min_share: float = Field(0.5, gt=0, le=1)  # longer items: share of their n-grams that one stretch of a text holds
@@ -64,48 +44,27 @@ class Config(Section):
     @field_validator("benchmarks")
     @classmethod
     def _names_differ(cls, benchmarks: tuple[Benchmark, ...]) -> tuple[Benchmark, ...]:
-        names = Counter(benchmark.name for benchmark in benchmarks)
-        doubled = [name for name, count in names.items() if count > 1]
-        if doubled:
-            raise ValueError(f"two benchmarks are named {doubled[0]!r}; verdicts could not tell them apart: rename one")
+        check_names(benchmarks)
         return benchmarks
 
 
 def benchmark_digests(config: Config, root: Path) -> dict[str, str]:
-    """The sha256 of each benchmark's file, by the benchmark's name; "missing" where there is none."""
-    digests = {}
-    known = remembered(root)
-    for benchmark in config.benchmarks:
-        path = place_of(benchmark.source(), root)
-        digests[benchmark.name] = known.of(path) if path.is_file() else "missing"
-    return digests
+    """The digest of what each benchmark holds, by its name."""
+    return digests(config.benchmarks, root)
 
 
-def references(config: Config, problems: Iterable[Mapping[str, Any]], root: Path) -> list[Reference]:
-    """Everything to look for: the held-out problems, each block a set, and the items of each benchmark file.
+def collected(config: Config, inputs: Inputs, problems: Iterable[Mapping[str, Any]]) -> list[Reference]:
+    """Everything to look for: the held-out problems, each block a set, the benchmarks that `seed` looked for, and more.
 
-    Raises StageError for a file that is missing or malformed, has no such column, or holds no question.
+    Raises StageError for a benchmark that is missing or malformed, has no such column, or holds no question.
     """
     found = [Reference(row["split"], row["id"], row["text"], row["task"]) for row in problems if row["split"] != TRAIN]
-    blocks = {item.set_name for item in found}
-    for benchmark in config.benchmarks:
-        if benchmark.name in blocks:
-            raise StageError(
-                f"benchmark {benchmark.name!r} is called like a held-out block of the run; verdicts could not tell "
-                f"them apart. Rename the benchmark."
-            )
-        try:
-            rows = list(candidates(benchmark.source(), root))
-        except SourceError as error:
-            raise StageError(f"benchmark {benchmark.name!r}: {error}") from error
-        usable = [row for row in rows if row.fault is None]
-        if not usable:
-            raise StageError(
-                f"benchmark {benchmark.name!r}: none of {len(rows)} rows of {benchmark.path} has text in column "
-                f"{benchmark.column!r}; name the column that holds the questions"
-            )
-        found += [Reference(benchmark.name, row.place, row.text, benchmark.name) for row in usable]
-    return found
+    for row in inputs.table("references").to_pylist():
+        found.append(Reference(row["benchmark"], row["item"], row["text"], row["benchmark"]))
+    try:
+        return [*found, *references(config.benchmarks, inputs.root, {item.set_name for item in found})]
+    except SourceError as error:
+        raise StageError(str(error)) from error
 
 
 def plant(items: Sequence[Reference], count: int) -> list[tuple[Reference, str]]:
@@ -187,7 +146,7 @@ def verdict(trace_id: str, hits: Sequence[dict[str, Any]]) -> dict[str, Any]:
 
 def build(config: Config, inputs: Inputs, problems: Sequence[Mapping[str, Any]], output: Output) -> Overlap:
     """The checker, tried on canaries first. What it cannot find is said and recorded, not hidden."""
-    items = references(config, problems, inputs.root)
+    items = collected(config, inputs, problems)
     overlap = Overlap(items, config.n, config.template_share, config.min_share)
     planted = plant(items, config.canaries)
     missed = missed_canaries(overlap, planted)
@@ -232,12 +191,13 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
 
 STAGE = Stage(
     name="decontaminate",
-    version=1,
+    version=2,
     config=Config,
     run=run,
     reads={
         "traces": Reads("generate", "traces", ("id", "problem_id", "raw")),
         "problems": Reads("seed", "problems", ("id", "text", "task", "split")),
+        "references": Reads("seed", "references", ("id", "benchmark", "item", "text")),
     },
     writes={"verdicts": VERDICT},
     contents=benchmark_digests,

@@ -4,94 +4,181 @@ It compares no traces of different problems and drops nothing (`mix` does).
 """
 
 import json
-from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections import Counter
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from sys import intern
+from typing import Any, ClassVar, Literal
 
-from pydantic import Field
+import numpy as np
+import numpy.typing as npt
+import pyarrow as pa
+from pydantic import Field, field_validator
 
-from pipeline.records import VERDICT
+from pipeline.manifest import Shard
+from pipeline.records import SIGNATURE, VERDICT
 from pipeline.section import Section
 from pipeline.shards import as_table
-from pipeline.similarity.minhash import near_duplicates
-from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
-from pipeline.text import fold
+from pipeline.similarity.minhash import Shingling, Signatures
+from pipeline.similarity.repeats import Finder, Repeat
+from pipeline.similarity.signed import Signed
+from pipeline.stage import Inputs, Output, Progress, Reads, Roles, Stage, StageError
+
+ROWS = 8192
+KEPT_SHARE = 0.5  # a shard of signatures with fewer in use than this is written anew
+
+Quality = Literal["right", "shortest", "pass_rate", "first_teacher"]
 
 
 class Config(Section):
-    """When two traces of a problem count as the same. Traces whose numbers differ never do."""
+    """When two traces of a problem count as the same, and which of them stays."""
 
-    near: bool = True  # also near-duplicates; false: only texts that are equal but for case and white space
-    threshold: float = Field(0.8, gt=0, le=1)  # near: Jaccard of the sets of word shingles, from here on
+    later: ClassVar[frozenset[str]] = frozenset({"shingle_characters", "survivor"})
+
+    near: bool = True  # also near-duplicates; false: only traces with the same words, numbers and signs in order
+    threshold: float = Field(0.8, gt=0, le=1)  # near: Jaccard of the sets of shingles, from here on
     shingle_words: int = Field(5, ge=1)  # near: words of a shingle; a shorter text compares whole
+    # near: characters of a shingle, in place of words: for scripts without spaces between words.
+    shingle_characters: int | None = Field(None, ge=1)
+    # What makes a trace the one to keep, the most important first: that it is right, has the fewest tokens, comes from
+    # the teacher that is right on its problem most often, or from the teacher that the recipe names first. Of equals
+    # the smallest id stays.
+    survivor: tuple[Quality, ...] = ("right", "shortest")
 
-
-@dataclass(frozen=True)
-class Sample:
-    """A trace and what decides whether it is kept rather than its duplicates."""
-
-    id: str
-    raw: str
-    right: bool
-    completion_tokens: int
+    @field_validator("survivor")
+    @classmethod
+    def _each_once(cls, survivor: tuple[Quality, ...]) -> tuple[Quality, ...]:
+        doubled = [name for name, count in Counter(survivor).items() if count > 1]
+        if doubled:
+            raise ValueError(f"survivor names {doubled[0]!r} twice; the second one could decide nothing: leave it out")
+        return survivor
 
     @property
-    def rank(self) -> tuple[bool, int, str]:
-        """The smallest survives: a right one, then the fewest tokens, then the smallest id."""
-        return (not self.right, self.completion_tokens, self.id)
+    def shingling(self) -> Shingling:
+        """How traces are compared."""
+        if self.shingle_characters is not None:
+            return Shingling(self.threshold, self.shingle_characters, "character")
+        return Shingling(self.threshold, self.shingle_words)
 
 
-@dataclass(frozen=True)
-class Duplicate:
-    """What a trace repeats: a trace that is kept, and how much of it."""
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """What decides whether a trace is kept rather than its duplicates."""
 
-    reason: str  # duplicate_exact | duplicate_near
-    survivor: str
-    jaccard: float
-
-
-def duplicates(samples: Iterable[Sample], config: Config) -> dict[str, Duplicate]:
-    """The traces of one problem that repeat another one, by id.
-
-    Best first, a trace is kept unless it is at least `threshold` like one that was kept before: so the order of rows
-    is nothing, every duplicate names a trace that is kept, and a chain of small steps does not swallow its far end.
-    """
-    ranked = sorted(samples, key=lambda sample: sample.rank)
-    first_of: dict[str, Sample] = {}
-    copies: dict[str, str] = {}
-    for sample in ranked:
-        first = first_of.setdefault(fold(sample.raw), sample)
-        if first is not sample:
-            copies[sample.id] = first.id
-    found = _near(list(first_of.values()), config) if config.near else {}
-    for copy, first_id in copies.items():
-        near = found.get(first_id)
-        found[copy] = Duplicate("duplicate_exact", near.survivor if near else first_id, near.jaccard if near else 1.0)
-    return found
+    id: str
+    problem_id: str
+    teacher: str
+    completion_tokens: int
+    outcome: str  # pass | fail | undecided
 
 
-def _near(ranked: Sequence[Sample], config: Config) -> dict[str, Duplicate]:
-    better: dict[int, list[tuple[float, int]]] = defaultdict(list)
-    for left, right, jaccard in near_duplicates([one.raw for one in ranked], config.threshold, config.shingle_words):
-        better[right].append((-jaccard, left))
-    found: dict[str, Duplicate] = {}
-    for place in sorted(better):
-        kept = [(-jaccard, left) for jaccard, left in sorted(better[place]) if ranked[left].id not in found]
-        if kept:
-            jaccard, left = kept[0]
-            found[ranked[place].id] = Duplicate("duplicate_near", ranked[left].id, jaccard)
-    return found
+Ranking = Callable[[Sample], tuple[Any, ...]]
 
 
-def verdict(trace_id: str, duplicate: Duplicate | None) -> dict[str, Any]:
+def ranking(config: Config, samples: Sequence[Sample], teachers: Sequence[str]) -> Ranking:
+    """The key to sort traces by: the smallest survives. `teachers` are the labels of the recipe's, in its order."""
+    right: Counter[tuple[str, str]] = Counter()
+    decided: Counter[tuple[str, str]] = Counter()
+    for sample in samples if "pass_rate" in config.survivor else ():
+        right[sample.problem_id, sample.teacher] += sample.outcome == "pass"
+        decided[sample.problem_id, sample.teacher] += sample.outcome != "undecided"
+    place = {label: at for at, label in reversed(list(enumerate(teachers)))}
+
+    def pass_rate(sample: Sample) -> float:
+        return right[sample.problem_id, sample.teacher] / max(1, decided[sample.problem_id, sample.teacher])
+
+    values: dict[str, Callable[[Sample], float]] = {
+        "right": lambda sample: sample.outcome != "pass",
+        "shortest": lambda sample: sample.completion_tokens,
+        "pass_rate": lambda sample: -pass_rate(sample),
+        "first_teacher": lambda sample: place.get(sample.teacher, len(place)),
+    }
+    wanted = [values[name] for name in config.survivor]
+    return lambda sample: (*(value(sample) for value in wanted), sample.id)
+
+
+class Traces:
+    """The traces as the stage streams by them: what ranks them, and their signatures; their texts stay on the disk."""
+
+    def __init__(self, config: Config, inputs: Inputs, output: Output) -> None:
+        self.samples: list[Sample] = []
+        self._inputs = inputs
+        verified = inputs.table("verified")
+        outcomes = dict(zip(verified.column("id").to_pylist(), verified.column("outcome").to_pylist(), strict=True))
+        memory = Memory(config.shingling, output)
+        rows = [np.zeros(0, dtype=np.int64)]
+        for table in inputs.batches("traces", ROWS):
+            rows.append(memory.rows([raw or "" for raw in table.column("raw").to_pylist()]))
+            self.samples += [sample_of(row, outcomes) for row in table.drop_columns("raw").to_pylist()]
+            output.progress(Progress(len(self.samples), None, "traces read"))
+        memory.close()
+        self._rows, self._memory = np.concatenate(rows), memory
+
+    def signatures(self, order: Sequence[int]) -> Signatures:
+        """The signatures of the traces in an order. They are handed out once, and not kept here beside it."""
+        found = self._memory.signatures(self._rows[order])
+        del self._memory
+        return found
+
+    def texts(self, rows: Collection[int]) -> dict[int, str]:
+        """The raw texts of some rows."""
+        found: dict[int, str] = {}
+        start = 0
+        for table in self._inputs.batches("traces", ROWS):
+            wanted = [row for row in range(start, start + table.num_rows) if row in rows]
+            column = table.column("raw")
+            found.update((row, column[row - start].as_py() or "") for row in wanted)
+            start += table.num_rows
+        return found
+
+
+class Memory:
+    """Signatures of the last run are taken over; new ones are written beside them."""
+
+    def __init__(self, shingling: Shingling, output: Output) -> None:
+        self._signed, self._output = Signed(shingling), output
+        self._before: list[tuple[Shard, pa.Table, int, int]] = []
+        try:
+            before = output.previous("signatures", SIGNATURE.names)
+        except ValueError:  # a shard is gone or torn: what it held is made again
+            before = []
+        for shard, table in before:
+            keys = [bytes.fromhex(key) for key in table.column("id").to_pylist()]
+            first, end = self._signed.take_over(keys, table.column("packed").to_pylist())
+            self._before.append((shard, table, first, end))
+
+    def rows(self, texts: Sequence[str]) -> npt.NDArray[np.int64]:
+        """The rows that the signatures of texts have here, in order."""
+        rows, made = self._signed.of(texts)
+        if made:
+            written = [{"id": key.hex(), "packed": packed} for key, packed in made.items()]
+            self._output.write("signatures", as_table(written, SIGNATURE))
+        return rows
+
+    def signatures(self, rows: npt.NDArray[np.int64]) -> Signatures:
+        """The signatures in some rows."""
+        return self._signed.signatures(rows)
+
+    def close(self) -> None:
+        """Keep the shards that are still of use, and say how much was."""
+        for shard, table, first, end in self._before:
+            asked = self._signed.asked(first, end)
+            if asked.sum() >= KEPT_SHARE * max(1, len(asked)):
+                self._output.keep("signatures", shard)
+            elif asked.any():
+                self._output.write("signatures", table.filter(pa.array(asked)))
+        self._output.facts.update(signatures_made=self._signed.made, signatures_reused=self._signed.reused)
+
+
+def verdict(trace_id: str, survivor: str, repeat: Repeat | None) -> dict[str, Any]:
     """One VERDICT row; `score` is the Jaccard index with the survivor, null for a trace that repeats none."""
-    detail = {"survivor": duplicate.survivor, "jaccard": round(duplicate.jaccard, 4)} if duplicate else {}
+    detail = {"survivor": survivor, "jaccard": round(repeat.jaccard, 4)} if repeat else {}
+    reason = "duplicate_exact" if repeat and repeat.exact else "duplicate_near"
     return {
         "id": trace_id,
-        "outcome": "fail" if duplicate else "pass",
-        "reasons": [duplicate.reason] if duplicate else [],
-        "score": duplicate.jaccard if duplicate else None,
+        "outcome": "fail" if repeat else "pass",
+        "reasons": [reason] if repeat else [],
+        "score": repeat.jaccard if repeat else None,
         "detail": json.dumps(detail),
     }
 
@@ -101,35 +188,59 @@ def sample_of(row: Mapping[str, Any], outcomes: Mapping[str, str]) -> Sample:
     outcome = outcomes.get(row["id"])
     if outcome is None:
         raise StageError(f"Trace {row['id']} has no verdict in verify/verdicts. Run stage verify again.")
-    return Sample(row["id"], row["raw"] or "", outcome == "pass", row["completion_tokens"] or 0)
+    problem, teacher = intern(row["problem_id"]), intern(row["teacher"] or "")  # once for all their traces
+    return Sample(row["id"], problem, teacher, row["completion_tokens"] or 0, intern(outcome))
+
+
+def duplicates(traces: Traces, rank: Ranking, config: Config) -> dict[int, tuple[int, Repeat]]:
+    """The traces that repeat another one of their problem, by row: the row that is kept, and how alike they are.
+
+    The order of rows decides nothing (see `Finder`).
+    """
+    samples = traces.samples
+    order = sorted(range(len(samples)), key=lambda row: rank(samples[row]))
+    numbers: dict[str, int] = {}
+    groups = [numbers.setdefault(samples[row].problem_id, len(numbers)) for row in order]
+    finder = Finder(config.shingling, traces.signatures(order), groups)
+    if config.near:
+        known = traces.texts({order[place] for place in finder.wanted()})
+        found = finder.find(lambda place: known[order[place]])
+    else:
+        found = finder.exact()
+    return {order[place]: (order[repeat.of], repeat) for place, repeat in found.items()}
 
 
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Compare the traces of each problem. `counts` holds the traces by reason, and those that pass."""
-    verified = inputs.table("verified")
-    outcomes = dict(zip(verified.column("id").to_pylist(), verified.column("outcome").to_pylist(), strict=True))
-    problems: dict[str, list[Sample]] = defaultdict(list)
-    for table in inputs.batches("traces"):
-        for row in table.to_pylist():
-            problems[row["problem_id"]].append(sample_of(row, outcomes))
+    traces = Traces(config, inputs, output)
+    samples = traces.samples
+    teachers = [one.label for one in inputs.teachers.values()] if "first_teacher" in config.survivor else []
+    found = duplicates(traces, ranking(config, samples, teachers), config)
     output.counts.update({"pass": 0, "duplicate_exact": 0, "duplicate_near": 0})
-    for done, problem_id in enumerate(sorted(problems), start=1):
-        samples = problems[problem_id]
-        found = duplicates(samples, config)
-        rows = [verdict(sample.id, found.get(sample.id)) for sample in samples]
+    for start in range(0, len(samples), ROWS):
+        rows = []
+        for row, sample in enumerate(samples[start : start + ROWS], start=start):
+            kept, repeat = found.get(row, (row, None))
+            rows.append(verdict(sample.id, samples[kept].id, repeat))
         output.counts.update(row["reasons"][0] if row["reasons"] else "pass" for row in rows)
         output.write("verdicts", as_table(rows, VERDICT))
-        output.progress(Progress(done, len(problems), "problems"))
+        output.progress(Progress(start + len(rows), len(samples), "traces"))
+
+
+def roles(config: Config) -> Roles:
+    """The teachers' names, where their order decides."""
+    return {"teachers": ("model",)} if "first_teacher" in config.survivor else {}
 
 
 STAGE = Stage(
     name="dedupe",
-    version=1,
+    version=2,
     config=Config,
     run=run,
     reads={
-        "traces": Reads("generate", "traces", ("id", "problem_id", "raw", "completion_tokens")),
+        "traces": Reads("generate", "traces", ("id", "problem_id", "teacher", "raw", "completion_tokens")),
         "verified": Reads("verify", "verdicts", ("id", "outcome")),
     },
-    writes={"verdicts": VERDICT},
+    writes={"verdicts": VERDICT, "signatures": SIGNATURE},
+    roles=roles,
 )

@@ -49,12 +49,27 @@ def build(manifests: Mapping[str, Manifest], lengths: Mapping[str, list[int]]) -
         "funnel": mix["funnel"],
         "funnel_by_task": mix["funnel_by_task"],
         "traces": sum(row["traces"] for row in mix["funnel"]),
+        "contamination": contamination(manifests["decontaminate"].facts),
         "lengths": {name: spread(values) for name, values in lengths.items()},
         "pilot": pilot.beside(manifests["generate"].facts.get("pilot"), actual(manifests, lengths)),
         "curve": {"train": points(sft.get("loss", ())), "validation": points(sft.get("eval_loss", ()))},
         "seconds": {name: manifest.seconds for name, manifest in manifests.items()},
         "rows": {name: manifest.rows for name, manifest in manifests.items()},
         "peak_memory_mib": {name: manifest.facts.get("peak_memory_mib") for name, manifest in manifests.items()},
+    }
+
+
+def contamination(facts: Mapping[str, Any]) -> dict[str, Any]:
+    """What traces were compared with: items and hits of each set, and the planted canaries that were found."""
+    hits = facts.get("contaminated_by_set", {})
+    return {
+        "sets": [
+            {"name": name, "items": items, "hits": hits.get(name, 0)}
+            for name, items in facts.get("reference_items", {}).items()
+        ],
+        "canaries": facts.get("canaries", 0),
+        "canaries_found": facts.get("canaries_found", 0),
+        "canaries_missed": facts.get("canaries_missed", []),
     }
 
 

@@ -9,7 +9,7 @@ from itertools import combinations, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline import engines, orders, sampling
 from pipeline.augment import ASKED_FILE, Answers, Augmentation, augment, begin
@@ -17,16 +17,19 @@ from pipeline.canonical import Space, canonical_key, canonical_keys, draws_to_te
 from pipeline.digests import remembered
 from pipeline.manifest import write_durably
 from pipeline.orders import Order
-from pipeline.records import PROBLEM, REJECT
+from pipeline.records import PROBLEM, REFERENCE, REJECT, content_id
 from pipeline.roles import Role, Sampling
 from pipeline.section import Section
 from pipeline.shards import as_table
+from pipeline.similarity.ngrams import Reference
 from pipeline.sources import SOURCES, TRAIN, Candidate, FileSource, ReasoningGymSource, Source, SourceError
-from pipeline.sources.columns import SplitName
+from pipeline.sources.benchmark import Benchmark, check_names, references
+from pipeline.sources.benchmark import digests as of_benchmarks
+from pipeline.sources.columns import RowSource, SplitName
 from pipeline.sources.file import place_of
 from pipeline.sources.hub import folder_digest
 from pipeline.sources.reasoning_gym import version
-from pipeline.sources.selection import Found, Selection
+from pipeline.sources.selection import Found, Selection, Survivor
 from pipeline.stage import Bill, Inputs, Output, Progress, Roles, Stage, StageError
 from pipeline.store import Store, writing
 from pipeline.templates import worked_examples
@@ -53,7 +56,7 @@ class HeldOut(Section):
 class Config(Section):
     """Where problems come from, and which are held out."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"augment"})
+    later: ClassVar[frozenset[str]] = frozenset({"augment", "near_duplicate_survivor", "benchmarks"})
 
     sources: list[Source] = Field(min_length=1)
     held_out: dict[SplitName, HeldOut] = Field(
@@ -66,8 +69,18 @@ class Config(Section):
     near_duplicate_jaccard: float = Field(
         default=0.8, gt=0, le=1
     )  # of word shingles, numbers equal; files, hub sets and variants only
+    # Which of near-duplicates stays; first_source: of the source that the recipe names first, then by id.
+    near_duplicate_survivor: Survivor = "smallest_id"
+    # Files and Hub sets of questions that no problem may repeat; `decontaminate` looks for them in traces as well.
+    benchmarks: tuple[Benchmark, ...] = ()
     # Variants of training problems that the teacher writes; without any it is not asked.
     augment: tuple[Augmentation, ...] = ()
+
+    @field_validator("benchmarks")
+    @classmethod
+    def _names_differ(cls, benchmarks: tuple[Benchmark, ...]) -> tuple[Benchmark, ...]:
+        check_names(benchmarks)
+        return benchmarks
 
     @model_validator(mode="after")
     def _blocks_are_apart(self) -> "Config":
@@ -104,7 +117,7 @@ def source_digests(config: Config, root: Path) -> dict[str, str]:
             digests["reasoning-gym"] = version()
         elif (digest := folder_digest(source, known)) is not None:
             digests[f"sources.{origin}"] = digest
-    return digests
+    return digests | {f"benchmarks.{name}": digest for name, digest in of_benchmarks(config.benchmarks, root).items()}
 
 
 def check_space(source: ReasoningGymSource, asked: int, root: Path) -> float:
@@ -139,6 +152,12 @@ def check_space(source: ReasoningGymSource, asked: int, root: Path) -> float:
 def problem(candidate: Candidate) -> dict[str, Any]:
     """The PROBLEM row of an accepted candidate."""
     return {name: getattr(candidate, name) for name in PROBLEM.names}
+
+
+def reference_row(item: Reference) -> dict[str, Any]:
+    """The REFERENCE row of a benchmark's question."""
+    row_id = content_id("reference", item.set_name, item.item_id)
+    return {"id": row_id, "benchmark": item.set_name, "item": item.item_id, "text": item.text}
 
 
 def prompts(config: Config, roles: Mapping[str, Role]) -> tuple[str, ...]:
@@ -192,7 +211,15 @@ def collect(config: Config, inputs: Inputs, progress: Callable[[Progress], None]
     Returns how many items each generator drew for training, too, by its place in the recipe.
     """
     root = inputs.root
-    selection = Selection(config.overlap_words, config.template_share, config.near_duplicate_jaccard, shown(inputs))
+    blocks = {TRAIN, *config.held_out, *(source.split for source in config.sources if isinstance(source, RowSource))}
+    selection = Selection(
+        config.overlap_words,
+        config.template_share,
+        config.near_duplicate_jaccard,
+        shown(inputs),
+        config.near_duplicate_survivor,
+        references(config.benchmarks, root, blocks),
+    )
     rows = read_rows(config, root, selection)
     total = len(rows) + sum(source.count + held_per_task(config) for _, source in generators(config))
 
@@ -390,17 +417,19 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
         )
     output.write("problems", as_table([problem(row) for _, row in selection.accepted.values()], PROBLEM))
     output.write("rejects", as_table(selection.rejected, REJECT))
+    output.write("references", as_table([reference_row(item) for item in selection.outside], REFERENCE))
+    output.facts["reference_items"] = dict(sorted(Counter(item.set_name for item in selection.outside).items()))
 
 
 WRITER_WORDS = ("engine", "system", "chat_template", "dtype", "quantization", "max_model_len", "thinking")
 
 STAGE = Stage(
     name="seed",
-    version=3,
+    version=4,
     config=Config,
     run=run,
     reads={},
-    writes={"problems": PROBLEM, "rejects": REJECT},
+    writes={"problems": PROBLEM, "rejects": REJECT, "references": REFERENCE},
     roles=roles,
     weights=weights,
     prompts=prompts,

@@ -262,6 +262,14 @@ def manifests(made: dict[str, dict[str, pa.Table]], samples: int = 2) -> dict[st
     found = {stage: manifest(stage) for stage in ("seed", "generate", "verify", "filter", "dedupe", "decontaminate")}
     fates = made["mix"]["fates"]
     by_task = {task: funnel(fates.filter(pc.equal(fates.column("task"), task))) for task in TASKS}
+    found["decontaminate"] = manifest(
+        "decontaminate",
+        reference_items={"eval": 40, HOSTILE: 7},
+        contaminated_by_set={"eval": 3},
+        canaries=20,
+        canaries_found=19,
+        canaries_missed=["eval 12ab"],
+    )
     found["mix"] = manifest("mix", funnel=funnel(fates), funnel_by_task=by_task, peak_memory_mib=812)
     loss = [[step, 1.1 * 0.97**step + 0.15] for step in range(0, 120, 2)]
     evaluated = [[step, 1.1 * 0.97**step + 0.2] for step in range(20, 121, 20)]

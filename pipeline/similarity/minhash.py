@@ -1,25 +1,28 @@
-"""Near-duplicates of texts: MinHash signatures and banding find candidates, the true Jaccard index decides.
+"""MinHash signatures of texts: what each text has in common with others, in some 200 bytes, whatever its length.
 
-It chooses no survivor (the stages do), and a candidate never counts before it was verified.
+It finds texts that may be alike; whether they are, `pipeline.similarity.repeats` decides.
 """
 
 import hashlib
 import math
-from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 
-from pipeline.similarity.normal import numbers
-from pipeline.text import words
+from pipeline.similarity.tokens import DIGIT, Hashes, Places, Tokens, characters, mix, plain, windows
 
-Hashes = npt.NDArray[np.uint64]
+Signatures = npt.NDArray[Any]  # of Shingling.record, a record a text
 
+_VERSION = 1  # raised by hand when the same text would give another signature
 _MISS_SHARE = 0.001  # of the pairs exactly at the threshold, how many banding may lose
 _MAX_HASHES = 160
-_BATCH_WORDS = 1 << 16  # of one vectorised step: 16 bytes each times the hashes
-_CACHED_TEXTS = 4096
+_BATCH_CHARACTERS = 1 << 17  # of one vectorised step
+_BATCH_TEXTS = 4096
+_NUMBER_SEED = np.uint64(0x2545F4914F6CDD1D)
 
 
 def banding(threshold: float) -> tuple[int, int]:
@@ -38,160 +41,129 @@ def banding(threshold: float) -> tuple[int, int]:
     return best
 
 
-def near_duplicates(
-    texts: Sequence[str], threshold: float = 0.8, shingle_words: int = 5
-) -> list[tuple[int, int, float]]:
-    """Pairs (i, j, Jaccard), i < j, of texts whose sets of word shingles have Jaccard >= threshold, sorted.
+@dataclass(frozen=True)
+class Shingling:
+    """What texts are compared by: the sets of their runs of so many words, or characters, and from which Jaccard on."""
 
-    The Jaccard index is the true one (over 64-bit hashes of shingles). Texts whose sequences of numbers differ are
-    never a pair; a text shorter than a shingle is one shingle, so it pairs with its equals only. Of texts with the
-    same words only the first stands for the others: each other text is paired with it, and no two of the others with
-    each other, so m equal texts cost m. Raises ValueError for a threshold outside (0, 1] or a shingle below one word.
-    """
-    if not 0 < threshold <= 1 or shingle_words < 1:
-        raise ValueError(
-            f"threshold is {threshold} and shingle_words {shingle_words}; expected 0 < threshold <= 1 and at least 1"
-        )
-    shingler = _Shingler(shingle_words)
-    first_of: dict[bytes, int] = {}
-    number_keys: dict[tuple[str, ...], int] = {}
-    copies: list[tuple[int, int]] = []  # (the first text with the same words, text)
-    rows: list[int] = []  # the other texts
-    keys: list[int] = []  # their sequence of numbers, as a small integer
-    for index, text in enumerate(texts):
-        text_words = words(text)
-        digest = hashlib.blake2b(" ".join(text_words).encode("utf-8", "surrogatepass"), digest_size=16).digest()
-        first = first_of.setdefault(digest, index)
-        if first != index:
-            copies.append((first, index))
-            continue
-        rows.append(index)
-        keys.append(number_keys.setdefault(numbers(text_words), len(number_keys)))
-    verifier = _Verifier(texts, shingler)
-    pairs: list[tuple[int, int, float]] = []
-    near: dict[int, list[tuple[int, float]]] = defaultdict(list)
-    for left, right in _candidates(texts, rows, keys, shingler, threshold):
-        jaccard = verifier.jaccard(left, right, threshold)
-        if jaccard >= threshold:
-            pairs.append((left, right, jaccard))
-            near[left].append((right, jaccard))
-            near[right].append((left, jaccard))
-    for first, copy in copies:
-        pairs.append((first, copy, 1.0))
-        pairs += [(min(copy, other), max(copy, other), jaccard) for other, jaccard in near[first]]
-    return sorted(pairs)
+    threshold: float = 0.8
+    size: int = 5
+    unit: str = "word"  # or "character": of the folded text, white space squeezed
 
+    def __post_init__(self) -> None:
+        if not 0 < self.threshold <= 1 or self.size < 1 or self.unit not in ("word", "character"):
+            raise ValueError(
+                f"threshold is {self.threshold}, shingle size {self.size}, unit {self.unit!r}; expected 0 < threshold "
+                f"<= 1, a size of at least 1, and word or character"
+            )
 
-class _Shingler:
-    """Texts to sets of shingle hashes; words are hashed once, by content, so every process gets the same."""
+    @property
+    def version(self) -> str:
+        """What a signature depends on beside the text: two of different versions cannot be compared."""
+        bands, rows = banding(self.threshold)
+        return f"{_VERSION} {self.unit} {self.size} {bands}x{rows}"
 
-    def __init__(self, size: int) -> None:
-        self._size = size
-        self._words: dict[str, int] = {}
+    @cached_property
+    def record(self) -> np.dtype[Any]:
+        """A signature: a digest of the words, their numbers as a sum and a count, and a hash for each band."""
+        bands, _ = banding(self.threshold)
+        return np.dtype([("words", "<u8", 2), ("numbers", "<u8"), ("count", "<u4"), ("bands", "<u8", bands)])
 
-    def hashes(self, text: str) -> Hashes:
+    def sign(self, texts: Iterable[str]) -> Signatures:
+        """The signatures of texts, in order."""
+        signed = [self._signed(batch) for batch in _batches(texts)]
+        return np.concatenate(signed) if signed else np.empty(0, dtype=self.record)
+
+    def shingles(self, text: str) -> Hashes:
         """The sorted distinct shingle hashes of a text; one where it is shorter than a shingle, also where empty."""
-        ids = np.fromiter((self._word(word) for word in words(text)), dtype=np.uint64)
-        width = min(self._size, len(ids))
-        if width == 0:
-            return np.zeros(1, dtype=np.uint64)
-        total = np.full(len(ids) - width + 1, width, dtype=np.uint64)
-        for offset in range(width):
-            total = _mix(total + ids[offset : offset + len(total)])
-        return np.unique(total)
+        return distinct(self._sets(plain([text]) if self.unit == "word" else None, [text])[0])
 
-    def _word(self, word: str) -> int:
-        known = self._words.get(word)
-        if known is None:
-            digest = hashlib.blake2b(word.encode("utf-8", "surrogatepass"), digest_size=8).digest()
-            known = self._words[word] = int.from_bytes(digest, "little")
-        return known
+    def _sets(self, found: Tokens | None, texts: Sequence[str]) -> tuple[Hashes, Places]:
+        """The shingle hashes of texts, one text after the other, and where each begins; repeated ones stay."""
+        hashes, bounds = (found.hashes, found.bounds) if found is not None else characters(texts)
+        return _shingles(hashes, bounds, self.size)
 
+    def _signed(self, texts: Sequence[str]) -> Signatures:
+        found = plain(texts)
+        signatures = np.empty(len(texts), dtype=self.record)
+        for row, (start, end) in enumerate(zip(found.bounds[:-1].tolist(), found.bounds[1:].tolist(), strict=True)):
+            digest = hashlib.blake2b(found.hashes[start:end].tobytes(), digest_size=16).digest()
+            signatures["words"][row] = np.frombuffer(digest, dtype="<u8")
+        is_number = found.kinds == DIGIT
+        values = np.where(is_number, mix(found.hashes ^ _NUMBER_SEED), np.uint64(0))
+        signatures["numbers"] = _totals(values, found.bounds)
+        signatures["count"] = _totals(is_number.astype(np.uint64), found.bounds)
+        signatures["bands"] = self._bands(*self._sets(found if self.unit == "word" else None, texts))
+        return signatures
 
-class _Verifier:
-    """The true Jaccard index of two texts. Shingles are computed again for it: keeping all would dwarf signatures."""
+    def _bands(self, hashes: Hashes, starts: Places) -> Hashes:
+        """A hash per text and band, [texts, bands]: of the smallest of the text's shingles under some hash functions.
 
-    def __init__(self, texts: Sequence[str], shingler: _Shingler) -> None:
-        self._texts, self._shingler = texts, shingler
-        self._known: dict[int, Hashes] = {}
+        The shingles are hashed once, and a function is a multiplication by an odd number modulo 2^32: of random
+        values, the least under it is as likely to be any of them.
+        """
+        bands, rows = banding(self.threshold)
+        short = (hashes >> np.uint64(32)).astype(np.uint32)
+        product = np.empty_like(short)
+        least = np.empty((len(self._factors), len(starts)), dtype=np.uint32)
+        for factor, row in zip(self._factors, least, strict=True):
+            np.multiply(short, factor, out=product)
+            np.minimum.reduceat(product, starts, out=row)
+        keys = np.repeat(np.arange(bands, dtype=np.uint64)[:, None], len(starts), axis=1)
+        for row_of_band in range(rows):
+            keys = mix(keys + least[row_of_band::rows])
+        return keys.T
 
-    def jaccard(self, left: int, right: int, threshold: float) -> float:
-        """The true Jaccard index, or 0.0 where the sizes alone keep it below the threshold."""
-        a, b = self._of(left), self._of(right)
-        if min(len(a), len(b)) < threshold * max(len(a), len(b)):
-            return 0.0
-        common = len(np.intersect1d(a, b, assume_unique=True))
-        return common / (len(a) + len(b) - common)
-
-    def _of(self, row: int) -> Hashes:
-        found = self._known.get(row)
-        if found is None:
-            if len(self._known) >= _CACHED_TEXTS:
-                self._known.clear()
-            found = self._known[row] = self._shingler.hashes(self._texts[row])
-        return found
-
-
-def _mix(values: Hashes) -> Hashes:
-    """The finaliser of SplitMix64 (Steele, Lea, Flood 2014): every input bit moves every output bit."""
-    values = (values + np.uint64(0x9E3779B97F4A7C15)).astype(np.uint64)
-    values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return values ^ (values >> np.uint64(31))
+    @cached_property
+    def _factors(self) -> npt.NDArray[np.uint32]:
+        bands, rows = banding(self.threshold)
+        generator = np.random.default_rng(0)
+        return generator.integers(1, 1 << 31, size=bands * rows, dtype=np.uint32) * np.uint32(2) + np.uint32(1)
 
 
-def _candidates(
-    texts: Sequence[str], rows: Sequence[int], keys: Sequence[int], shingler: _Shingler, threshold: float
-) -> list[tuple[int, int]]:
-    """Distinct pairs of rows with the same numbers that share a band, in order."""
-    bands, width = banding(threshold)
-    shared = Counter(keys)
-    chosen = [place for place, key in enumerate(keys) if shared[key] > 1]
-    if not chosen:
-        return []
-    rows, keys = [rows[place] for place in chosen], [keys[place] for place in chosen]
-    band_keys = _band_keys(texts, rows, shingler, bands, width)
-    number_keys = _mix(np.asarray(keys, dtype=np.uint64))
-    found: set[tuple[int, int]] = set()
-    for band in range(bands):
-        column = band_keys[:, band] ^ number_keys
-        order = np.argsort(column, kind="stable")
-        edges = np.flatnonzero(np.diff(column[order])) + 1
-        for bucket in np.split(order, edges):
-            if len(bucket) > 1:
-                members = sorted(int(member) for member in bucket)
-                found.update(
-                    (rows[left], rows[right])
-                    for place, left in enumerate(members)
-                    for right in members[place + 1 :]
-                    if keys[left] == keys[right]
-                )
-    return sorted(found)
+def distinct(hashes: Hashes) -> Hashes:
+    """The sorted distinct values."""
+    ordered = np.sort(hashes)
+    new = np.ones(len(ordered), dtype=bool)
+    np.not_equal(ordered[1:], ordered[:-1], out=new[1:])
+    kept: Hashes = ordered[new]
+    return kept
 
 
-def _band_keys(texts: Sequence[str], rows: Sequence[int], shingler: _Shingler, bands: int, width: int) -> Hashes:
-    """A hash per text and band, [texts, bands]."""
-    generator = np.random.default_rng(0)
-    factors = generator.integers(1, 1 << 63, size=bands * width, dtype=np.uint64) * np.uint64(2) + np.uint64(1)
-    keys = np.empty((len(rows), bands), dtype=np.uint64)
-    batch: list[Hashes] = []
-    start = size = 0
-    for place, row in enumerate(rows):
-        batch.append(shingler.hashes(texts[row]))
-        size += len(batch[-1])
-        if size >= _BATCH_WORDS or place + 1 == len(rows):
-            signatures = _signatures(batch, factors)
-            for band in range(bands):
-                key = np.full(len(batch), band, dtype=np.uint64)
-                for row_of_band in range(band * width, (band + 1) * width):
-                    key = _mix(key + signatures[row_of_band])
-                keys[start : place + 1, band] = key
-            batch, start, size = [], place + 1, 0
-    return keys
+def _batches(texts: Iterable[str]) -> Iterator[list[str]]:
+    batch: list[str] = []
+    size = 0
+    for text in texts:
+        if batch and (size + len(text) > _BATCH_CHARACTERS or len(batch) == _BATCH_TEXTS):
+            yield batch
+            batch, size = [], 0
+        batch.append(text)
+        size += len(text)
+    if batch:
+        yield batch
 
 
-def _signatures(batch: Sequence[Hashes], factors: Hashes) -> Hashes:
-    """The smallest value of each text's shingles under each hash function, [functions, texts] (Broder 1997)."""
-    joined = np.concatenate(list(batch))
-    starts = np.cumsum([0, *(len(hashes) for hashes in batch[:-1])])
-    return np.stack([np.minimum.reduceat(joined * factor, starts) for factor in factors])
+def _totals(values: Hashes, bounds: Places) -> Hashes:
+    """The sum of each text's values, modulo 2^64."""
+    sums = np.zeros(len(values) + 1, dtype=np.uint64)
+    np.cumsum(values, out=sums[1:])
+    return sums[bounds[1:]] - sums[bounds[:-1]]
+
+
+def _shingles(hashes: Hashes, bounds: Places, size: int) -> tuple[Hashes, Places]:
+    """The shingles of texts whose words' hashes lie one text after the other; a text shorter than one is one."""
+    lengths = np.diff(bounds)
+    counts = np.maximum(lengths - size + 1, 1)
+    starts = np.concatenate([[0], np.cumsum(counts)])
+    made = np.zeros(starts[-1], dtype=np.uint64)
+    if len(bounds) == 2 and lengths[0] >= size:
+        return windows(hashes, size), starts[:-1]
+    long = np.repeat(lengths >= size, counts)
+    inside = np.arange(len(hashes)) + size <= np.repeat(bounds[1:], lengths)
+    every = windows(hashes, size)
+    made[long] = every[inside[: len(every)]]
+    for width in range(1, size):
+        of_width = np.flatnonzero(lengths == width)
+        if len(of_width):
+            words = hashes[bounds[of_width][:, None] + np.arange(width)]
+            made[starts[of_width]] = windows(words.ravel(), width)[::width]
+    return made, starts[:-1]

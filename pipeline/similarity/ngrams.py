@@ -1,7 +1,8 @@
 """Which reference items (held-out problems, benchmark questions) stand in a text, by n-grams of words.
 
 The rule. An n-gram in over `template_share` of the distinct items of its group, and in two of them at least, is
-template text and counts for nothing. An item whose words outside template text are fewer than 2n is short: one changed
+template text and counts for nothing; nor does one without a word and a number of two digits, which any text may have
+that uses the same identity. An item whose words outside template text are fewer than 2n is short: one changed
 word could touch each of its n-grams, so n-grams say nothing, and the item must stand in the text whole, word for word,
 and not as a part of a longer formula. Any other item is found where one stretch of the text holds at least `min_share`
 of its n-grams that count, and no number of the item was replaced by another number: with other numbers it is another
@@ -14,14 +15,23 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from difflib import SequenceMatcher
+from functools import cached_property
+from itertools import accumulate
 from typing import Literal
 
-from pipeline.similarity.normal import closes_operand, normal_words, numbers, opens_operand
+import numpy as np
+import numpy.typing as npt
+
+from pipeline.similarity.normal import closes_operand, normal, numbers, opens_operand
+from pipeline.similarity.tokens import IDEOGRAM, Hashes, Tokens, windows
 
 Kind = Literal["ngram", "whole"]
-Ngram = tuple[str, ...]
 
 _OPERATORS = frozenset("+-*/%^<>≤≥≠±")
+_FUNCTIONS = frozenset(
+    ("sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "lim", "max", "min", "gcd", "lcm", "det", "dots", "sum")
+)
+_OPENING = (3, 4)  # words that a short item is looked up by: all of one of three words, the first four of a longer one
 
 
 @dataclass(frozen=True)
@@ -56,8 +66,30 @@ class _Item:
 
     references: tuple[Reference, ...]
     words: tuple[str, ...]
-    counting: frozenset[Ngram]  # its n-grams that are not template text; empty where it is short
+    grams: tuple[int, ...]  # the hash of each of its n-grams, in order
+    counting: frozenset[int]  # those that are not template text; empty where it is short
     bare: bool  # no question in words, or hardly a word: only a text that is nothing else is a copy of it
+
+
+class _Known:
+    """Which of many hashes are among some: a table sorts out most of the others, a search the rest."""
+
+    def __init__(self, hashes: Iterable[int]) -> None:
+        self._sorted = np.sort(np.fromiter(hashes, dtype=np.uint64))
+        bits = max(10, min(22, int(len(self._sorted) * 16).bit_length()))
+        self._shift = np.uint64(64 - bits)
+        self._table = np.zeros(1 << bits, dtype=bool)
+        self._table[self._sorted >> self._shift] = True
+
+    def places(self, hashes: Hashes) -> list[int]:
+        """The places of the hashes that are known."""
+        there = np.take(self._table, (hashes >> self._shift).astype(np.int64))
+        maybe = np.flatnonzero(there)
+        if not len(maybe):
+            return []
+        found = hashes[maybe]
+        at = np.minimum(np.searchsorted(self._sorted, found), len(self._sorted) - 1)
+        return [int(place) for place in maybe[self._sorted[at] == found]]
 
 
 class _Node:
@@ -66,7 +98,7 @@ class _Node:
     __slots__ = ("item", "next")
 
     def __init__(self) -> None:
-        self.next: dict[str, _Node] = {}
+        self.next: dict[int, _Node] = {}
         self.item: list[int] = []
 
 
@@ -90,38 +122,65 @@ class Overlap:
         self._min_share = min_share
         self.unmatchable: tuple[Reference, ...] = ()  # items without a single word: nothing can be found of them
         self._items: list[_Item] = []
-        self._places: dict[Ngram, list[tuple[int, int]]] = defaultdict(list)  # n-gram -> (item, position in it)
+        self._places: dict[int, list[tuple[int, int]]] = defaultdict(list)  # n-gram -> (item, position in it)
         self._short = _Node()
-        self._templates: dict[str, frozenset[Ngram]] = {}
-        groups: dict[str, dict[tuple[str, ...], list[Reference]]] = {}
-        for reference in items:
-            groups.setdefault(reference.group, {}).setdefault(tuple(normal_words(reference.text)), []).append(reference)
-        for group, texts in groups.items():
-            self.unmatchable += tuple(texts.pop((), ()))
-            self._templates[group] = _template(texts, n, template_share)
-            for text_words, references in texts.items():
-                self._add(text_words, tuple(references), self._templates[group])
+        self._bare: dict[bytes, list[int]] = defaultdict(list)  # all words of an item -> item
+        self._templates: dict[str, frozenset[int]] = {}
+        openings: dict[int, set[int]] = {width: set() for width in _OPENING}
+        for group, texts in self._grouped(items).items():
+            grams = {key: windows(found.hashes, n) for key, (found, _) in texts.items()}
+            self._templates[group] = _template(grams.values(), template_share)
+            for key, (found, references) in texts.items():
+                self._add(found, grams[key], tuple(references), self._templates[group], openings)
+        self._grams = _Known(self._places)
+        self._openings = {width: _Known(hashes) for width, hashes in openings.items()}
 
-    def _add(self, text_words: tuple[str, ...], references: tuple[Reference, ...], template: frozenset[Ngram]) -> None:
-        grams = _ngrams(text_words, self.n)
+    def _grouped(self, items: Iterable[Reference]) -> dict[str, dict[bytes, tuple[Tokens, list[Reference]]]]:
+        """The distinct texts of each group with the references that spell them."""
+        groups: dict[str, dict[bytes, tuple[Tokens, list[Reference]]]] = {}
+        for reference in items:
+            found = normal(reference.text)
+            texts = groups.setdefault(reference.group, {})
+            texts.setdefault(found.hashes.tobytes(), (found, []))[1].append(reference)
+        for texts in groups.values():
+            self.unmatchable += tuple(texts.pop(b"", (None, []))[1])
+        return groups
+
+    def _add(
+        self,
+        found: Tokens,
+        grams: Hashes,
+        references: tuple[Reference, ...],
+        template: frozenset[int],
+        openings: dict[int, set[int]],
+    ) -> None:
+        text_words, text_grams = tuple(found.words()), tuple(grams.tolist())
         in_template = [False] * len(text_words)
-        for position, gram in enumerate(grams):
+        for position, gram in enumerate(text_grams):
             if gram in template:
                 in_template[position : position + self.n] = [True] * self.n
+        common = _common(found, self.n)
+        for position in common:
+            in_template[position : position + self.n] = [True] * self.n
         short = in_template.count(False) < 2 * self.n
         bare = len(text_words) < 3 or not any(len(word) > 1 and word.isalpha() for word in text_words)
-        counting = frozenset() if short else frozenset(grams) - template
+        nothing = template.union(text_grams[position] for position in common)
+        counting = frozenset() if short else frozenset(text_grams) - nothing
         index = len(self._items)
-        self._items.append(_Item(references, text_words, counting, bare))
-        if short:
-            node = self._short
-            for word in text_words:
-                node = node.next.setdefault(word, _Node())
-            node.item.append(index)
-        else:
-            for position, gram in enumerate(grams):
+        self._items.append(_Item(references, text_words, text_grams, counting, bare))
+        if not short:
+            for position, gram in enumerate(text_grams):
                 if gram in counting:
                     self._places[gram].append((index, position))
+        elif bare:
+            self._bare[found.hashes.tobytes()].append(index)
+        else:
+            node = self._short
+            for word in found.hashes.tolist():
+                node = node.next.setdefault(word, _Node())
+            node.item.append(index)
+            width = min(len(text_words), _OPENING[-1])
+            openings[width].add(int(windows(found.hashes[:width], width)[0]))
 
     def find(self, text: str, group: str | None = None) -> list[Hit]:
         """The items that stand in the text, each once, in order of set and id.
@@ -129,62 +188,91 @@ class Overlap:
         `group` is the text's own, where it has one: that group's template text then counts for no item. Items of
         every group are looked for, whatever it is.
         """
-        text_words = normal_words(text)
+        text_words = _Words(normal(text))
         template = self._templates.get(group, frozenset()) if group is not None else frozenset()
-        hits = [*self._find_short(text_words), *self._find_long(text_words, template)]
+        hits = [*self._find_bare(text_words), *self._find_short(text_words), *self._find_long(text_words, template)]
         return sorted(hits, key=lambda hit: (hit.set_name, hit.item_id))
 
-    def _find_short(self, text_words: Sequence[str]) -> Iterator[Hit]:
+    def _find_bare(self, text_words: "_Words") -> Iterator[Hit]:
+        """Items that the text is, and nothing else."""
+        if self._bare:
+            for index in self._bare.get(text_words.hashes.tobytes(), ()):
+                yield from self._hits(index, "whole", text_words, 0, len(text_words.hashes), 1.0)
+
+    def _find_short(self, text_words: "_Words") -> Iterator[Hit]:
+        starts = {
+            start
+            for width, known in self._openings.items()
+            for start in known.places(windows(text_words.hashes, width))
+        }
         seen: set[int] = set()
-        for start in range(len(text_words)):
+        for start in sorted(starts):
             node, end = self._short, start
-            while end < len(text_words) and (following := node.next.get(text_words[end])) is not None:
+            hashes = text_words.hashes
+            while end < len(hashes) and (following := node.next.get(int(hashes[end]))) is not None:
                 node, end = following, end + 1
-                whole = start == 0 and end == len(text_words)
                 for index in node.item:
-                    fits = whole or (not self._items[index].bare and _stands_alone(text_words, start, end))
-                    if fits and index not in seen:
+                    if index not in seen and _stands_alone(text_words.spelled, start, end):
                         seen.add(index)
                         yield from self._hits(index, "whole", text_words, start, end, 1.0)
 
-    def _find_long(self, text_words: Sequence[str], template: frozenset[Ngram]) -> Iterator[Hit]:
+    def _find_long(self, text_words: "_Words", template: frozenset[int]) -> Iterator[Hit]:
+        grams = windows(text_words.hashes, self.n)
         found: dict[int, list[tuple[int, int]]] = defaultdict(list)  # item -> (position in the text, in the item)
-        for position, gram in enumerate(_ngrams(text_words, self.n)):
-            for index, place in self._places.get(gram, ()):
+        for position in self._grams.places(grams):
+            for index, place in self._places[int(grams[position])]:
                 found[index].append((position, place))
         for index, places in found.items():
             item = self._items[index]
+            if len(places) < self._min_share * (len(item.counting) - len(template)):
+                continue
             counting, wanted = item.counting - template, self._min_share
             if len(counting) <= self.n:  # fewer than 2n words in a row have: too few for a share to say anything
                 counting, wanted = item.counting, 1.0
-            places = [place for place in places if item.words[place[1] : place[1] + self.n] in counting]
+            places = [place for place in places if item.grams[place[1]] in counting]
             if len(places) < wanted * len(counting):
                 continue
             best = _best_stretch(places, len(item.words) + len(item.words) // 4 + self.n)
-            score = len({item.words[place : place + self.n] for _, place in best}) / len(counting)
-            if score >= wanted and not _numbers_replaced(item.words, text_words, best, self.n):
+            score = len({item.grams[place] for _, place in best}) / len(counting)
+            if score >= wanted and not _numbers_replaced(item.words, text_words.spelled, best, self.n):
                 yield from self._hits(index, "ngram", text_words, best[0][0], best[-1][0] + self.n, score)
 
-    def _hits(
-        self, index: int, kind: Kind, text_words: Sequence[str], start: int, end: int, score: float
-    ) -> Iterator[Hit]:
-        span = " ".join(text_words[start:end])
+    def _hits(self, index: int, kind: Kind, text_words: "_Words", start: int, end: int, score: float) -> Iterator[Hit]:
+        span = " ".join(text_words.spelled[start:end])
         for reference in self._items[index].references:
             yield Hit(reference.set_name, reference.item_id, kind, span, start, end, score)
 
 
-def _ngrams(text_words: Sequence[str], n: int) -> list[Ngram]:
-    return [tuple(text_words[start : start + n]) for start in range(len(text_words) - n + 1)]
+class _Words:
+    """The words of a text as hashes, and as text once they are asked for."""
+
+    def __init__(self, found: Tokens) -> None:
+        self._found = found
+        self.hashes = found.hashes
+
+    @cached_property
+    def spelled(self) -> list[str]:
+        """The words as text."""
+        return self._found.words()
 
 
-def _template(texts: Iterable[tuple[str, ...]], n: int, template_share: float) -> frozenset[Ngram]:
-    counts: Counter[Ngram] = Counter()
-    total = 0
-    for text_words in texts:
-        total += 1
-        counts.update(set(_ngrams(text_words, n)))
-    limit = max(1.0, template_share * total)
-    return frozenset(gram for gram, count in counts.items() if count > limit)
+def _template(texts: Iterable[Hashes], template_share: float) -> frozenset[int]:
+    """The n-grams in over a share of the texts, and in two of them at least."""
+    each: list[npt.NDArray[np.uint64]] = [np.unique(grams) for grams in texts]
+    if not each:
+        return frozenset()
+    grams, counts = np.unique(np.concatenate(each), return_counts=True)
+    return frozenset(grams[counts > max(1.0, template_share * len(each))].tolist())
+
+
+def _common(found: Tokens, n: int) -> list[int]:
+    """Where n-grams begin that hold neither a word nor a number of two digits: parts of formulas that many know."""
+    telling = [
+        kind == IDEOGRAM or (len(word) > 1 and word.isdecimal()) or (len(word) > 2 and word not in _FUNCTIONS)
+        for word, kind in zip(found.words(), found.kinds.tolist(), strict=True)
+    ]
+    before = [0, *accumulate(telling)]
+    return [at for at in range(len(telling) - n + 1) if before[at + n] == before[at]]
 
 
 def _stands_alone(text_words: Sequence[str], start: int, end: int) -> bool:

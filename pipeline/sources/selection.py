@@ -6,17 +6,20 @@ It opens no source and writes nothing; every refused candidate stays with its re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from itertools import islice
-from typing import Any
+from typing import Any, Literal
 
 from pipeline.records import content_id
-from pipeline.similarity.minhash import near_duplicates
+from pipeline.similarity.minhash import Shingling
 from pipeline.similarity.ngrams import Overlap, Reference
+from pipeline.similarity.repeats import repeats
 from pipeline.sources.candidate import TRAIN, Candidate, SourceError
 from pipeline.text import fold
 from pipeline.verifiers import UNVERIFIABLE
 
 TRAIN_DRAWS = 3  # times the training problems asked of a generator: no more items are drawn for them
 HELD_OUT_DRAWS = 10  # likewise for a held-out block, which must come out whole
+
+Survivor = Literal["smallest_id", "first_source", "shortest"]
 
 # A candidate with its origin: the position of its source in the recipe.
 Found = tuple[int, Candidate]
@@ -26,19 +29,29 @@ class Selection:
     """What was decided so far. Everything is held out before anything is trained on."""
 
     def __init__(
-        self, overlap_words: int, template_share: float, near_duplicate_jaccard: float, shown: Mapping[str, str]
+        self,
+        overlap_words: int,
+        template_share: float,
+        near_duplicate_jaccard: float,
+        shown: Mapping[str, str],
+        survivor: Survivor = "smallest_id",
+        outside: Sequence[Reference] = (),
     ) -> None:
-        """`overlap_words` and `template_share` are Overlap's, `near_duplicate_jaccard` is the threshold of MinHash.
+        """`overlap_words` and `template_share` are Overlap's, `near_duplicate_jaccard` is the threshold of MinHash,
+        `survivor` says which of near-duplicates stays.
 
-        `shown` are the canonical keys of what prompts show with its answer, each with the prompt's name.
+        `shown` are the canonical keys of what prompts show with its answer, each with the prompt's name; `outside` are
+        questions of benchmarks, which no problem may repeat either.
         """
         self.accepted: dict[str, Found] = {}  # by problem id
         self.rejected: list[dict[str, Any]] = []  # REJECT rows
         self._held_out: dict[str, Candidate] = {}  # canonical key -> the held-out problem that goes by it
         self._disputed: set[str] = set()  # ids of training texts with two answers
         self._overlap_words, self._template_share = overlap_words, template_share
-        self._jaccard = near_duplicate_jaccard
+        self._jaccard, self._survivor = near_duplicate_jaccard, survivor
+        self.outside = tuple(outside)
         self._shown = shown
+        self._benchmarks = frozenset(item.set_name for item in outside)
         self._overlap: Overlap | None = None  # built when the first training candidate is looked at
 
     def reject(self, origin: int, candidate: Candidate, reason: str, detail: str = "") -> None:
@@ -102,8 +115,8 @@ class Selection:
     def train_on_rows(self, rows: Iterable[Found]) -> None:
         """Take the training rows of files and hub sets that stand against what is held out and against each other.
 
-        Of near-duplicates the one with the smallest id stays, so that the order of rows decides nothing. Their answers
-        are the same: where a word is the question (the capital of France, of Spain), another answer is another problem.
+        Which of near-duplicates stays, `survivor` says, so that the order of rows decides nothing. Their answers are
+        the same: where a word is the question (the capital of France, of Spain), another answer is another problem.
         """
         rows = list(rows)
         self._disputed |= _disputed(rows)
@@ -170,20 +183,28 @@ class Selection:
         self._accept(left, [found for found in self.accepted.values() if found[1].split == TRAIN])
 
     def _accept(self, left: Mapping[str, Found], standing: Sequence[Found] = ()) -> None:
-        """Accept candidates by id, but for near-duplicates of an accepted one: of `standing` or with a smaller id."""
-        ids = sorted(left)
-        rows = [*standing, *(left[row_id] for row_id in ids)]
-        near: dict[int, list[tuple[int, float]]] = {}
-        for first, second, jaccard in near_duplicates([row.text for _, row in rows], self._jaccard):
-            if _same_answer(rows[first][1], rows[second][1]):
-                near.setdefault(second, []).append((first, jaccard))
-        for place, row_id in enumerate(ids, start=len(standing)):
-            kept = [(rows[other][1].id, jaccard) for other, jaccard in near.get(place, [])]
-            kept = [(other, jaccard) for other, jaccard in kept if other in self.accepted]
-            if kept:
-                self.reject(*left[row_id], "near_duplicate", f"Jaccard {kept[0][1]:.2f} with problem {kept[0][0]}")
+        """Accept candidates by id, but for near-duplicates of an accepted one: of `standing` or ranked before it."""
+        rows = [*standing, *sorted(left.values(), key=self._rank)]
+        found = repeats(
+            [row.text for _, row in rows],
+            Shingling(self._jaccard),
+            standing=len(standing),
+            same_numbers=True,
+            may_repeat=lambda better, other: _same_answer(rows[better][1], rows[other][1]),
+        )
+        for place, (origin, row) in enumerate(rows[len(standing) :], start=len(standing)):
+            if place in found:
+                kept = rows[found[place].of][1].id
+                self.reject(origin, row, "near_duplicate", f"Jaccard {found[place].jaccard:.2f} with problem {kept}")
             else:
-                self.accepted[row_id] = left[row_id]
+                self.accepted[row.id] = (origin, row)
+
+    def _rank(self, found: Found) -> tuple[Any, ...]:
+        """The smallest of near-duplicates stays."""
+        origin, row = found
+        if self._survivor == "first_source":
+            return origin, row.id
+        return (len(row.text), row.id) if self._survivor == "shortest" else (row.id,)
 
     def _hold_out(self, origin: int, candidate: Candidate) -> None:
         assert self._overlap is None, "hold out before training"
@@ -211,11 +232,13 @@ class Selection:
         if self._overlap is None:
             held_out = (other for _, other in self.accepted.values() if other.split != TRAIN)
             references = [Reference(other.split, other.id, other.text, other.task) for other in held_out]
+            references += self.outside
             self._overlap = Overlap(references, self._overlap_words, self._template_share)
         hits = self._overlap.find(row.text, row.task)
         if hits:
             hit = hits[0]
-            return "near_held_out", f"{hit.set_name} problem {hit.item_id}, {hit.kind} {hit.score:.2f}: {hit.span}"
+            reason = "near_benchmark" if hit.set_name in self._benchmarks else "near_held_out"
+            return reason, f"{hit.set_name} problem {hit.item_id}, {hit.kind} {hit.score:.2f}: {hit.span}"
         return None, ""
 
     def _dispute(self, candidate: Candidate) -> bool:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from pydantic import ValidationError
 
-from pipeline.records import PROBLEM, TRACE, VERDICT
+from pipeline.records import PROBLEM, REFERENCE, TRACE, VERDICT
 from pipeline.section import declared
 from pipeline.shards import as_table
 from pipeline.stage import StageError
@@ -39,13 +39,18 @@ PROBLEMS = [
 
 
 def run(
-    folder: Path, raws: list[tuple[str, str | None]], config: Config | None = None, problems: Any = PROBLEMS
+    folder: Path,
+    raws: list[tuple[str, str | None]],
+    config: Config | None = None,
+    problems: Any = PROBLEMS,
+    references: Any = (),
 ) -> DeskOutput:
     rows: list[dict[str, Any]] = [
         dict.fromkeys(TRACE.names) | {"id": f"t{at}", "problem_id": problem_id, "raw": raw}
         for at, (problem_id, raw) in enumerate(raws)
     ]
     tables = {"traces": as_table(rows, TRACE), "problems": as_table(problems, PROBLEM)}
+    tables["references"] = as_table(references, REFERENCE)
     output = DeskOutput(folder)
     stage.run(config or Config(), DeskInputs(folder, tables), output)
     return output
@@ -137,9 +142,47 @@ def test_a_file_that_cannot_be_used_is_an_error(tmp_path: Path, benchmark: dict[
         run(tmp_path, [("q", "5")], Config(benchmarks=(Benchmark(name="geo", **benchmark),)))
 
 
+def test_what_seed_compared_problems_with_is_looked_for_in_traces_too(tmp_path: Path) -> None:
+    known = {"id": "r", "benchmark": "rivers", "item": "line 1", "text": "Which river runs through Vienna?"}
+    output = run(tmp_path, [("q", "which river runs through Vienna? The Danube.")], references=[known])
+    (hit,) = json.loads(output.rows("verdicts")[0]["detail"])["hits"]
+    assert (hit["benchmark"], hit["item"], hit["where"]) == ("rivers", "line 1", "trace")
+    config = Config(benchmarks=(Benchmark(name="rivers", path=write(tmp_path, ".csv"), column="q"),))
+    with pytest.raises(StageError, match="benchmark 'rivers' is called like another set"):
+        run(tmp_path, [("q", "5")], config, references=[known])
+
+
+def test_a_benchmark_may_be_a_hub_set_and_says_so(tmp_path: Path) -> None:
+    folder = tmp_path / "set"
+    folder.mkdir()
+    write(folder, ".csv")
+    (folder / "bench.csv").rename(folder / "test.csv")
+    config = Config(benchmarks=(Benchmark(name="geo", hub=str(folder), column="q", revision="0" * 40),))
+    output = run(tmp_path, [("q", "Which river runs through Vienna?")], config)
+    assert reasons(output) == [["contaminated"]]
+    before = benchmark_digests(config, tmp_path)
+    (folder / "test.csv").write_text("q\nOther?\n")
+    assert list(before) == ["geo"]
+    assert benchmark_digests(config, tmp_path) != before
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({}, "has neither path nor hub"),
+        ({"path": "a.csv", "hub": "x/y"}, "has both path and hub"),
+        ({"hub": "x/y"}, "has no revision"),
+        ({"hub": "x/y", "revision": "main"}, "which is no commit"),
+    ],
+)
+def test_a_benchmark_that_names_no_fixed_place_is_refused(values: dict[str, str], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        Benchmark(name="geo", **values)
+
+
 def test_a_benchmark_called_like_a_held_out_block_is_an_error(tmp_path: Path) -> None:
     config = Config(benchmarks=(Benchmark(name="eval", path=write(tmp_path, ".csv"), column="q"),))
-    with pytest.raises(StageError, match="benchmark 'eval' is called like a held-out block"):
+    with pytest.raises(StageError, match="benchmark 'eval' is called like another set"):
         run(tmp_path, [("q", "5")], config)
 
 

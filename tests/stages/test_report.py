@@ -117,6 +117,13 @@ def test_the_funnel_and_the_lengths_add_up_to_the_traces(report: dict[str, Any])
     assert report["funnel"][-1]["reason"] == "kept"
 
 
+def test_the_canaries_and_what_was_looked_for_are_shown(report: dict[str, Any], elements: Elements) -> None:
+    assert [(row["items"], row["hits"]) for row in report["contamination"]["sets"]] == [(40, 3), (7, 0)]
+    text = "".join(elements.text)
+    assert "19 of 20 canaries were found" in text
+    assert "Missed: eval 12ab" in text
+
+
 def test_the_page_says_what_the_json_says(report: dict[str, Any], elements: Elements) -> None:
     text = "".join(elements.text)
     for model in ("teacher", "base", "student"):

@@ -292,6 +292,62 @@ def test_a_text_with_another_answer_in_a_file_is_taken_from_neither(tmp_path: Pa
     assert texts.count(drawn[1]["text"]) == 1
 
 
+RIVER = "A barge carries 40 tons of gravel up the river each day and returns with 25 tons of sand to the old harbour."
+
+
+def test_no_training_problem_repeats_a_benchmark(tmp_path: Path) -> None:
+    (tmp_path / "bench.csv").write_text(f"q\n{RIVER}\nWhich river runs through Vienna?\n")
+    rows = [(f"{RIVER} How many tons?", "65"), ("So, which river\nruns through Vienna?", "Danube"), ("What is 8?", "8")]
+    rows.append((RIVER.replace("40", "45"), "70"))
+    config = {
+        "sources": [file(tmp_path / "rows.jsonl", rows)],
+        "benchmarks": [{"name": "geo", "path": "bench.csv", "column": "q"}],
+    }
+    output = DeskOutput(tmp_path)
+    inputs = DeskInputs(tmp_path, teacher=Teacher(model="any"), student=Student(model="any"))
+    STAGE.run(Config.model_validate(config), inputs, output)
+    assert reasons(output) == {"near_benchmark": 2}
+    assert {row["text"] for row in output.rows("problems")} == {"What is 8?", RIVER.replace("40", "45")}
+    details = sorted(row["detail"] for row in output.rows("rejects"))
+    assert "geo problem line 3, whole 1.00: which river runs through vienna" in details[1]
+    assert [(row["benchmark"], row["item"]) for row in output.rows("references")] == [
+        ("geo", "line 2"),
+        ("geo", "line 3"),
+    ]
+    assert output.facts["reference_items"] == {"geo": 2}
+
+
+def test_a_benchmark_without_its_column_is_an_error(tmp_path: Path) -> None:
+    (tmp_path / "bench.csv").write_text("q\nWhich river runs through Vienna?\n")
+    config = Config.model_validate(
+        {"sources": [generator("gcd")], "benchmarks": [{"name": "geo", "path": "bench.csv", "column": "question"}]}
+    )
+    inputs = DeskInputs(tmp_path, teacher=Teacher(model="any"), student=Student(model="any"))
+    with pytest.raises(StageError, match=r"benchmark 'geo': .*no column 'question'.*'q'"):
+        STAGE.run(config, inputs, DeskOutput(tmp_path))
+    before = source_digests(config, tmp_path)["benchmarks.geo"]
+    (tmp_path / "bench.csv").write_text("q\nAnother?\n")
+    assert source_digests(config, tmp_path)["benchmarks.geo"] != before
+
+
+@pytest.mark.parametrize("survivor", ["smallest_id", "first_source", "shortest"])
+def test_the_recipe_chooses_which_of_near_duplicates_stays(tmp_path: Path, survivor: str) -> None:
+    tale = (
+        "Every morning the old miller walks from the mill to the market with 3 sacks of flour on a small cart. His "
+        "neighbour brings 4 baskets of bread on her way to school, and both of them rest beside the bridge until noon."
+    )
+    texts = {"long": f"{tale} How much is that altogether?", "short": f"{tale} How much is that?"}
+    for order in (list(texts), list(texts)[::-1]):
+        rows = [file(tmp_path / f"{at}.jsonl", [(texts[name], "9")]) for at, name in enumerate(order)]
+        output = DeskOutput(tmp_path)
+        inputs = DeskInputs(tmp_path, teacher=Teacher(model="any"), student=Student(model="any"))
+        STAGE.run(Config.model_validate({"sources": rows, "near_duplicate_survivor": survivor}), inputs, output)
+        (row,) = output.rows("problems")
+        smallest = min(texts.values(), key=lambda text: content_id("problem", text))
+        first = texts[order[0]]
+        assert row["text"] == {"smallest_id": smallest, "first_source": first, "shortest": texts["short"]}[survivor]
+
+
 def test_bad_bytes_are_counted_and_kept(tmp_path: Path) -> None:
     (tmp_path / "own.jsonl").write_bytes(
         b'{"text": "What\xff?", "answer": "1"}\n{"text": "What is 1 + 1?", "answer": "2"}\n'

@@ -1,56 +1,15 @@
-"""Near-duplicates: recall at the threshold, no false pair, numbers kept apart, and no cost in the square of copies."""
+"""Signatures: the same in any batch and process, lost pairs are rare, and other parameters are another version."""
 
-import random
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 
-from pipeline.similarity.minhash import banding, near_duplicates
-from pipeline.text import words
-
-VOCABULARY = [f"{a}{b}{c}" for a in "bdfgklmn" for b in "aeiou" for c in "prstvwxz"]
-
-
-def edited_pairs(count: int, length: int = 120) -> list[str]:
-    """Texts two by two, the second with a few words changed."""
-    rng = random.Random(11)
-    texts = []
-    for _ in range(count):
-        base = [rng.choice(VOCABULARY) for _ in range(length)]
-        other = list(base)
-        for place in rng.sample(range(length), rng.choice([1, 2, 3, 4])):
-            other[place] = "changed"
-        texts += [" ".join(base), " ".join(other)]
-    return texts
-
-
-def clusters(pairs: list[tuple[int, int, float]], count: int) -> list[int]:
-    """A label for each of `count` texts, equal for those that pairs link."""
-    labels = list(range(count))
-    for left, right, _ in pairs:
-        old, new = labels[right], labels[left]
-        labels = [new if label == old else label for label in labels]
-    return labels
-
-
-def jaccard(one: str, other: str, size: int = 5) -> float:
-    sets = []
-    for text in (one, other):
-        found = words(text)
-        sets.append({tuple(found[at : at + size]) for at in range(max(1, len(found) - size + 1))})
-    return len(sets[0] & sets[1]) / len(sets[0] | sets[1])
-
-
-def test_pairs_are_those_with_the_true_jaccard() -> None:
-    texts = edited_pairs(400)
-    wanted = {
-        (at, at + 1): jaccard(texts[at], texts[at + 1])
-        for at in range(0, len(texts), 2)
-        if jaccard(texts[at], texts[at + 1]) >= 0.8
-    }
-    assert 100 < len(wanted) < 350  # pairs on both sides of the threshold
-    assert {(left, right): value for left, right, value in near_duplicates(texts)} == wanted
+from pipeline.similarity.minhash import Shingling, banding
+from pipeline.text import fold, words
+from tests.pipeline.similarity.corpus import edited_pairs
+from tests.pipeline.similarity.test_tokens import made_up
 
 
 @pytest.mark.parametrize("threshold", [0.3, 0.5, 0.75, 0.8, 0.9, 0.97])
@@ -59,68 +18,66 @@ def test_banding_loses_at_most_one_pair_in_a_thousand_at_the_threshold(threshold
     assert (1 - threshold**rows) ** bands <= 0.001
 
 
-SENTENCE = "we add the apples of the first basket to the apples of the second basket and count {} of them in all"
+@pytest.mark.parametrize("shingling", [Shingling(), Shingling(size=1), Shingling(0.5, 12, "character")])
+def test_a_text_has_one_signature_alone_and_among_others(shingling: Shingling) -> None:
+    texts = ["", "x", "two words", "a b c d", "a b c d e", *map(made_up, range(60)), *edited_pairs(30), "y " * 70_000]
+    together = shingling.sign(texts)
+    alone = np.concatenate([shingling.sign([text]) for text in texts])
+    assert together.tobytes() == alone.tobytes()
+    assert shingling.sign(reversed(texts)).tobytes() == alone[::-1].tobytes()
+
+
+def test_two_processes_make_the_same_signatures() -> None:
+    code = (
+        "from tests.pipeline.similarity.corpus import edited_pairs\n"
+        "from pipeline.similarity.minhash import Shingling\n"
+        "print(Shingling().sign(edited_pairs(20)).tobytes().hex())"
+    )
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert found.strip() == Shingling().sign(edited_pairs(20)).tobytes().hex()
 
 
 @pytest.mark.parametrize(
-    ("one", "other"),
-    [
-        (SENTENCE.format(12) * 9, SENTENCE.format(12) * 8 + SENTENCE.format(13)),
-        (SENTENCE.format("x = 3") * 9, SENTENCE.format("x = 3") * 8 + SENTENCE.format("x = -3")),
-        ("4 + 5", "5 + 4"),
-        ("short one", "short two"),
-        ("", "x"),
-    ],
+    ("unit", "size"), [("word", 5), ("word", 1), ("word", 90), ("character", 5), ("character", 400)]
 )
-def test_texts_with_other_numbers_or_other_few_words_never_pair(one: str, other: str) -> None:
-    assert near_duplicates([one, other], threshold=0.1) == []
+def test_shingles_are_the_distinct_runs_of_a_text(unit: str, size: int) -> None:
+    for text in ["", "x", "a b c d", "a b a b a b a b", *map(made_up, range(50)), *edited_pairs(5)]:
+        parts = words(text) if unit == "word" else list(fold(text))
+        runs = {tuple(parts[at : at + size]) for at in range(max(1, len(parts) - size + 1))}
+        assert len(Shingling(size=size, unit=unit).shingles(text)) == len(runs)
 
 
-def test_numbers_part_near_texts_into_groups() -> None:
-    base, near = edited_pairs(1)[:2]
-    texts = [f"{text} so {number} apples" for number in (1, 2) for text in (base, near)]
-    assert [(left, right) for left, right, _ in near_duplicates(texts)] == [(0, 1), (2, 3)]
+def test_bands_are_shared_as_often_as_the_jaccard_says() -> None:
+    # Of pairs with Jaccard s, s^rows of the bands agree: 6,900 draws of each pair's two sets.
+    shingling = Shingling()
+    bands, rows = banding(shingling.threshold)
+    texts = edited_pairs(300)
+    signed = shingling.sign(texts)["bands"]
+    shared = (signed[::2] == signed[1::2]).mean(axis=1)
+    sets = [set(shingling.shingles(text).tolist()) for text in texts]
+    expected = [(len(one & other) / len(one | other)) ** rows for one, other in zip(sets[::2], sets[1::2], strict=True)]
+    assert bands * rows > 100
+    assert abs(shared.mean() - np.mean(expected)) < 0.02
 
 
-@pytest.mark.parametrize(("one", "other"), [("Short ONE", "short  one"), ("", " \n"), ("4 + 5", "4+5")])
-def test_texts_shorter_than_a_shingle_pair_with_their_equals(one: str, other: str) -> None:
-    assert near_duplicates([one, other]) == [(0, 1, 1.0)]
+def test_the_numbers_of_a_text_do_not_depend_on_their_order_and_count_as_often_as_they_stand_there() -> None:
+    texts = ["3 apples, 4 pears", "4 apples, 3 pears", "3 apples, 3 pears, 4", "none", "3 and 4 of 7", "34"]
+    signed = Shingling().sign(texts)
+    assert signed["count"].tolist() == [2, 2, 3, 0, 3, 1]
+    assert signed["numbers"][0] == signed["numbers"][1]
+    assert len(set(signed["numbers"].tolist())) == 5
 
 
-def test_equal_texts_cost_one_pair_each() -> None:
-    base, near = edited_pairs(1)
-    texts = [base, near, *[base] * 500]
-    pairs = near_duplicates(texts, threshold=0.5)
-    near_value = jaccard(base, near)
-    assert len(pairs) == 1 + 500 + 500
-    assert {(0, 1, near_value), (1, 501, near_value), (0, 501, 1.0)} <= set(pairs)
-    assert len(set(clusters(pairs, len(texts)))) == 1
+def test_other_parameters_are_another_version() -> None:
+    made = [Shingling(), Shingling(0.7), Shingling(size=4), Shingling(unit="character")]
+    assert len({one.version for one in made}) == len(made)
 
 
-def test_the_order_of_texts_changes_no_cluster() -> None:
-    texts = [*edited_pairs(60), *edited_pairs(10)[:10]]
-    order = list(range(len(texts)))
-    random.Random(2).shuffle(order)
-    shuffled = near_duplicates([texts[at] for at in order])
-
-    def groups(labels: list[int], names: list[int]) -> set[frozenset[int]]:
-        return {frozenset(name for name, own in zip(names, labels, strict=True) if own == label) for label in labels}
-
-    straight = clusters(near_duplicates(texts), len(texts))
-    assert groups(straight, list(range(len(texts)))) == groups(clusters(shuffled, len(texts)), order)
+def test_a_record_takes_some_two_hundred_bytes() -> None:
+    assert Shingling().record.itemsize <= 256
 
 
-def test_two_processes_find_the_same_pairs() -> None:
-    code = (
-        "from tests.pipeline.similarity.test_minhash import edited_pairs\n"
-        "from pipeline.similarity.minhash import near_duplicates\n"
-        "print(near_duplicates(edited_pairs(40), 0.7))"
-    )
-    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert found.strip() == str(near_duplicates(edited_pairs(40), 0.7))
-
-
-@pytest.mark.parametrize("wrong", [{"threshold": 0.0}, {"threshold": 1.1}, {"shingle_words": 0}])
+@pytest.mark.parametrize("wrong", [{"threshold": 0.0}, {"threshold": 1.1}, {"size": 0}, {"unit": "line"}])
 def test_values_that_make_no_sense_are_refused(wrong: dict[str, float]) -> None:
     with pytest.raises(ValueError, match="expected 0 < threshold"):
-        near_duplicates(["a"], **wrong)  # type: ignore[arg-type]
+        Shingling(**wrong)  # type: ignore[arg-type]

@@ -105,6 +105,27 @@ def test_a_copy_with_other_words_around_or_few_within_is_the_item(item: str, tex
     assert items(overlap_of(item).find(text)) == ["0"]
 
 
+IDENTITY = r"x = \frac{-b \pm \sqrt{b^2 - 4ac}}{2a}"
+
+
+def test_an_identity_that_an_item_is_about_is_no_copy_of_it() -> None:
+    overlap = overlap_of(f"Show that ${IDENTITY}$ holds for all values for which both sides exist.")
+    assert overlap.find(f"We use that ${IDENTITY}$, which holds for all values.") == []
+    assert overlap.find(f"Since {IDENTITY} the claim follows.") == []
+    assert items(overlap.find(f"Show that {IDENTITY} holds for all values for which both sides exist.")) == ["0"]
+
+
+def test_a_formula_with_numbers_of_its_own_is_telling() -> None:
+    formula = "137 * x^2 + 52 * x - 911 = 64 * y + 18 * y^2 - 77 * x * y + 45"
+    overlap = overlap_of(f"Find all pairs of integers x and y that solve {formula} where x is positive.")
+    assert items(overlap.find(f"We look for integers with {formula} and start with x.")) == ["0"]
+
+
+def test_scripts_without_spaces_have_words() -> None:
+    text = "农夫在谷仓后面养了十二只母鸡和七只鹅每只母鸡每周下五个蛋请问一共有多少个蛋"
+    assert items(overlap_of(text).find(f"请回答 {text[:-4]}呢")) == ["0"]
+
+
 def test_template_text_alone_is_no_hit() -> None:
     frame = "In the village of {} every house has a garden, every garden has a tree and every tree has fruit. {}"
     texts = [frame.format(name, f"What do {name} and its mayor like about it?") for name in ("Ab", "Cd", "Ef")]
