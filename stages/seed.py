@@ -321,7 +321,16 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     output.write("rejects", as_table(selection.rejected, REJECT))
 
 
-WRITER_WORDS = ("engine", "system", "chat_template", "dtype", "quantization", "max_model_len", "thinking")
+WRITER_WORDS = (
+    "engine",
+    "system",
+    "chat_template",
+    "dtype",
+    "quantization",
+    "max_model_len",
+    "thinking",
+    "thinking_budget",
+)
 
 STAGE = Stage(
     name="seed",
