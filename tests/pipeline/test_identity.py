@@ -31,6 +31,7 @@ WORDS = (
     "eager",
     "one",
     "best",
+    "ask",
 )
 # Values that only fit beside another one.
 BESIDE = {("teacher", "thinking_budget"): ("teacher", "thinking", True)}

@@ -1,9 +1,7 @@
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,6 +9,7 @@ from pipeline import soft_labels
 from pipeline.label_journal import Labels
 from pipeline.records import content_id
 from pipeline.store import Store, partition, writing
+from tests.pipeline.disk import full_after
 from tests.pipeline.labels import made_up
 
 WEIGHTS = "weights"
@@ -91,7 +90,7 @@ def test_a_reader_cannot_append_and_neither_can_one_whose_store_is_closed(tmp_pa
 def test_a_journal_cut_at_any_byte_of_its_last_labels_loses_those_alone(tmp_path: Path) -> None:
     journal = fill(tmp_path, 0, 1, 2)
     whole = journal.read_bytes()
-    start = whole.rindex(b"SDL1")
+    start = whole.rindex(b"SDL2")
     for length in range(start, len(whole)):
         journal.write_bytes(whole[:length])
         store = Store(tmp_path, WEIGHTS)
@@ -109,7 +108,7 @@ def test_labels_appended_after_a_torn_tail_are_whole(tmp_path: Path) -> None:
 def test_any_flipped_bit_is_noticed_and_named(tmp_path: Path) -> None:
     journal = fill(tmp_path, 0, 1, 2)
     whole = journal.read_bytes()
-    first, second = whole.index(b"SDL1", 1), whole.rindex(b"SDL1")
+    first, second = whole.index(b"SDL2", 1), whole.rindex(b"SDL2")
     for place in range(first, second):
         for bit in range(8):
             flipped = bytearray(whole)
@@ -122,6 +121,13 @@ def test_any_flipped_bit_is_noticed_and_named(tmp_path: Path) -> None:
             )
     journal.unlink()
     assert found(tmp_path, 0) is None
+
+
+def test_a_journal_of_an_earlier_format_is_named_with_the_fix(tmp_path: Path) -> None:
+    journal = fill(tmp_path, 0)
+    journal.write_bytes(journal.read_bytes().replace(b"SDL2", b"SDL1"))
+    with pytest.raises(ValueError, match=f"{journal} holds soft labels in format SDL1.*Delete the file.*scored again"):
+        found(tmp_path, 0)
 
 
 def test_labels_appended_before_a_sigkill_are_there_afterwards(tmp_path: Path) -> None:
@@ -142,16 +148,7 @@ def test_labels_appended_before_a_sigkill_are_there_afterwards(tmp_path: Path) -
 
 def test_a_write_cut_short_by_a_full_disk_is_a_torn_tail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large = soft_labels.pack(made_up(99, 9, 300))
-    real, room = os.write, [len(labels(0)) + 400]  # bytes until the disk is full: the lock, labels, a part of others
-
-    def write(handle: int, data: Any) -> int:
-        if not room[0]:
-            raise OSError(28, "No space left on device")
-        done = real(handle, bytes(data)[: room[0]])
-        room[0] -= done
-        return done
-
-    monkeypatch.setattr("pipeline.journal.os.write", write)
+    full_after(len(labels(0)) + 400, monkeypatch)  # room for the lock, labels, and a part of others
 
     def full() -> None:
         with writing(tmp_path, WEIGHTS) as store:

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipeline import orders
 from pipeline.manifest import Shard
 from pipeline.records import PROBLEM, content_id
 from pipeline.roles import Role, Sampling, Teacher
@@ -64,7 +66,7 @@ class Desk:
         path = self.folder / "canned.jsonl"
         lines = [json.dumps({"text": text, "completions": answers}) for text, answers in self.answers.items()]
         path.write_text("\n".join(lines))
-        tables = dict.fromkeys(("problems", "domains", "references"), as_table(rows, PROBLEM))
+        tables = dict.fromkeys(("problems", "domains", "references", "variants"), as_table(rows, PROBLEM))
         made = DeskInputs(self.folder, tables, teacher, models=dict.fromkeys(("teacher", *self.more), path))
         made.more_teachers = self.more
         return made
@@ -146,6 +148,30 @@ def test_an_unbroken_run_and_one_that_grew_hold_the_same_rows(desk: Desk, tmp_pa
     assert words(desk) == words(fresh)
 
 
+def test_of_several_shards_those_that_are_still_right_are_kept(desk: Desk) -> None:
+    for last in (1, 2, 3):
+        desk.run([problem(number) for number in range(1, last + 1)], samples=2)
+    first, _, third = desk.shards
+    output = desk.run([problem(3), problem(1)], samples=2)
+    assert output.taken == [first, third]
+    assert output.rows("traces") == []
+
+
+def test_each_prompt_is_rendered_twice_to_be_noted_and_to_be_asked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered: Counter[str] = Counter()
+    real = orders.conversation
+
+    def conversation(role: Role, texts: Any, row: orders.Row) -> list[dict[str, str]]:
+        rendered[row["id"]] += 1
+        return real(role, texts, row)
+
+    monkeypatch.setattr("pipeline.orders.conversation", conversation)
+    rows = [problem(1), problem(2)]
+    for runs in (1, 2):  # the second one keeps its shards
+        desk.run(rows, samples=3)
+        assert rendered == {row["id"]: 2 * runs for row in rows}
+
+
 def test_a_shard_with_a_row_that_is_no_longer_wanted_is_written_anew(desk: Desk) -> None:
     desk.run([problem(1), problem(2)], samples=2)
     output = desk.run([problem(2)], samples=2)
@@ -220,6 +246,21 @@ def test_the_bill_knows_what_a_killed_run_had_bought(desk: Desk, monkeypatch: py
     assert desk.bill(rows, samples=2).dropped == 0
     assert desk.bill(rows, samples=2, sampling=Sampling(temperature=0.9)).dropped == 4
     assert desk.run(rows, samples=2).facts["bought"] == 0
+
+
+def test_variants_that_nobody_can_verify_are_asked_only_where_that_is_wished(desk: Desk) -> None:
+    lost = {**problem(2), "verifier": "unverifiable", "parent_id": problem(1)["id"]}
+    found = {**problem(4), "verifier": "math", "parent_id": problem(1)["id"]}
+    rows = [problem(1), lost, {**problem(3), "verifier": "unverifiable"}, found]
+    assert desk.bill(rows, samples=2).wanted == 6
+    output = desk.run(rows, samples=2)
+    assert {row["problem_id"] for row in desk.rows()} == {row["id"] for row in rows if row is not lost}
+    assert output.facts["unverifiable_skipped"] == 1
+    assert output.lines[-1].startswith("1 variants whose answer nobody knows were not asked")
+    output = desk.run(rows, samples=2, unverifiable_variants="ask")
+    assert (output.facts["reused"], output.facts["bought"]) == (6, 2)
+    assert "unverifiable_skipped" not in output.facts
+    assert desk.bill(rows, samples=2).dropped == 2
 
 
 def test_two_problems_with_one_prompt_have_one_trace_and_it_is_said(desk: Desk) -> None:
