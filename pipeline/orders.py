@@ -11,9 +11,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pipeline import templates
+from pipeline.engines import vllm
 from pipeline.records import content_id
-from pipeline.roles import Role, Sampling
+from pipeline.roles import Role, Sampling, thinking_budget
 from pipeline.store import Entry, Store
+from pipeline.think import CLOSE, OPEN
 
 Row = Mapping[str, Any]
 ROWS = 256  # stored rows held in memory at once: with long completions a megabyte each
@@ -60,6 +62,11 @@ class Order:
     logprobs: int = 0  # candidates of each token to label with their logprobs
     noted: Callable[[], Iterable["Sample"]] | None = None
 
+    def __post_init__(self) -> None:
+        """Raises ValueError for what its engine would refuse request by request, or do wrong."""
+        if self.role.engine == "vllm":
+            vllm.check_sampling(self.role, self.sampling)
+
 
 @dataclass(frozen=True, slots=True)
 class Sample:
@@ -103,17 +110,32 @@ def open_tokenizer(role: Role, model: Callable[[], Path], texts: Mapping[str, st
     """The tokenizer that renders a role's prompts, or None where its engine is given messages.
 
     `model` finds the local folder and is called only where it is needed. Raises ValueError for a chat_template that the
-    engine would ignore.
+    engine would ignore, and for a thinking budget that could not be counted.
     """
     if role.engine in LOCAL:
         template = None if role.chat_template is None else texts[f"chat/{role.chat_template}"]
-        return templates.load_tokenizer(model(), template)
+        tokenizer = templates.load_tokenizer(model(), template)
+        if thinking_budget(role) is not None:
+            _check_tags(role, tokenizer)
+        return tokenizer
     if role.chat_template is not None:
         raise ValueError(
             f"engine {role.engine} applies no chat template of ours; found chat_template: {role.chat_template}. Unset "
             f"it, or use one of {', '.join(LOCAL)}."
         )
     return None
+
+
+def _check_tags(role: Role, tokenizer: Any) -> None:
+    """Raises ValueError where the engine could miss a think tag: one of several tokens may end within another's."""
+    for tag in (OPEN, CLOSE):
+        count = len(templates.encode(tokenizer, tag))
+        if count != 1:
+            raise ValueError(
+                f"thinking_budget needs think tags that are one token each, and the tokenizer of {role.label} makes "
+                f"{count} of {tag}: before a line's end they would be others, and the reasoning would go on uncounted "
+                f"or be closed twice. Unset thinking_budget, or name a teacher whose tokenizer has the tags."
+            )
 
 
 def engine_files(role: Role, model: Callable[[], Path]) -> Path | None:
@@ -164,11 +186,11 @@ def trace_id(prompt: str, weights: str, role: Role, sampling: Mapping[str, Any],
     """A content id of all that could change the model's words.
 
     max_tokens is left out (a completion that ended by itself serves any limit), and so is all that says where or how
-    fast an engine runs, its seed included.
+    fast an engine runs, its seed included. Without a thinking budget the id is as it was before there were any.
     """
-    return content_id(
-        "trace", prompt, weights, role.dtype, role.quantization, role.max_model_len, dict(sampling), sample
-    )
+    parts = ["trace", prompt, weights, role.dtype, role.quantization, role.max_model_len, dict(sampling), sample]
+    budget = thinking_budget(role)
+    return content_id(*parts, *([] if budget is None else [{"thinking_budget": budget}]))
 
 
 def continuation_id(parent: Row) -> str:

@@ -5,13 +5,42 @@ It loads nothing: `models.py` finds weights, `engines/` runs them.
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from pipeline.section import Section
 
 EngineName = Literal["vllm", "openai", "replay", "hf"]
+
+
+class Speculative(Section):
+    """Tokens that something cheaper guesses, and the model checks several at a time: sooner, and drawn no otherwise.
+
+    Field by field vLLM's own `speculative_config`.
+    """
+
+    method: Literal["ngram", "draft_model", "eagle", "eagle3"]  # ngram: what followed the same words before
+    model: str | None = None  # the guessing one, named as `teacher.model` is; ngram has none
+    num_speculative_tokens: int = Field(4, ge=1, le=128)  # guessed in one step
+    prompt_lookup_min: int = Field(2, ge=1)  # ngram only: tokens that must have stood there before, at least
+    prompt_lookup_max: int = Field(4, ge=1)  # and at most
+
+    @model_validator(mode="after")
+    def _fitting(self) -> "Speculative":
+        if self.method == "ngram" and self.model is not None:
+            raise ValueError(
+                f"method is ngram, which guesses from the words so far, and model is {self.model!r}. Unset model, or "
+                f"set method: draft_model"
+            )
+        if self.method != "ngram" and self.model is None:
+            raise ValueError(f"method {self.method} needs model, the one that guesses. Set it, or take method: ngram")
+        if self.prompt_lookup_min > self.prompt_lookup_max:
+            raise ValueError(
+                f"prompt_lookup_min is {self.prompt_lookup_min}, above prompt_lookup_max ({self.prompt_lookup_max}). "
+                f"Lower it, or raise the other"
+            )
+        return self
 
 
 class EngineExec(Section):
@@ -23,6 +52,7 @@ class EngineExec(Section):
     max_num_batched_tokens: int | None = Field(None, ge=1)  # of one step, of all sequences together
     replicas: int = Field(1, ge=1)  # engines side by side over one queue, each with GPUs (or cores) of its own
     kv_cache_gib: int | None = Field(None, ge=1)  # CPU build only
+    speculative: Speculative | None = None  # vllm only; null: one token a step
     base_urls: tuple[str, ...] = ()  # of OpenAI-compatible servers, ending in /v1
     api_key_variable: str = "OPENAI_API_KEY"  # the environment variable that holds the key; the key never stands here
     concurrency: int = Field(16, ge=1)  # requests in flight to servers
@@ -68,6 +98,15 @@ class Role(Section):
     max_model_len: int = Field(2048, ge=16)  # tokens of prompt and completion together
     exec: EngineExec = EngineExec()
 
+    @model_validator(mode="after")
+    def _speculates_where_it_can(self) -> "Role":
+        if self.exec.speculative is not None and self.engine != "vllm":
+            raise ValueError(
+                f"exec.speculative is set with engine {self.engine}; only vllm is told by us what to guess with. Unset "
+                f"it (a server has options of its own), or set engine: vllm"
+            )
+        return self
+
     @property
     def label(self) -> str:
         """How data names the model: as the recipe does, a path by its last part alone."""
@@ -81,7 +120,33 @@ WORDS = ("engine", "prompt", "system", "chat_template", "dtype", "quantization",
 class Teacher(Role):
     """The model whose reasoning is distilled."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"thinking_budget"})
+
     thinking: bool = False  # it writes <think> tags by itself
+    # Tokens of reasoning, after which the closing tag is put in for it (vllm only); null: as long as it likes.
+    thinking_budget: int | None = Field(None, ge=1)
+
+    @model_validator(mode="after")
+    def _budget_that_is_kept(self) -> "Teacher":
+        if self.thinking_budget is None:
+            return self
+        if not self.thinking:
+            raise ValueError(
+                f"thinking_budget is {self.thinking_budget} with thinking: false, and a teacher without thinking has "
+                f"no reasoning of its own to close. Set thinking: true where it writes think tags, or unset the budget"
+            )
+        if self.engine != "vllm":
+            raise ValueError(
+                f"thinking_budget is {self.thinking_budget} with engine {self.engine}, which does not keep one: a "
+                f"server that does not know the option leaves it out in silence. Set engine: vllm, or unset the budget"
+            )
+        if self.exec.speculative is not None:
+            # vLLM 0.32 moves on its count by tokens that were guessed and then refused.
+            raise ValueError(
+                f"thinking_budget is {self.thinking_budget} with exec.speculative, and where a guess is refused vLLM "
+                f"loses count: it closes the reasoning late, or twice. Unset one of them"
+            )
+        return self
 
 
 class Student(Role):
@@ -95,6 +160,11 @@ class Judge(Role):
     thinking: bool = False  # it writes <think> tags by itself: its verdict stands after them
     sampling: Sampling = Sampling(temperature=0.0, top_p=1.0)
     max_tokens: int = Field(512, ge=16)  # of one opinion, reasoning included
+
+
+def thinking_budget(role: Role) -> int | None:
+    """Tokens of reasoning that a role may spend on an answer; None: without a limit of its own."""
+    return role.thinking_budget if isinstance(role, Teacher) else None
 
 
 def thinkers(teachers: Mapping[str, Teacher]) -> dict[str, bool]:

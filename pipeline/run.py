@@ -87,8 +87,9 @@ class Run:
         )
 
     def _role_keys(self, name: str, keys: Sequence[str]) -> dict[str, object]:
-        values = declared(self.recipe.roles[name])
-        return {key: values[key] for key in keys}
+        role = self.recipe.roles[name]
+        values = declared(role)
+        return {key: values[key] for key in keys if role.hashed(key)}
 
     def _input_identity(self, read: Reads) -> dict[str, str]:
         manifest = self.manifest(read.stage)

@@ -11,6 +11,7 @@ from itertools import groupby
 from pipeline import templates
 from pipeline.engines import Request
 from pipeline.orders import Ask, Order, Row, Step, asks, last_id, missing
+from pipeline.roles import thinking_budget
 from pipeline.store import Store
 
 
@@ -131,6 +132,7 @@ class Schedule:
             problem_text=ask.problem_text,
             # Those of a continuation would lack the tokens of its parent: the whole is scored when all is made.
             logprobs=order.logprobs if step.parent is None else 0,
+            thinking_budget=thinking_budget(order.role),
         )
         return request if step.parent is None else _continued(request, step.parent)
 

@@ -317,7 +317,7 @@ STAGE = Stage(
         "checkpoint": Reads("sft", artifact="checkpoint"),
     },
     writes={"scores": SCORE},
-    roles={"teacher": (*WORDS, "thinking"), "student": WORDS},
+    roles={"teacher": (*WORDS, "thinking", "thinking_budget"), "student": WORDS},
     weights=("teacher", "student"),
     prompts=prompts,
 )

@@ -26,7 +26,7 @@ from pipeline.key_index import KeyIndex
 from pipeline.manifest import write_durably
 from pipeline.orders import LOCAL, Enough, Order, Row, Sample, Truncated
 from pipeline.records import DECISION, SOFT_LABELS, TRACE, content_id
-from pipeline.roles import WORDS, Role, Sampling
+from pipeline.roles import WORDS, Role, Sampling, thinking_budget
 from pipeline.routing import Route, fitting
 from pipeline.sampling import Figures
 from pipeline.schedule import Decision
@@ -131,6 +131,13 @@ def orders_of(
             raise StageError(
                 f"generate.truncated is continue, which hands the tokens written so far back to the engine; engine "
                 f"{teacher.engine} of {name} takes none. Set generate.truncated: again, or use vllm."
+            )
+        budget = thinking_budget(teacher)
+        if budget is not None and budget >= config.max_tokens:
+            raise StageError(
+                f"{name} has thinking_budget {budget}, and generate.max_tokens is {config.max_tokens}: the completion "
+                f"would end before its reasoning is closed. Raise generate.max_tokens above the budget, by as many "
+                f"tokens as an answer takes."
             )
         texts = {prompt: inputs.prompt(prompt) for prompt in orders.prompt_names(teacher)}
         tokenizer = orders.open_tokenizer(teacher, partial(inputs.model, name), texts)
@@ -268,8 +275,9 @@ def keep_traces(made: Sequence[tuple[Order, Store]], output: Output) -> KeyIndex
 
 def engine_key(order: Order) -> str:
     """Orders with the same key are served by one engine."""
-    role = order.role.model_dump(mode="json", include={"engine", "dtype", "quantization", "max_model_len", "exec"})
-    return content_id(order.weights, role)
+    keys = {"engine", "dtype", "quantization", "max_model_len", "exec"}
+    role = order.role.model_dump(mode="json", include=keys)
+    return content_id(order.weights, role, thinking_budget(order.role) is not None)
 
 
 def names(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
@@ -458,7 +466,7 @@ STAGE = Stage(
         "variants": Reads("seed", "problems", ("id", "verifier"), when=Config.skips, later=("parent_id",)),
     },
     writes={"traces": TRACE, "decisions": DECISION, "soft_labels": SOFT_LABELS},
-    roles={"teachers": WORDS},
+    roles={"teachers": (*WORDS, "thinking_budget")},
     weights=("teachers",),
     prompts=names,
     contents=judge_version,

@@ -421,7 +421,16 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     output.facts["reference_items"] = dict(sorted(Counter(item.set_name for item in selection.outside).items()))
 
 
-WRITER_WORDS = ("engine", "system", "chat_template", "dtype", "quantization", "max_model_len", "thinking")
+WRITER_WORDS = (
+    "engine",
+    "system",
+    "chat_template",
+    "dtype",
+    "quantization",
+    "max_model_len",
+    "thinking",
+    "thinking_budget",
+)
 
 STAGE = Stage(
     name="seed",

@@ -38,6 +38,7 @@ class Request:
     problem_text: str
     begun: str = ""  # the start of the completion, at the end of the prompt already: only the rest is asked for
     logprobs: int = 0  # candidates of each token to label; 0: none
+    thinking_budget: int | None = None  # tokens of reasoning, those of `begun` included, after which it is closed
     score_ids: list[int] | None = None  # a completion whose tokens are to be labelled; nothing is generated then
 
 

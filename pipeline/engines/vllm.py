@@ -10,17 +10,19 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pipeline import heap, soft_labels
+from pipeline import heap, models, soft_labels
 from pipeline.engines import LOGPROBS_LIMIT, Completion, Request, failed
 from pipeline.engines.capture import Capture
 from pipeline.engines.host import Hosted, Place
-from pipeline.roles import Role, Sampling
+from pipeline.roles import Role, Sampling, Speculative, thinking_budget
+from pipeline.think import CLOSE, OPEN
 
 # Requests handed to the engine beyond those it can run at once, so that none of its places waits for this loop.
 WINDOW = 1.5
 CPU_MAX_NUM_SEQS, GPU_MAX_NUM_SEQS = 128, 256
 CPU_BLOCK_SIZE = 32  # the CPU build's own 128 never shares the prefix of a short prompt; below 32 it is slow
 GIB = 1 << 30
+ROOT = Path(__file__).resolve().parents[2]
 Device = TypeVar("Device")
 
 
@@ -28,7 +30,38 @@ def start(role: Role, model: Path | None, seed: int, log: Path | None) -> Hosted
     """Start vLLM on the weights in `model`. Raises ValueError with the log's place where it does not come up."""
     if model is None:
         raise ValueError(f"vLLM needs a local folder of weights for {role.model}; found none")
-    return Hosted(__name__, role, model, seed, log)
+    return Hosted(__name__, with_guesser(role, ROOT), model, seed, log)
+
+
+def with_guesser(role: Role, root: Path) -> Role:
+    """The role with the model that guesses for it, where it has one, named by its local folder.
+
+    Raises ModelError for one that cannot be found or fetched.
+    """
+    speculative = role.exec.speculative
+    if speculative is None or speculative.model is None:
+        return role
+    folder = models.fetch(speculative.model, root, lambda line: None)
+    found = speculative.model_copy(update={"model": str(folder)})
+    return role.model_copy(update={"exec": role.exec.model_copy(update={"speculative": found})})
+
+
+def check_sampling(role: Role, sampling: Sampling) -> None:
+    """Raises ValueError for sampling that would not draw the same words with `exec.speculative` as without."""
+    if role.exec.speculative is None:
+        return
+    if sampling.min_p:
+        raise ValueError(
+            f"sampling has min_p {sampling.min_p:g}, and {role.label} has exec.speculative; vLLM cannot check guessed "
+            f"tokens against min_p. Set one of them to nothing (min_p: 0, or speculative: null)."
+        )
+    if sampling.temperature and on_cpu():
+        # 0.32's `_expand_kernel_impl` writes each token's temperature into a copy that it drops: guesses are judged at
+        # whatever the memory held, and were taken 959 times where the model would have 4. Greedy words are right.
+        raise ValueError(
+            f"sampling has temperature {sampling.temperature:g}, and {role.label} has exec.speculative; vLLM's CPU "
+            f"build judges guessed tokens at a temperature of its own. Set temperature: 0, or speculative: null."
+        )
 
 
 def load(role: Role, model: Path, seed: int, place: Place) -> "Vllm":
@@ -67,6 +100,8 @@ class Vllm:
 
     def __init__(self, role: Role, model: Path, seed: int) -> None:
         self.figures: dict[str, float] = {"prompt_tokens": 0, "cached_prompt_tokens": 0}
+        if role.exec.speculative is not None:
+            self.figures |= {"guessed_tokens": 0, "accepted_tokens": 0}
         self._llm, max_num_seqs = _start(role, model, seed)
         self._captures: dict[str, Capture] = {}
         self.window = int(max_num_seqs * WINDOW)
@@ -114,6 +149,10 @@ class Vllm:
         prompt_tokens = len(output.prompt_token_ids or ())
         self.figures["prompt_tokens"] += prompt_tokens
         self.figures["cached_prompt_tokens"] += output.num_cached_tokens or 0
+        guesses = answer.spec_decode_metrics
+        if guesses is not None:
+            self.figures["guessed_tokens"] += guesses.num_draft_tokens
+            self.figures["accepted_tokens"] += sum(count * steps for count, steps in enumerate(guesses.histogram))
         finish, cause = answer.finish_reason, None
         if finish not in ("stop", "length"):
             finish, cause = "error", f"vLLM ended it with {answer.finish_reason!r}"
@@ -145,7 +184,7 @@ class Vllm:
 def params_of(request: Request) -> Any:
     """vLLM's SamplingParams for a request."""
     if request.score_ids is None:
-        return sampling_params(request.sampling, request.max_tokens, request.logprobs)
+        return sampling_params(request.sampling, request.max_tokens, request.logprobs, request.thinking_budget)
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
@@ -163,7 +202,7 @@ def params_of(request: Request) -> Any:
 
 
 @lru_cache(maxsize=8)
-def sampling_params(sampling: Sampling, max_tokens: int, logprobs: int = 0) -> Any:
+def sampling_params(sampling: Sampling, max_tokens: int, logprobs: int = 0, thinking_budget: int | None = None) -> Any:
     """vLLM's SamplingParams with every value explicit.
 
     No seed: on the CPU a request's own seed kills the engine as soon as a prefill is chunked. Special tokens stay in
@@ -186,6 +225,7 @@ def sampling_params(sampling: Sampling, max_tokens: int, logprobs: int = 0) -> A
         max_tokens=max_tokens,
         seed=None,
         logprobs=logprobs or None,
+        thinking_token_budget=thinking_budget,
         skip_special_tokens=False,
         spaces_between_special_tokens=False,
         output_kind=RequestOutputKind.FINAL_ONLY,
@@ -250,8 +290,29 @@ def _start(role: Role, model: Path, seed: int) -> tuple[Any, int]:
         trust_remote_code=False,
         use_tqdm_on_load=False,
         **machine,
+        **_options(role),
     )
     return llm, max_num_seqs
+
+
+def _options(role: Role) -> dict[str, Any]:
+    """What vLLM is told only where the recipe asks for it."""
+    found: dict[str, Any] = {}
+    if thinking_budget(role) is not None:
+        found["reasoning_config"] = {"reasoning_start_str": OPEN, "reasoning_end_str": CLOSE}
+    if role.exec.speculative is not None:
+        found["speculative_config"] = speculative_config(role.exec.speculative)
+        found["per_request_spec_decode_metrics"] = "summary"
+    return found
+
+
+def speculative_config(speculative: Speculative) -> dict[str, Any]:
+    """vLLM's own, with every value that its method takes explicit."""
+    found = {"method": speculative.method, "num_speculative_tokens": speculative.num_speculative_tokens}
+    if speculative.method == "ngram":
+        lookup = {"prompt_lookup_min", "prompt_lookup_max"}
+        return found | speculative.model_dump(include=lookup)
+    return found | {"model": speculative.model}
 
 
 def _kv_cache_gib() -> int:

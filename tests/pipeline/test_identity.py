@@ -33,6 +33,8 @@ WORDS = (
     "best",
     "ask",
 )
+# Values that only fit beside another one.
+BESIDE = {("teacher", "thinking_budget"): ("teacher", "thinking", True)}
 # They name a run and speak to people; or they say where something lies, whose content is identity.
 NAMES_ONLY = {"name", "description"}
 
@@ -55,7 +57,7 @@ def others(value: Any) -> list[Any]:
     if isinstance(value, int | float):
         return [value + 1, value - 1, value / 2, value + 0.25, 1, 0.5]
     if value is None:
-        return [3, 0.5, True, "question", "chatml", "awq", ["a"], {"right": 1}]
+        return [3, 0.5, True, "question", "chatml", "awq", ["a"], {"right": 1}, {"method": "ngram"}]
     if isinstance(value, list):
         return [[], ["question"], ["truncated"], [{"kind": "paraphrase"}], value[:-1]]
     if isinstance(value, dict):
@@ -73,8 +75,17 @@ def identities(values: dict[str, Any]) -> dict[str, str]:
     return {stage.name: fingerprint(run.identity(stage)) for stage in plan.stages()}
 
 
-def changed(place: tuple[str, ...], value: Any) -> dict[str, Any]:
+def resolved(place: tuple[str, ...]) -> dict[str, Any]:
+    """The demo's values, with what a change at a place needs beside it."""
     values = recipe.load(DEMO).resolved()
+    if place in BESIDE:
+        section, key, needed = BESIDE[place]
+        values[section][key] = needed
+    return values
+
+
+def changed(place: tuple[str, ...], value: Any) -> dict[str, Any]:
+    values = resolved(place)
     spot: Any = values
     for part in place[:-1]:
         spot = spot[int(part)] if isinstance(spot, list) else spot[part]
@@ -87,7 +98,7 @@ PLACES = [(place, value) for place, value in leaves(recipe.load(DEMO).resolved()
 
 @pytest.mark.parametrize(("place", "value"), PLACES, ids=[".".join(place) for place, _ in PLACES])
 def test_a_values_change_is_seen_exactly_where_it_is_not_about_execution(place: tuple[str, ...], value: Any) -> None:
-    before = identities(recipe.load(DEMO).resolved())
+    before = identities(resolved(place))
     for other in (one for one in others(value) if one != value):
         try:
             after = identities(changed(place, other))
@@ -114,6 +125,21 @@ def test_seed_without_variants_is_what_it_was_before_there_were_any() -> None:
     assert {tuple(keys) for keys in identity.roles.values()} == {("prompt", "task_prompts")}
     assert identity.models == {}
     assert not [name for name in identity.prompts if name.startswith("augment/")]
+
+
+def test_a_thinking_budget_decides_words_and_without_one_identity_is_what_it_was() -> None:
+    values = recipe.load(DEMO).resolved()
+    values["teacher"]["thinking"] = True
+    before = Run(recipe.check(values, "demo", "demo"), data=Path("/nonexistent"))
+    values["teacher"]["thinking_budget"] = 64
+    after = Run(recipe.check(values, "demo", "demo"), data=Path("/nonexistent"))
+    for name in plan.ORDER:
+        roles = before.identity(plan.stage(name)).roles
+        assert not any("thinking_budget" in keys for keys in roles.values())
+        differs = before.identity(plan.stage(name)) != after.identity(plan.stage(name))
+        assert differs == (name in ("generate", "eval"))
+    writes = {"seed__augment": [{"kind": "paraphrase"}], "teacher__thinking": True}
+    assert seed_identity(**writes) != seed_identity(**writes, teacher__thinking_budget=64)
 
 
 @pytest.mark.parametrize(

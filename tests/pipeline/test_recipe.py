@@ -68,6 +68,42 @@ def test_parallel_engines_in_one_process_are_refused_with_the_way_to_have_them(t
         load(write(tmp_path, MINIMAL), ["teacher.exec.data_parallel_size=2"])
 
 
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["teacher.thinking_budget=5"], "thinking_budget is 5 with thinking: false"),
+        (["teacher.thinking_budget=5", "teacher.thinking=true"], "thinking_budget is 5 with engine replay"),
+        (["teacher.thinking_budget=0", "teacher.thinking=true", "teacher.engine=vllm"], "greater than or equal to 1"),
+        (
+            [
+                "teacher.thinking_budget=5",
+                "teacher.thinking=true",
+                "teacher.engine=vllm",
+                "teacher.exec.speculative={method: ngram}",
+            ],
+            "thinking_budget is 5 with exec.speculative",
+        ),
+        (["student.thinking_budget=5"], "student.thinking_budget: unknown key"),
+        (["teacher.exec.speculative={method: ngram}"], "exec.speculative is set with engine replay"),
+        (["student.engine=hf", "student.exec.speculative={method: ngram}"], "exec.speculative is set with engine hf"),
+        (["student.exec.speculative={method: ngram, model: s}"], "Unset model, or set method: draft_model"),
+        (["student.exec.speculative={method: draft_model}"], "method draft_model needs model"),
+        (["student.exec.speculative={method: eagle3}"], "method eagle3 needs model"),
+        (["student.exec.speculative={method: guess}"], "'ngram', 'draft_model', 'eagle' or 'eagle3'"),
+        (["student.exec.speculative={method: ngram, tokens: 3}"], "student.exec.speculative.tokens: unknown key"),
+        (["student.exec.speculative={method: ngram, num_speculative_tokens: 0}"], "greater than or equal to 1"),
+        (
+            ["student.exec.speculative={method: ngram, prompt_lookup_min: 5, prompt_lookup_max: 3}"],
+            "prompt_lookup_min is 5, above prompt_lookup_max (3)",
+        ),
+    ],
+)
+def test_what_an_engine_could_not_keep_is_refused(tmp_path: Path, settings: list[str], says: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        load(write(tmp_path, MINIMAL), settings)
+    assert says in str(caught.value)
+
+
 def test_an_unknown_key_of_a_source_names_the_nearest_one(tmp_path: Path) -> None:
     with pytest.raises(RecipeError) as caught:
         load(write(tmp_path, MINIMAL.replace("path: a.jsonl", "path: a.jsonl, colums: {}")))

@@ -1,4 +1,5 @@
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -107,6 +108,8 @@ def test_samples_of_a_problem_are_together_and_every_id_differs() -> None:
         ({"role": Teacher(model="canned.jsonl", engine="replay", dtype="float32")}, False),
         ({"role": Teacher(model="canned.jsonl", engine="replay", max_model_len=512)}, False),
         ({"role": Teacher(model="canned.jsonl", engine="replay", quantization="fp8")}, False),
+        ({"role": Teacher(model="canned.jsonl", thinking=True)}, True),
+        ({"role": Teacher(model="canned.jsonl", thinking=True, thinking_budget=64)}, False),
     ],
 )
 def test_an_id_changes_with_what_could_change_the_words_and_with_nothing_else(
@@ -277,6 +280,43 @@ def test_a_chat_template_that_a_server_would_ignore_is_refused() -> None:
     assert open_tokenizer(Teacher(model="m", engine="openai"), model, {}) is None
     with pytest.raises(ValueError, match="applies no chat template of ours; found chat_template: plain"):
         open_tokenizer(Teacher(model="m", engine="openai", chat_template="plain"), model, {"chat/plain": ""})
+
+
+def test_a_thinking_budget_needs_tags_that_are_one_token_each(tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    tokenizer = tiny.tokenizer()
+    tokenizer.save_pretrained(folder)
+    role = Teacher(model="m", thinking=True, thinking_budget=64)
+    assert open_tokenizer(role.model_copy(update={"thinking_budget": None}), lambda: folder, {}) is not None
+    with pytest.raises(ValueError, match=r"the tokenizer of m makes \d+ of <think>: .* Unset thinking_budget"):
+        open_tokenizer(role, lambda: folder, {})
+    tokenizer.add_tokens(["<think>"], special_tokens=True)
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(ValueError, match=r"\d+ of </think>"):
+        open_tokenizer(role, lambda: folder, {})
+    tokenizer.add_tokens(["</think>"])
+    tokenizer.save_pretrained(folder)
+    assert open_tokenizer(role, lambda: folder, {}) is not None
+
+
+@pytest.mark.parametrize(
+    ("sampling", "on_cpu", "says"),
+    [
+        (Sampling(min_p=0.1, temperature=0.0), True, r"sampling has min_p 0\.1, and m has exec\.speculative"),
+        (Sampling(min_p=0.1), False, r"sampling has min_p 0\.1, and m has exec\.speculative"),
+        (Sampling(temperature=0.6), True, r"sampling has temperature 0\.6, and m has exec\.speculative; vLLM's CPU"),
+        (Sampling(temperature=0.6), False, None),
+        (Sampling(temperature=0.0), True, None),
+    ],
+)
+def test_guessed_tokens_are_refused_where_they_would_change_what_is_drawn(
+    sampling: Sampling, on_cpu: bool, says: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.engines.vllm.on_cpu", lambda: on_cpu)
+    guessing = Teacher(model="m", exec={"speculative": {"method": "ngram"}})
+    with nullcontext() if says is None else pytest.raises(ValueError, match=says):
+        assert ids(order(1, role=guessing, sampling=sampling)) == ids(order(1, sampling=sampling))
+    order(1, role=Teacher(model="m"), sampling=sampling)
 
 
 class Streaming:

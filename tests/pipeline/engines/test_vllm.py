@@ -16,17 +16,19 @@ from pipeline import models, templates
 from pipeline.engines import Completion, Request
 from pipeline.engines.host import Place
 from pipeline.engines.lifeline import descendants
-from pipeline.engines.vllm import Vllm, part, sampling_params, visible_gpus
-from pipeline.orders import Order, asks, last_id, stored
+from pipeline.engines.vllm import Vllm, params_of, part, sampling_params, visible_gpus
+from pipeline.orders import Order, Row, asks, last_id, stored
 from pipeline.roles import Sampling, Teacher
 from pipeline.sampling import REPLACED, complete
 from pipeline.soft_labels import SoftLabels, unpack
 from pipeline.store import Store, writing
+from pipeline.think import CLOSE, OPEN, split
 from tests import tiny
 from tests.pipeline.engines.conftest import MODEL, ROOT, Running
 from tests.pipeline.engines.test_lifeline import eventually, gone
 
 SAMPLING = Sampling(temperature=0.8, top_p=0.95)
+STORY = "Tell me a story about a fox and a stone."
 
 
 def request(
@@ -120,7 +122,7 @@ def test_a_continued_completion_is_its_own_tokens_and_text_from_the_start(vllm_e
     with writing(tmp_path, "w") as store:
         figures, _ = complete([order], store, lambda seed: Shared(vllm_engine), lambda *_: None)
     store = Store(tmp_path, "w")
-    found = stored(order, store, {last_id(order, ask, store): ask for ask in asks(order)})
+    found = last_rows(order, store)
     continued = [row for row in found if row["parent_trace_id"] is not None]
     assert len(continued) == figures.added > 8
     for row in continued:
@@ -148,13 +150,91 @@ def test_raising_n_gives_new_samples_and_leaves_the_old_ones_as_they_were(vllm_e
     assert len(set(eight.values())) == 8
 
 
+OPENED = f"{OPEN}\n"  # as the templates of thinking models end a prompt; the line's end is a token, and counts
+
+
+def thinking(running: Running, number: int, budget: int | None, logprobs: int = 0) -> Request:
+    """A request whose prompt has opened the reasoning, and that may not end by itself for long."""
+    asked = request(running, number, STORY, SAMPLING.model_copy(update={"min_tokens": 40}), 48, logprobs)
+    prompt = asked.prompt + OPENED
+    ids = templates.encode(running.tokenizer, prompt)
+    return replace(asked, prompt=prompt, prompt_token_ids=ids, thinking_budget=budget)
+
+
+def tag(running: Running, text: str) -> int:
+    (token,) = templates.encode(running.tokenizer, text)
+    return token
+
+
+def test_reasoning_is_closed_at_its_budget_and_the_answer_goes_on(vllm_engine: Running) -> None:
+    close = tag(vllm_engine, CLOSE)
+    budgets = [1, 2, 7, 23, 100, None] * 3  # side by side in one batch, each counted for itself
+    asked = [thinking(vllm_engine, number, budget) for number, budget in enumerate(budgets)]
+    found = {int(each.id, 16): each for each in vllm_engine.engine.stream(asked)}
+    for number, budget in enumerate(budgets):
+        answer = found[number]
+        assert answer.token_ids is not None
+        assert answer.completion_tokens == len(answer.token_ids) >= 40
+        ended = answer.finish == "stop"
+        assert answer.text == templates.decode(vllm_engine.tokenizer, answer.token_ids[: -1 if ended else None])
+        if budget in (100, None):  # more than there is room for: it would have gone on
+            assert close not in answer.token_ids
+            continue
+        assert answer.token_ids.index(close) == budget - 1
+        assert split(answer.text, thinking=True).faults in ((), ("think_empty",))
+        assert split(answer.text, thinking=True).answer[1] == len(answer.text)
+
+
+def test_a_closing_tag_put_in_has_a_label_as_any_other_token(vllm_engine: Running) -> None:
+    close = tag(vllm_engine, CLOSE)
+    answer = next(vllm_engine.engine.stream([thinking(vllm_engine, 1, 9, logprobs=5)]))
+    labels = labels_of(answer)
+    assert answer.token_ids is not None
+    assert labels.sampled.tolist() == answer.token_ids
+    assert answer.token_ids[8] == close
+    assert labels.sampled_logprobs[8] < -5  # raw: what the model thought of it
+
+
+def test_a_continuation_counts_its_parents_reasoning_towards_the_budget(vllm_engine: Running, tmp_path: Path) -> None:
+    close = tag(vllm_engine, CLOSE)
+    opening = tiny.CHAT_TEMPLATE.replace("assistant\n", f"assistant\n{OPENED}")
+    tokenizer = templates.load_tokenizer(vllm_engine.model, opening)
+    order = story(
+        vllm_engine,
+        STORY,
+        8,
+        role=Teacher(model=MODEL, max_model_len=512, thinking=True, thinking_budget=12),
+        tokenizer=tokenizer,
+        sampling=Sampling(temperature=1.0, min_tokens=30),
+        max_tokens=7,
+        truncated="continue",
+        second_limit=40,
+    )
+    with writing(tmp_path, "w") as store:
+        complete([order], store, lambda seed: Shared(vllm_engine), lambda *_: None)
+    store = Store(tmp_path, "w")
+    found = last_rows(order, store)
+    assert len(found) == 8
+    for row in found:
+        parent = store.get(row["parent_trace_id"])
+        assert parent is not None
+        assert (parent["finish"], len(parent["token_ids"]), close in parent["token_ids"]) == ("length", 7, False)
+        assert row["token_ids"][:7] == parent["token_ids"]
+        assert row["token_ids"].index(close) == 11
+        assert row["completion_tokens"] == len(row["token_ids"])
+        ids = row["token_ids"][: -1 if row["finish"] == "stop" else None]
+        assert row["raw"].rstrip(REPLACED) == templates.decode(tokenizer, ids).rstrip(REPLACED)
+
+
+def last_rows(order: Order, store: Store) -> list[Row]:
+    """What the store holds last of all samples of an order."""
+    return list(stored(order, store, {last_id(order, ask, store): ask for ask in asks(order)}))
+
+
 def test_its_libraries_speak_to_the_log_alone(vllm_engine: Running, capfd: pytest.CaptureFixture[str]) -> None:
     list(vllm_engine.engine.stream([request(vllm_engine, 1, "What is 1 plus 1?")]))
     assert capfd.readouterr() == ("", "")
     assert "engine" in vllm_engine.log.read_text()
-
-
-STORY = "Tell me a story about a fox and a stone."
 
 
 def labels_of(answer: Completion) -> SoftLabels:
@@ -260,6 +340,13 @@ def test_every_sampling_value_reaches_vllm() -> None:
     params = sampling_params(sampling, 77)
     given = sampling.model_dump() | {"stop": ["END"], "max_tokens": 77, "n": 1, "seed": None}
     assert {key: getattr(params, key) for key in given} == given
+    assert params.thinking_token_budget is None
+
+
+def test_a_budget_reaches_vllm_where_something_is_generated_and_not_where_it_is_scored() -> None:
+    asked = Request("1" * 32, "", [5, 6], [], SAMPLING, 5, 0, "", thinking_budget=9)
+    assert params_of(asked).thinking_token_budget == 9
+    assert params_of(replace(asked, score_ids=[7, 8], logprobs=3)).thinking_token_budget is None
 
 
 @pytest.mark.parametrize(
