@@ -396,7 +396,7 @@ WRITER_WORDS = ("engine", "system", "chat_template", "dtype", "quantization", "m
 
 STAGE = Stage(
     name="seed",
-    version=3,
+    version=4,
     config=Config,
     run=run,
     reads={},
