@@ -11,7 +11,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Each line may import from the lines above it and from its own.
 LAYERS = (
-    ("install", "section", "records", "text", "think", "lock", "statistics", "expression", "canonical", "heap"),
+    (
+        "install",
+        "section",
+        "records",
+        "text",
+        "think",
+        "lock",
+        "statistics",
+        "expression",
+        "canonical",
+        "heap",
+        "key_index",
+    ),
     ("roles", "manifest"),
     (
         "shards",
@@ -21,13 +33,14 @@ LAYERS = (
         "convert",
         "mirror",
         "journal",
+        "label_model",
         "label_codec",
         "soft_labels",
         "label_journal",
     ),
     ("models", "doctor", "store", "engines", "verifiers", "rules", "objectives"),
     ("orders", "routing", "pilot", "training", "sources", "page", "scoring", "variants"),
-    ("schedule",),
+    ("schedule", "wanted"),
     ("sampling",),
     ("adaptive", "augment", "labelling"),
     ("stage",),
@@ -50,6 +63,7 @@ HEAVY = (
     "accelerate",
     "polars",
     "matplotlib",
+    "numba",
     "reasoning_gym",
     "math_verify",
 )
