@@ -24,6 +24,15 @@ _CLOSING = re.compile(r"</problem>", re.IGNORECASE)
 _QUOTES = (('"', '"'), ("“", "”"), ("'", "'"), ("**", "**"), ("`", "`"))
 # "one" is left out: it is a pronoun more often than a number.
 _VALUES = {word: str(value) for value, word in enumerate(NUMBER_WORDS) if word != "one"}
+# Shares and multiples change an answer as a number does: a third that became a quarter.
+_SHARES = {
+    "half": ("halves",),
+    "third": ("thirds",),
+    "quarter": ("quarters",),
+    "twice": ("double", "doubled"),
+    "thrice": ("triple", "tripled"),
+}
+_VALUES |= {form: name for name, others in _SHARES.items() for form in (name, *others)}
 _TELLING = re.compile(r"\d|[^\W\d_]{3,}")  # a number or a word; a lone letter stands in any text
 
 
@@ -77,7 +86,7 @@ def flaw(parent: Candidate, text: str, keeps_answer: bool) -> tuple[str, str] | 
 
 
 def quantities(text: str) -> Counter[str]:
-    """How often a text gives each number, in digits or (from zero to twenty, but for "one") as a word."""
+    """How often a text gives each number, in digits or as a word: zero to twenty but for "one", a half, twice."""
     text_words = normal_words(text)
     return Counter([*numbers(text_words), *(_VALUES[word] for word in text_words if word in _VALUES)])
 

@@ -86,6 +86,13 @@ def test_a_harder_problem_may_change_numbers_but_not_repeat_its_parent(text: str
     assert (found and found[0]) == reason
 
 
+def test_another_share_is_another_problem() -> None:
+    half = parent("Of 12 girls a third and of 8 boys half are here. How many children are here?", "7")
+    assert flaw(half, "Half of 8 boys and a third of 12 girls are here. How many are that?", keeps_answer=True) is None
+    found = flaw(half, "A quarter of 12 girls and half of 8 boys are here. How many?", keeps_answer=True)
+    assert found == ("numbers_changed", "lost: third; new: quarter")
+
+
 def test_an_answer_that_the_parent_says_as_often_is_no_leak() -> None:
     told = parent("A box of 8 apples is full. How many apples does it hold?", "8")
     assert flaw(told, "How many apples are in a full box of 8 apples?", keeps_answer=True) is None
@@ -111,6 +118,7 @@ def test_options_stay_in_their_order() -> None:
         ("Which one is it?", {}),
         ("from -3 to 4 - 3", {"-3": 1, "4": 1, "3": 1}),
         ("\\frac{1}{2} of 0.5", {"1": 1, "2": 1, "0.5": 1}),
+        ("twice a third, double the half of 2 halves", {"twice": 2, "third": 1, "half": 2, "2": 1}),
     ],
 )
 def test_numbers_count_in_digits_and_words(text: str, found: dict[str, int]) -> None:
