@@ -29,7 +29,7 @@ from pipeline.sources.selection import Found, Selection
 from pipeline.stage import Inputs, Output, Progress, Roles, Stage, StageError
 from pipeline.store import Store, writing
 from pipeline.templates import worked_examples
-from pipeline.verifiers import UNVERIFIABLE
+from pipeline.verifiers import UNVERIFIABLE, lacking
 from pipeline.verifiers.pool import PoolError
 
 SEED_GAP = 1_000_000_000  # between the first seeds of blocks; a block's draws stay below it
@@ -319,6 +319,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
         )
     output.write("problems", as_table([problem(row) for _, row in selection.accepted.values()], PROBLEM))
     output.write("rejects", as_table(selection.rejected, REJECT))
+    if why := lacking(row.verifier for _, row in selection.accepted.values()):
+        output.say(f"Some of these problems cannot be judged on this machine, and verify will refuse them: {why}")
 
 
 WRITER_WORDS = ("engine", "system", "chat_template", "dtype", "quantization", "max_model_len", "thinking")

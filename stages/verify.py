@@ -2,8 +2,9 @@
 answered rightly.
 
 It drops no trace (`mix` does) and judges nothing but the final answer (`filter` looks at the rest). Verdicts: pass;
-fail with wrong_answer or answer_missing; undecided with gold_unparseable, answer_unparseable, unverifiable,
-verifier_timeout, verifier_memory, verifier_crash or generation_error. Undecided is never counted as wrong.
+fail with wrong_answer or answer_missing, and for programs program_failed, time_limit, memory_limit or output_limit;
+undecided with gold_unparseable, answer_unparseable, unverifiable, verifier_timeout, verifier_memory, verifier_crash or
+generation_error. Undecided is never counted as wrong.
 """
 
 from collections import Counter
@@ -19,7 +20,7 @@ from pipeline.roles import thinkers
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
-from pipeline.verifiers import VERIFIERS, VERSION
+from pipeline.verifiers import VERIFIERS, VERSION, lacking
 from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Pool, PoolError, processors
 
@@ -107,7 +108,10 @@ def answered(
 
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Judge the traces as they stream by. `counts` holds the traces that pass, and how many each other reason has."""
-    known = references(inputs.table("problems"))
+    problems = inputs.table("problems")
+    known = references(problems)
+    if why := lacking(problems["verifier"].unique().to_pylist()):
+        raise StageError(f"Some problems cannot be judged on this machine: {why}")
     problem_of: dict[str, str] = {}
     rows = answered(inputs.batches("traces"), known, thinkers(inputs.teachers), problem_of)
     tally = Tally()

@@ -11,7 +11,21 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Each line may import from the lines above it and from its own.
 LAYERS = (
-    ("install", "section", "records", "text", "think", "lock", "statistics", "expression", "canonical", "heap"),
+    (
+        "install",
+        "section",
+        "records",
+        "text",
+        "think",
+        "lock",
+        "statistics",
+        "expression",
+        "canonical",
+        "heap",
+        "seccomp",
+        "isolation",
+        "sandbox",
+    ),
     ("roles", "manifest"),
     (
         "shards",

@@ -3,7 +3,7 @@
 It imports none of them (`load` does, by name) and starts no process (`pool.py` does).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal
@@ -16,6 +16,7 @@ VERIFIERS = {
     "exact": "pipeline.verifiers.exact",
     "choice": "pipeline.verifiers.choice",
     "reasoning_gym": "pipeline.verifiers.reasoning_gym",
+    "code": "pipeline.verifiers.code",
     UNVERIFIABLE: "pipeline.verifiers.unverifiable",
 }
 
@@ -60,3 +61,11 @@ def load(name: str) -> Verifier:
         module.prepare()
     verifier: Verifier = module.judge
     return verifier
+
+
+def lacking(names: Iterable[str]) -> str:
+    """What this machine lacks to judge with these verifiers, with the fix, for who is about to begin; empty where
+    nothing is. A module that has a `lacking` says it.
+    """
+    modules = (import_module(VERIFIERS[name]) for name in sorted(set(names) & VERIFIERS.keys()))
+    return " ".join(filter(None, (module.lacking() for module in modules if hasattr(module, "lacking"))))
