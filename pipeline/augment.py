@@ -25,6 +25,7 @@ from pipeline.verifiers.pool import Pool, processors
 GENERAL = ("math", "exact")
 COMPARING_LIMIT_S = 10.0  # of one comparison of two answers
 COMPARING_MEMORY_MIB = 1024  # that one comparison may add to its process
+ASKED_FILE = "asked.txt"  # in the folder of `seed`: the ids last asked for, each after the identity of its model
 
 Row = Mapping[str, Any]
 Answers = Mapping[str, Sequence[Row]]  # problem id -> its samples' rows: sample, raw, finish, cause
@@ -46,6 +47,11 @@ class Rewriting(Section):
     def words(self) -> dict[str, str]:
         """What stands for a field of the templates, beside {problem}."""
         return {}
+
+    @property
+    def following(self) -> int:
+        """How many answers of a second step one rewriting calls for, at most."""
+        return 0
 
 
 class Paraphrase(Rewriting):
@@ -76,6 +82,10 @@ class BackTranslation(Rewriting):
     def words(self) -> dict[str, str]:
         return {"{language}": self.language, "{original_language}": self.original_language}
 
+    @property
+    def following(self) -> int:
+        return 1
+
 
 class Harder(Rewriting):
     """A harder problem. Its answer is the one that most of the teacher's own attempts agree on."""
@@ -95,6 +105,10 @@ class Harder(Rewriting):
     @property
     def prompts(self) -> tuple[str, ...]:
         return (self.prompt,)
+
+    @property
+    def following(self) -> int:
+        return self.votes
 
 
 Augmentation = Annotated[Paraphrase | BackTranslation | Harder, Field(discriminator="kind")]
@@ -191,6 +205,32 @@ def _asked(some: Iterable[Draft]) -> Iterable[Row]:
     return list(rows.values())
 
 
+@dataclass(frozen=True)
+class Begun:
+    """Variants after the first step, by their wish: those asked for, those it left, and what is asked of those."""
+
+    drafts: list[list[Draft]]
+    first: list[Order]
+    written: list[list[Draft]]
+    second: dict[int, Order]  # by the wish's place; not every wish has a second step
+
+
+def begin(wishes: Sequence[Augmentation], base: Order, selection: Selection, ask: Ask) -> Begun:
+    """The first step of `augment`: problems rewritten, and what the second step is to ask."""
+    begun = drafts(wishes, selection.accepted.values())
+    first = [rewriting(base, wish, wish.prompt, some, wish.samples) for wish, some in zip(wishes, begun, strict=True)]
+    written = [
+        _first(wish, some, answers, selection)
+        for wish, some, answers in zip(wishes, begun, ask(first, "rewritings"), strict=True)
+    ]
+    second = {
+        place: order
+        for place, (wish, some) in enumerate(zip(wishes, written, strict=True))
+        if some and (order := _second(base, wish, some)) is not None
+    }
+    return Begun(begun, first, written, second)
+
+
 def augment(
     wishes: Sequence[Augmentation], base: Order, thinking: bool, selection: Selection, ask: Ask
 ) -> list[Outcome]:
@@ -200,25 +240,16 @@ def augment(
     stand after its reasoning. The teacher is asked twice, whatever is wished: for rewritings, then for what builds on
     them (translations back, attempts at harder problems). Every draft without a problem is rejected with its reason.
     """
-    begun = drafts(wishes, selection.accepted.values())
-    orders = [rewriting(base, wish, wish.prompt, some, wish.samples) for wish, some in zip(wishes, begun, strict=True)]
-    written = [
-        _first(wish, some, answers, selection)
-        for wish, some, answers in zip(wishes, begun, ask(orders, "rewritings"), strict=True)
-    ]
-    second = {
-        place: order
-        for place, (wish, some) in enumerate(zip(wishes, written, strict=True))
-        if some and (order := _second(base, wish, some)) is not None
-    }
-    if second:
-        for place, answers in zip(second, ask(list(second.values()), "second steps"), strict=True):
+    begun = begin(wishes, base, selection, ask)
+    written = list(begun.written)
+    if begun.second:
+        for place, answers in zip(begun.second, ask(list(begun.second.values()), "second steps"), strict=True):
             written[place] = _finished(wishes[place], written[place], answers, thinking, selection)
     selection.train_on_variants((draft.origin, draft.row) for some in written for draft in some)
     taken = {row.place for _, row in selection.accepted.values() if row.parent_id is not None}
     return [
         Outcome(wish.kind, len(some), len(some) * wish.samples, [one.row for one in left if one.row.place in taken])
-        for wish, some, left in zip(wishes, begun, written, strict=True)
+        for wish, some, left in zip(wishes, begun.drafts, written, strict=True)
     ]
 
 

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import plan
+from pipeline.augment import ASKED_FILE
 from pipeline.digests import sha256
 from pipeline.manifest import INTENT_FILE, MANIFEST_FILE, File, Manifest, read_manifest, write_durably
 from pipeline.pilot import PILOT_FILE
@@ -17,9 +18,9 @@ from pipeline.records import content_id
 from pipeline.shards import add_sums, file_entry
 
 CHECKSUMS = "checksums.json"
-# What of a stage's folder no manifest lists: its records, a running stage's state, a pilot's predictions, and what was
-# logged for TensorBoard.
-_UNRECORDED = (INTENT_FILE, MANIFEST_FILE, PILOT_FILE, "work", "logs")
+# What of a stage's folder no manifest lists: its records, a running stage's state, a pilot's predictions, which
+# variants were asked for, and what was logged for TensorBoard.
+_UNRECORDED = (INTENT_FILE, MANIFEST_FILE, PILOT_FILE, ASKED_FILE, "work", "logs")
 
 
 def checksums(folder: Path) -> None:

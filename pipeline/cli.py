@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -138,7 +138,7 @@ def _summary(this: Run) -> None:
     report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
     table = Table(title=f"Held-out questions: {report['questions']}", title_justify="left")
     for column in ("model", "pass@1", "95 % interval", "mean tokens", "truncated"):
-        table.add_column(column, justify="left" if column == "model" else "right")
+        table.add_column(column, justify="left" if column == "model" else "right", overflow="fold")
     for name in ("teacher", "base", "student"):
         row = report["models"][name]
         table.add_row(
@@ -171,9 +171,8 @@ def _number(value: float | None, form: str = ".3f") -> str:
 
 def _funnel_table(rows: list[dict[str, Any]]) -> Table:
     table = Table(title="Funnel", title_justify="left")
-    table.add_column("stage")
-    table.add_column("reason")
-    table.add_column("traces", justify="right")
+    for column in ("stage", "reason", "traces"):
+        table.add_column(column, justify="right" if column == "traces" else "left", overflow="fold")
     for row in rows:
         table.add_row(row["stage"], row["reason"], f"{row['traces']:,}")
     table.add_section()
@@ -195,20 +194,26 @@ def status(
     if as_json:
         out.print_json(json.dumps({"run": this.recipe.name, "stages": rows}))
         return
-    table = Table(title=f"run {this.recipe.name}", title_justify="left")
-    for column in ("stage", "state", "rows", "seconds", "fingerprint", "counts"):
-        table.add_column(column, justify="right" if column == "seconds" else "left")
+    out.print(f"run {this.recipe.name}")
+    cells = [_status_cells(name, row) for name, row in rows.items()]
+    widths = [max(len(row[number]) for row in cells) for number in range(5)]
     colors = {"fresh": "green", "stale": "yellow", "partial": "cyan", "absent": "dim"}
-    for name, row in rows.items():
-        table.add_row(
-            name,
-            f"[{colors[row['state']]}]{row['state']}[/]",
-            ", ".join(f"{dataset} {count:,}" for dataset, count in row["rows"].items()),
-            "" if row["seconds"] is None else f"{row['seconds']:.1f}",
-            (row["fingerprint"] or "")[:12],
-            escape(", ".join(f"{reason} {count:,}" for reason, count in row["counts"].items() if count)),
+    for name, state, rows_text, seconds, mark, counts in cells:
+        # A line per stage however narrow the screen is: the counts give way, which --json has whole.
+        out.print(
+            f"{name:<{widths[0]}}  [{colors[state]}]{state:<{widths[1]}}[/]  {rows_text:<{widths[2]}}  "
+            f"{seconds:>{widths[3]}}  {mark:<{widths[4]}}  {escape(counts)}",
+            no_wrap=True,
+            overflow="ellipsis",
         )
-    out.print(table)
+
+
+def _status_cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
+    """What status shows of a stage: name, state, rows of its first dataset, seconds, fingerprint (cut), counts."""
+    dataset = next((f"{dataset} {count:,}" for dataset, count in row["rows"].items()), "")
+    seconds = "" if row["seconds"] is None else f"{row['seconds']:,.1f} s"
+    counts = ", ".join(f"{reason} {count:,}" for reason, count in row["counts"].items() if count)
+    return name, row["state"], dataset, seconds, (row["fingerprint"] or "")[:8], counts
 
 
 def _status_row(word: str, manifest: Manifest | None) -> dict[str, Any]:
@@ -279,14 +284,15 @@ def plan_command(
 ) -> None:
     """Tokens, hours, disk, truncation and yield of generate, from a pilot whose completions are kept. Runs seed."""
     from pipeline import pilot
-    from pipeline.estimate import estimate, missing
+    from pipeline.estimate import estimate, missing, variants
 
     with _errors():
         this = _load(recipe_path, settings, data)
-        if plan.stage("seed").weights_of(this.recipe.sections["seed"]) and this.state("seed").word != "fresh":
+        bill = variants(this)
+        if bill is not None and bill.missing:
             raise StageError(
-                "seed.augment has the teacher write problems, far more than a pilot. Run seed first (--to seed), or "
-                "plan without variants: --set seed.augment=[]"
+                f"seed.augment has the teacher write problems, far more than a pilot. {bill} Run seed first "
+                f"(--to seed), or plan without variants: --set seed.augment=[]"
             )
         with _terminable(), Display(out) as display:
             runner = Runner(this, display.watcher())
@@ -358,14 +364,9 @@ def models_list() -> None:
 
     with _errors():
         listed = models.list_models(ROOT)
-    table = Table()
-    for column in ("name", "source", "identity", "on disk"):
-        table.add_column(column)
-    for row in listed:
-        table.add_row(
-            *(escape(str(value)) for value in (row.name, row.source, row.identity, "yes" if row.present else "no"))
-        )
-    out.print(table)
+    for row in listed:  # no table: a narrow one would cut names that are there to be copied
+        out.print(f"[bold]{escape(row.name)}[/]  {'on disk' if row.present else 'not on disk'}")
+        out.print(f"  source    {escape(row.source)}\n  identity  {escape(row.identity)}")
 
 
 @models_app.command("fetch")

@@ -1,4 +1,4 @@
-"""What `generate` would take before anything is spent: completions, tokens, hours and disk. It asks no model.
+"""What `generate`, and `seed` where it augments, would take before anything is spent. It asks no model.
 
 Figures come from what this machine's store and earlier runs measured; where nothing was measured, it says so.
 """
@@ -11,9 +11,16 @@ from pipeline.manifest import Manifest, read_manifest
 from pipeline.run import Run
 from pipeline.runner import Runner
 from pipeline.section import declared
+from pipeline.stage import Bill
 
 BYTES_PER_TOKEN = 12  # of journal and shards together, for text and token ids of a completion
 LABEL_BYTES = 3.0  # of journal and shards together, for one candidate of a token where soft labels are kept
+
+
+def variants(run: Run) -> Bill | None:
+    """What seed would reuse and buy of the teacher's variants; None where it is fresh."""
+    state = run.state("seed")
+    return None if state.word == "fresh" else Runner(run).bill(plan.stage("seed"), state)
 
 
 def missing(run: Run) -> int:

@@ -7,7 +7,6 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from itertools import islice
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -15,7 +14,7 @@ import pyarrow as pa
 from pipeline import templates
 from pipeline.engines import Engine, Request
 from pipeline.manifest import Shard
-from pipeline.orders import ROWS, Ask, Order, asks, last_id
+from pipeline.orders import Ask, Order, answered
 from pipeline.records import SOFT_LABELS
 from pipeline.roles import Role
 from pipeline.sampling import engine_seed
@@ -75,16 +74,12 @@ class Figures:
 def told(order: Order, store: Store) -> Iterator[Told]:
     """The stored completions of an order that have token ids, each once, in the order of its asks."""
     seen: set[str] = set()
-    rest = asks(order)
-    while some := {last_id(order, ask, store): ask for ask in islice(rest, ROWS)}:
-        new = {key: ask for key, ask in some.items() if key not in seen}
-        seen |= new.keys()
-        rows = {row["id"]: row for row in store.rows(new)}
-        for key, ask in new.items():
-            row = rows.get(key)
-            if row is not None and row["finish"] != "error" and row["token_ids"] is not None:
-                token_hash = hash_tokens(row["token_ids"])
-                yield Told(key, ask, row["token_ids"], token_hash, store.labels.k(key, token_hash))
+    for ask, row in answered(order, store):
+        key, token_ids = row["id"], row["token_ids"]
+        if key not in seen and row["finish"] != "error" and token_ids is not None:
+            seen.add(key)
+            token_hash = hash_tokens(token_ids)
+            yield Told(key, ask, token_ids, token_hash, store.labels.k(key, token_hash))
 
 
 def score(

@@ -123,7 +123,7 @@ def fingerprint(identity: Identity) -> str:
 
 
 def explain(old: Identity, new: Identity) -> list[Change]:
-    """The keys that differ, dotted, in the order of the new identity."""
+    """The keys that differ, dotted, a list's sections by number, in the order of the new identity."""
     before, after = dict(_flat(old.model_dump(mode="json"))), dict(_flat(new.model_dump(mode="json")))
     keys = [*after, *(key for key in before if key not in after)]
     return [
@@ -135,6 +135,9 @@ def _flat(value: Any, prefix: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(value, dict) and value:
         for key, item in value.items():
             yield from _flat(item, f"{prefix}.{key}" if prefix else str(key))
+    elif isinstance(value, list) and any(isinstance(item, dict) for item in value):
+        for number, item in enumerate(value):
+            yield from _flat(item, f"{prefix}[{number}]")
     else:
         yield prefix, value
 

@@ -219,11 +219,17 @@ def stored(order: Order, store: Store, some: Mapping[str, Ask]) -> list[dict[str
     ]
 
 
-def completions(order: Order, store: Store) -> Iterator[dict[str, Any]]:
-    """What the store holds of all samples of an order, in their order; a few are held at once."""
+def answered(order: Order, store: Store) -> Iterator[tuple[Ask, dict[str, Any]]]:
+    """The samples of an order that the store holds, each with its row, in their order; a few are held at once."""
     rest = asks(order)
     while some := {last_id(order, ask, store): ask for ask in islice(rest, ROWS)}:
-        yield from stored(order, store, some)
+        for row in stored(order, store, some):
+            yield some[row["id"]], row
+
+
+def completions(order: Order, store: Store) -> Iterator[dict[str, Any]]:
+    """The rows of `answered` alone."""
+    return (row for _, row in answered(order, store))
 
 
 def cut(order: Order, row: dict[str, Any]) -> dict[str, Any]:

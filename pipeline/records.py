@@ -121,6 +121,7 @@ EXAMPLE = pa.schema(
     [
         ("id", pa.string()),  # the trace's
         ("problem_id", pa.string()),
+        ("parent_id", pa.string()),  # the problem that this one was rewritten from; null for a source's own
         ("prompt", MESSAGES),
         ("completion", MESSAGES),
         ("spans", SPANS),

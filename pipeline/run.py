@@ -14,6 +14,7 @@ import pyarrow as pa
 from pipeline import models, plan
 from pipeline.manifest import Change, Identity, Intent, Manifest, explain, read_intent, read_manifest
 from pipeline.recipe import Recipe
+from pipeline.records import content_id
 from pipeline.roles import Student, Teacher
 from pipeline.section import declared
 from pipeline.shards import read_shard
@@ -96,6 +97,8 @@ class Run:
         if read.artifact:
             artifact = manifest.artifacts.get(read.artifact)
             return {read.artifact: artifact.fingerprint if artifact else ""}
+        if read.facts:
+            return {"manifest": content_id(manifest.model_dump(mode="json"))}
         if not read.dataset:
             return {"manifest": manifest.fingerprint}
         known = manifest.datasets[read.dataset].columns if read.dataset in manifest.datasets else {}

@@ -89,22 +89,15 @@ class Runner:
             self.watcher.ends(stage.name, state.manifest, False)
             return
         folder = self.run.stage_folder(stage.name)
-        if self._must_ask(stage, state) and stage.name not in forced:
-            raise Stale(self._question(stage, state))
+        question = None if stage.name in forced else self._question(stage, state)
+        if question is not None:
+            raise Stale(question)
         if state.changes and stage.on_stale == "ask" and stage.bill is None and folder.exists():
             _move_aside(folder)
             state = State("absent", state.changes, None, None)
         self.watcher.starts(stage.name, state)
         manifest = self._carry_out(stage, state)
         self.watcher.ends(stage.name, manifest, True)
-
-    def _must_ask(self, stage: Stage, state: State) -> bool:
-        if stage.on_stale != "ask" or not state.changes:
-            return False
-        if stage.bill is None:
-            work = self.run.stage_folder(stage.name) / "work"
-            return state.manifest is not None or (work.exists() and any(work.iterdir()))
-        return self.bill(stage, state).dropped > 0
 
     def bill(self, stage: Stage, state: State) -> Bill:
         """What running a stage that has a bill would reuse and buy."""
@@ -122,22 +115,25 @@ class Runner:
             config = self.run.recipe.sections[name]
             return stage.pilot(config, self._inputs(stage), self._output(stage, state), share)
 
-    def _question(self, stage: Stage, state: State) -> str:
+    def _question(self, stage: Stage, state: State) -> str | None:
+        """What to ask before a changed stage is run: it would cost much, or leave unused what was bought."""
+        if stage.on_stale != "ask" or not state.changes:
+            return None
+        if stage.bill is not None:
+            bill = self.bill(stage, state)
+            if not bill.dropped:
+                return None
+            cost = f"{bill}"
+        else:
+            work = self.run.stage_folder(stage.name) / "work"
+            if state.manifest is None and not (work.exists() and any(work.iterdir())):
+                return None
+            cost = f"Running it again moves its folder aside ({stage.name}.old-...); nothing is deleted."
         started = "finished" if state.manifest else "was interrupted"
         lines = [f"Stage {stage.name} {started} with other values than the recipe has now:"]
         lines += [f"  {change.key}: {_brief(change.old)} -> {_brief(change.new)}" for change in state.changes]
-        if stage.bill is not None:
-            bill = self.bill(stage, state)
-            tokens = f", about {bill.tokens:,} tokens" if bill.tokens else ""
-            lines.append(
-                f"Of {bill.wanted:,} completions wanted, {bill.reused:,} are in the store and would be reused; "
-                f"{bill.missing:,} must be bought{tokens}; {bill.dropped:,} bought ones would no longer be used (they "
-                f"stay in the store)."
-            )
-        else:
-            lines.append(f"Running it again moves its folder aside ({stage.name}.old-...); nothing is deleted.")
-        lines.append(f"Go on with --force {stage.name} (make {stage.name} FORCE={stage.name}), or set the values back.")
-        return "\n".join(lines)
+        ways = f"Go on with --force {stage.name} (make {stage.name} FORCE={stage.name}), or set the values back."
+        return "\n".join([*lines, cost, ways])
 
     def _inputs(self, stage: Stage) -> RunInputs:
         return RunInputs(self.run, stage, lambda line: self.watcher.says(stage.name, line))

@@ -22,7 +22,7 @@ class StageError(Exception):
 
 @dataclass(frozen=True)
 class Reads:
-    """Something another stage wrote: columns of a dataset, an artifact, or (both empty) all that its manifest says.
+    """Something another stage wrote: columns of a dataset, an artifact, or (both empty) all of it.
 
     Columns that runs were made without are named in `later`: where they were not written, rows lack them.
     """
@@ -33,6 +33,7 @@ class Reads:
     artifact: str = ""
     when: Callable[[Any], bool] = lambda config: True  # whether a stage with this config reads it
     later: tuple[str, ...] = ()
+    facts: bool = False  # all that its manifest says: how it went as well as what came of it
 
 
 @dataclass(frozen=True)
@@ -47,13 +48,21 @@ class Progress:
 
 @dataclass(frozen=True)
 class Bill:
-    """What a changed `generate` would reuse and buy, in completions and tokens (an estimate where none is known)."""
+    """What a changed stage would reuse, buy (at most) and no longer use: completions, and an estimate of tokens."""
 
     wanted: int
     reused: int
     missing: int
     dropped: int
-    tokens: int | None = None
+    tokens: int | None = None  # of those missing; None where no completion of the model is known to go by
+
+    def __str__(self) -> str:
+        tokens = f", about {self.tokens:,} tokens" if self.tokens else ""
+        return (
+            f"Of {self.wanted:,} completions wanted, {self.reused:,} are in the store and would be reused; "
+            f"{self.missing:,} must be bought{tokens}; {self.dropped:,} bought ones would no longer be used (they stay "
+            f"in the store)."
+        )
 
 
 class Inputs(Protocol):
@@ -141,7 +150,7 @@ Roles = Mapping[str, tuple[str, ...]]
 
 @dataclass(frozen=True)
 class Stage:
-    """A stage, whole. `run(config, inputs, output)` is a function over tables and knows no executor."""
+    """A stage, whole. `run(config, inputs, output)` is a function over tables."""
 
     name: str
     version: int  # raised by hand when the same input would give another output; code is not hashed
@@ -150,8 +159,6 @@ class Stage:
     reads: Mapping[str, Reads]
     writes: Mapping[str, pa.Schema] = field(default_factory=dict)
     artifacts: tuple[str, ...] = ()
-    # How it may be spread: a shard alone, all traces of a problem together, or one global step.
-    spread: Literal["each", "by_problem", "whole"] = "whole"
     # Role -> the keys that can change the output; of its config where that decides which. A role is "teacher",
     # "student", or "teachers" for all teachers.
     roles: Roles | Callable[[Any], Roles] = field(default_factory=dict)

@@ -240,6 +240,5 @@ STAGE = Stage(
         "problems": Reads("seed", "problems", ("id", "text", "task", "split")),
     },
     writes={"verdicts": VERDICT},
-    spread="each",
     contents=benchmark_digests,
 )

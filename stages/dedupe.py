@@ -132,5 +132,4 @@ STAGE = Stage(
         "verified": Reads("verify", "verdicts", ("id", "outcome")),
     },
     writes={"verdicts": VERDICT},
-    spread="by_problem",
 )

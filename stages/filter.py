@@ -85,6 +85,5 @@ STAGE = Stage(
         "problems": Reads("seed", "problems", ("id", "domain")),
     },
     writes={"verdicts": VERDICT},
-    spread="each",
     roles={"teachers": ("thinking",)},
 )

@@ -6,13 +6,13 @@ its continuation is the row, and names it.
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
 from itertools import groupby, islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
 from pydantic import Field, model_validator
@@ -50,6 +50,8 @@ WANTED_FILE = "wanted.txt"
 class Config(Section):
     """How much is asked of the teachers, and how their words are drawn."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"unverifiable_variants"})
+
     samples: int = Field(4, ge=1)  # completions of each problem; raising it asks only for the new ones
     adaptive: Adaptive | None = None  # null: always `samples`; else at most so many
     sampling: Sampling = Sampling()
@@ -60,6 +62,8 @@ class Config(Section):
     assign: Literal["all", "one"] = "all"  # with several teachers: all that fit a problem answer it, or one of them
     routes: dict[str, Route] = {}  # teacher -> its problems, "teacher" being the main one; without a route: all
     error_share_limit: float = Field(0.05, ge=0, le=1)  # more failed completions than this fail the stage
+    # Those of seed.augment whose answer nobody knows. `mix` drops their traces, unless its verification is off.
+    unverifiable_variants: Literal["skip", "ask"] = "skip"
     # The likeliest candidates of each token, kept with their raw logprobs; a stored completion without them is scored.
     logprobs: int = Field(0, ge=0, le=engines.LOGPROBS_LIMIT)
 
@@ -81,15 +85,20 @@ class Config(Section):
     def by_domain(self) -> bool:
         return any(route.domains for route in self.routes.values())
 
+    def skips(self) -> bool:
+        return self.unverifiable_variants == "skip"
+
     def judges(self) -> bool:
         return self.adaptive is not None
 
 
-def training_problems(config: Config, inputs: Inputs, domains: Mapping[str, str], teacher: str) -> Iterator[Row]:
+def training_problems(
+    config: Config, inputs: Inputs, domains: Mapping[str, str], skipped: Set[str], teacher: str
+) -> Iterator[Row]:
     """The problems of the split "train" that a teacher answers, in the order seed wrote them."""
     for table in inputs.batches("problems"):
         for row in table.to_pylist():
-            if row["split"] != "train":
+            if row["split"] != "train" or row["id"] in skipped:
                 continue
             if teacher in fitting(inputs.teachers, config.routes, config.assign == "one", row, domains):
                 yield row
@@ -103,6 +112,14 @@ def domains_of(config: Config, inputs: Inputs) -> dict[str, str]:
     return dict(zip(table.column("id").to_pylist(), table.column("domain").to_pylist(), strict=True))
 
 
+def skipped_of(config: Config, inputs: Inputs) -> set[str]:
+    """The ids of variants that nobody can verify, where no traces of them are wanted."""
+    if not config.skips():
+        return set()
+    rows = (row for table in inputs.batches("variants") for row in table.to_pylist())
+    return {row["id"] for row in rows if row.get("parent_id") and row["verifier"] == verifiers.UNVERIFIABLE}
+
+
 def orders_of(
     config: Config, inputs: Inputs, output: Output, enough: Mapping[str, Enough] | None = None
 ) -> dict[str, Order]:
@@ -113,7 +130,7 @@ def orders_of(
             f"generate.routes names {unknown[0]!r}; expected one of {', '.join(inputs.teachers)}. Add it to "
             f"more_teachers, or mend the name."
         )
-    domains = domains_of(config, inputs)
+    domains, skipped = domains_of(config, inputs), skipped_of(config, inputs)
     earlier = (row for _, table in output.previous("decisions", DECIDED) for row in table.to_pylist())
     decided = settled(config.adaptive, config.samples, earlier)
     made = {}
@@ -128,7 +145,7 @@ def orders_of(
         made[name] = Order(
             role=teacher,
             weights=inputs.weights(name),
-            problems=partial(training_problems, config, inputs, domains, name),
+            problems=partial(training_problems, config, inputs, domains, skipped, name),
             texts=texts,
             tokenizer=tokenizer,
             sampling=config.sampling,
@@ -307,6 +324,12 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
         output.facts["soft_labels"] = label(inputs, output, groups.values())
     output.write("decisions", as_table(decisions, DECISION))
     report(output, facts, decisions)
+    if skipped := skipped_of(config, inputs):
+        output.facts["unverifiable_skipped"] = len(skipped)
+        output.say(
+            f"{len(skipped):,} variants whose answer nobody knows were not asked: mix drops their traces. Where its "
+            f"verification is off, ask them with --set generate.unverifiable_variants=ask."
+        )
 
 
 def buy(
@@ -314,23 +337,24 @@ def buy(
 ) -> tuple[Store, Figures, list[tuple[Order, Decision]]]:
     """Have one engine make what the store lacks of these orders; returns the store as it is then."""
     name, first = next(iter(group.items()))
-    files = orders.engine_files(first.role, partial(inputs.model, name))
-    log = engine_log(output, name)
+    start = starter(inputs, output, name)
     told = "" if len(inputs.teachers) == 1 else f"{', '.join(group)}: "
     with writing(inputs.store, first.weights) as store:
         figures, decisions = sampling.complete(
             list(group.values()),
             store,
-            lambda seed: engines.start(first.role, files, seed, log),
+            partial(start, first.role),
             lambda done, total, note: output.progress(Progress(done, total, "completions", told + note)),
             config.error_share_limit,
         )
     return store, figures, decisions
 
 
-def engine_log(output: Output, name: str) -> Path:
-    """What the libraries of a teacher's engine have to say."""
-    return output.work / ("engine.log" if name == "teacher" else f"engine-{name}.log")
+def starter(inputs: Inputs, output: Output, name: str) -> Callable[[Role, int], engines.Engine]:
+    """What starts the engine of a teacher, by its name, from its role and a seed. What it has to say is logged."""
+    files = orders.engine_files(inputs.teachers[name], partial(inputs.model, name))
+    log = output.work / ("engine.log" if name == "teacher" else f"engine-{name}.log")
+    return lambda role, seed: engines.start(role, files, seed, log)
 
 
 def label(inputs: Inputs, output: Output, groups: Iterable[Mapping[str, Order]]) -> dict[str, Any]:
@@ -354,13 +378,13 @@ def label(inputs: Inputs, output: Output, groups: Iterable[Mapping[str, Order]])
 def score(inputs: Inputs, output: Output, group: Mapping[str, Order], total: labelling.Figures) -> Store:
     """Score, with one model, what its store holds of these orders without labels; returns the store as it is then."""
     name, first = next(iter(group.items()))
-    files = orders.engine_files(first.role, partial(inputs.model, name))
+    start = starter(inputs, output, name)
     with writing(inputs.store, first.weights) as store:
         for order in group.values():
             labelling.score(
                 order,
                 store,
-                lambda role, seed: engines.start(role, files, seed, engine_log(output, name)),
+                start,
                 lambda done, of, note: output.progress(Progress(done, of, "labels", note)),
                 total,
             )
@@ -446,6 +470,7 @@ STAGE = Stage(
         "problems": Reads("seed", "problems", ("id", "text", "task", "split")),
         "domains": Reads("seed", "problems", ("id", "domain"), when=Config.by_domain),
         "references": Reads("seed", "problems", REFERENCE, when=Config.judges),
+        "variants": Reads("seed", "problems", ("id", "verifier"), when=Config.skips, later=("parent_id",)),
     },
     writes={"traces": TRACE, "decisions": DECISION, "soft_labels": SOFT_LABELS},
     roles={"teachers": WORDS},

@@ -152,14 +152,15 @@ def example(
     """One EXAMPLE row: the student's prompt, the laid-out trace and where both come from."""
     spans = lay_out(trace["raw"], thinking, config.trace_format)
     # A rewriting goes where its parent goes: training sees no validation problem in other words.
-    family = problem.get("parent_id") or problem["id"]
+    parent_id = problem.get("parent_id")
     return {
         "id": trace["id"],
         "problem_id": trace["problem_id"],
+        "parent_id": parent_id,
         "prompt": prompt,
         "completion": [{"role": "assistant", "content": assemble(trace["raw"], spans)}],
         "spans": spans,
-        "split": "validation" if in_validation(family, config.validation_share) else "train",
+        "split": "validation" if in_validation(parent_id or problem["id"], config.validation_share) else "train",
         **{key: problem[key] for key in ("domain", "task", "answer", "source", "license")},
         **{key: trace[key] for key in ("teacher", "weights", "sampling")},
     }
@@ -260,7 +261,7 @@ _VERDICT_COLUMNS = ("id", "outcome", "reasons", "detail")
 
 STAGE = Stage(
     name="mix",
-    version=1,
+    version=2,
     config=Config,
     run=run,
     reads={
@@ -281,7 +282,6 @@ STAGE = Stage(
         "decontaminate": Reads("decontaminate", "verdicts", _VERDICT_COLUMNS),
     },
     writes={"examples": EXAMPLE, "fates": FATE},
-    spread="by_problem",
     roles={"student": ("prompt", "task_prompts", "system", "chat_template"), "teachers": ("thinking",)},
     prompts=prompts,
 )

@@ -19,18 +19,8 @@ from pipeline.section import Section
 from pipeline.shards import picked
 from pipeline.stage import Inputs, Output, Reads, Stage
 
-# A manifest-bearing input for each stage before this one, in the order of the run.
-STAGES = {
-    "seed": "problems",
-    "generate": "traces",
-    "verify": "verify",
-    "filter": "filter",
-    "dedupe": "dedupe",
-    "decontaminate": "decontaminate",
-    "mix": "fates",
-    "sft": "sft",
-    "eval": "scores",
-}
+# Whose facts it shows.
+STAGES = ("seed", "generate", "verify", "filter", "dedupe", "decontaminate", "mix", "sft", "eval")
 JUDGES = ("verify", "filter", "dedupe", "decontaminate")
 
 
@@ -235,7 +225,7 @@ def cut(text: str | None, limit: int) -> str | None:
 
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Gather the facts and samples, and write index.html and report.json."""
-    manifests = {stage: inputs.manifest(name) for stage, name in STAGES.items()}
+    manifests = {stage: inputs.manifest(f"{stage}_facts") for stage in STAGES}
     fates = inputs.table("fates")
     kept = set(fates.filter(fates.column("kept")).column("id").to_pylist())
     lengths = token_lengths(inputs.batches("traces"), kept)
@@ -273,12 +263,12 @@ STAGE = Stage(
         **{judge: Reads(judge, "verdicts", _VERDICT) for judge in JUDGES},
         "fates": Reads("mix", "fates", ("id", "kept", "stage", "reason")),
         "examples": Reads("mix", "examples", ("id", "completion")),
-        "sft": Reads("sft"),
         "scores": Reads(
             "eval",
             "scores",
             ("id", "model", "prompt_name", "problem_id", "sample", "outcome", "reasons", "completion_tokens", "raw"),
         ),
+        **{f"{stage}_facts": Reads(stage, facts=True) for stage in STAGES},
     },
     artifacts=("page",),
 )

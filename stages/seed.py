@@ -3,8 +3,8 @@
 It asks the teacher only where `augment` wishes for variants, and judges no answer but a generator's own gold one.
 """
 
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections import Counter, defaultdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from itertools import combinations, islice
 from pathlib import Path
 from typing import Any, ClassVar
@@ -12,9 +12,10 @@ from typing import Any, ClassVar
 from pydantic import Field, model_validator
 
 from pipeline import engines, orders, sampling
-from pipeline.augment import Answers, Augmentation, augment
+from pipeline.augment import ASKED_FILE, Answers, Augmentation, augment, begin
 from pipeline.canonical import Space, canonical_key, canonical_keys, draws_to_tell
 from pipeline.digests import remembered
+from pipeline.manifest import write_durably
 from pipeline.orders import Order
 from pipeline.records import PROBLEM, REJECT
 from pipeline.roles import Role, Sampling
@@ -26,7 +27,7 @@ from pipeline.sources.file import place_of
 from pipeline.sources.hub import folder_digest
 from pipeline.sources.reasoning_gym import version
 from pipeline.sources.selection import Found, Selection
-from pipeline.stage import Inputs, Output, Progress, Roles, Stage, StageError
+from pipeline.stage import Bill, Inputs, Output, Progress, Roles, Stage, StageError
 from pipeline.store import Store, writing
 from pipeline.templates import worked_examples
 from pipeline.verifiers import UNVERIFIABLE, lacking
@@ -175,36 +176,43 @@ def shown(inputs: Inputs) -> dict[str, str]:
     }
 
 
-def collect(config: Config, inputs: Inputs, output: Output) -> Selection:
-    """Everything that the sources hold, decided: held-out blocks first, then training rows, then training draws."""
+def generators(config: Config) -> list[tuple[int, ReasoningGymSource]]:
+    """The sources that draw their problems, each with its place in the recipe."""
+    return [(origin, source) for origin, source in enumerate(config.sources) if isinstance(source, ReasoningGymSource)]
+
+
+def held_per_task(config: Config) -> int:
+    """The problems that all held-out blocks together draw of a generator."""
+    return sum(block.count_per_task for block in config.held_out.values())
+
+
+def collect(config: Config, inputs: Inputs, progress: Callable[[Progress], None]) -> tuple[Selection, dict[int, int]]:
+    """What the sources hold, decided: held-out blocks first, then training rows, then training draws.
+
+    Returns how many items each generator drew for training, too, by its place in the recipe.
+    """
     root = inputs.root
     selection = Selection(config.overlap_words, config.template_share, config.near_duplicate_jaccard, shown(inputs))
-    generators = [
-        (origin, source) for origin, source in enumerate(config.sources) if isinstance(source, ReasoningGymSource)
-    ]
     rows = read_rows(config, root, selection)
-    held = sum(block.count_per_task for block in config.held_out.values())
-    spaces = {origin: check_space(source, source.count + held, root) for origin, source in generators}
-    total = len(rows) + sum(source.count + held for _, source in generators)
+    total = len(rows) + sum(source.count + held_per_task(config) for _, source in generators(config))
 
     def drawn(source: ReasoningGymSource) -> Iterator[Candidate]:
         for place, item in enumerate(SOURCES[source.kind](source, root)):
             if place % PROGRESS_EVERY == 0:
-                output.progress(Progress(len(selection.accepted), total, "problems", source.task))
+                progress(Progress(len(selection.accepted), total, "problems", source.task))
             yield item
 
     selection.hold_out_rows(found for found in rows if found[1].split != TRAIN)
     # In the order of seeds: the order of names in a recipe is not part of what is asked.
     for name, block in sorted(config.held_out.items(), key=lambda item: item[1].seed):
-        for origin, source in generators:
+        for origin, source in generators(config):
             items = drawn(source.model_copy(update={"seed": block.seed}))
             selection.hold_out_draws(origin, items, name, block.count_per_task)
     selection.train_on_rows(found for found in rows if found[1].split == TRAIN)
-    draws = {origin: selection.train_on_draws(origin, drawn(source), source.count) for origin, source in generators}
-    if config.augment:
-        add_variants(config, inputs, output, selection)
-    report(config, selection, draws, spaces, output)
-    return selection
+    draws = {
+        origin: selection.train_on_draws(origin, drawn(source), source.count) for origin, source in generators(config)
+    }
+    return selection, draws
 
 
 def read_rows(config: Config, root: Path, selection: Selection) -> list[Found]:
@@ -221,26 +229,82 @@ def read_rows(config: Config, root: Path, selection: Selection) -> list[Found]:
     return rows
 
 
-def add_variants(config: Config, inputs: Inputs, output: Output, selection: Selection) -> None:
-    """Have the teacher write variants of the selection's training problems; those that stand join it."""
+def base_order(config: Config, inputs: Inputs, renders: bool = True) -> Order:
+    """What the teacher is asked with. Without `renders` no tokenizer is read, and ids are not those of any answer."""
     teacher = inputs.teacher
     texts = {name: inputs.prompt(name) for name in asking(config, teacher)}
-    base = Order(
+    return Order(
         role=teacher,
         weights=inputs.weights("teacher"),
         problems=list,
         texts=texts,
-        tokenizer=orders.open_tokenizer(teacher, lambda: inputs.model("teacher"), texts),
+        tokenizer=orders.open_tokenizer(teacher, lambda: inputs.model("teacher"), texts) if renders else None,
         sampling=Sampling(),
         samples=1,
         max_tokens=1,
     )
 
+
+def bill(config: Config, inputs: Inputs, output: Output) -> Bill:
+    """What a run with these values would reuse, buy (at most) and no longer use of the teacher's variants.
+
+    Nobody is asked and no engine is started. Of a teacher that has answered nothing yet not even the tokenizer is
+    needed: nothing of it can be reused.
+    """
+    if not config.augment:
+        return Bill(wanted=0, reused=0, missing=0, dropped=0, tokens=0)
+    selection, _ = collect(config, inputs, lambda moment: None)
+    store = Store(inputs.store, inputs.weights("teacher"))
+    base = base_order(config, inputs, renders=len(store) > 0)
+
+    def look(made: Sequence[Order], what: str) -> list[Answers]:
+        return [defaultdict(list, answers(order, store)) for order in made]
+
+    begun = begin(config.augment, base, selection, look)
+    following = [wish.following for wish in config.augment]
+    asked: set[str] = set()
+    missing = later = 0
+    for order, more in [*zip(begun.first, following, strict=True), *((order, 0) for order in begun.second.values())]:
+        for ask in orders.asks(order):
+            if ask.id in asked:
+                continue
+            asked.add(ask.id)
+            if orders.missing(order, ask, store) is not None:
+                missing += 1
+                later += more
+    mean = store.mean_tokens() if missing else 0.0
+    return Bill(
+        wanted=len(asked) + later,
+        reused=len(asked) - missing,
+        missing=missing + later,
+        dropped=len(bought(inputs, output) - asked),
+        tokens=None if mean is None else round((missing + later) * mean),
+    )
+
+
+def bought(inputs: Inputs, output: Output) -> set[str]:
+    """The ids of the answers that this run paid for when it last had variants written. Failed ones cost nothing."""
+    path = output.folder / ASKED_FILE
+    if not path.exists():
+        return set()
+    pairs = [line.rpartition(" ") for line in path.read_text(encoding="utf-8").splitlines()]
+    stores = {weights: Store(inputs.store, weights) for weights in {weights for weights, _, _ in pairs}}
+    found = {trace_id: stores[weights].entry(trace_id) for weights, _, trace_id in pairs}
+    return {trace_id for trace_id, entry in found.items() if entry is not None and entry.finish != "error"}
+
+
+def add_variants(config: Config, inputs: Inputs, output: Output, selection: Selection) -> None:
+    """Have the teacher write variants of the selection's training problems; those that stand join it."""
+    base = base_order(config, inputs)
+    asked: list[str] = []
+
     def ask(made: Sequence[Order], what: str) -> list[Answers]:
+        asked.extend(one.id for order in made for one in orders.asks(order))
+        write_durably(output.folder / ASKED_FILE, (f"{base.weights} {trace_id}\n" for trace_id in asked))
         return ask_teacher(inputs, output, made, what)
 
     try:
-        outcomes = augment(config.augment, base, teacher.thinking, selection, ask)
+        outcomes = augment(config.augment, base, inputs.teacher.thinking, selection, ask)
     except PoolError as error:
         raise StageError(str(error)) from error
     output.facts["augment"] = []
@@ -307,10 +371,17 @@ def report(
 
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Collect problems from every source; see the functions above for what is refused and why."""
+    held = held_per_task(config)
     try:
-        selection = collect(config, inputs, output)
+        spaces = {
+            origin: check_space(source, source.count + held, inputs.root) for origin, source in generators(config)
+        }
+        selection, draws = collect(config, inputs, output.progress)
     except SourceError as error:
         raise StageError(str(error)) from error
+    if config.augment:
+        add_variants(config, inputs, output, selection)
+    report(config, selection, draws, spaces, output)
     if not selection.accepted:
         first = selection.rejected[0]
         raise StageError(
@@ -332,9 +403,10 @@ STAGE = Stage(
     run=run,
     reads={},
     writes={"problems": PROBLEM, "rejects": REJECT},
-    spread="whole",
     roles=roles,
     weights=weights,
     prompts=prompts,
     contents=source_digests,
+    on_stale="ask",
+    bill=bill,
 )

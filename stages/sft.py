@@ -368,7 +368,6 @@ STAGE = Stage(
     run=run,
     reads={"examples": Reads("mix", "examples", ("id", "prompt", "completion", "split"))},
     artifacts=("checkpoint",),
-    spread="whole",
     roles={"student": ("system", "chat_template")},
     weights=("student",),
     prompts=prompts,

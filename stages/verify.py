@@ -157,6 +157,5 @@ STAGE = Stage(
         "traces": Reads("generate", "traces", ("id", "problem_id", "teacher", "raw", "finish")),
     },
     writes={"verdicts": VERDICT, "pass_rates": PASS_RATE},
-    spread="by_problem",
     roles={"teachers": ("thinking",)},
 )

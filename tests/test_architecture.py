@@ -39,7 +39,7 @@ LAYERS = (
         "soft_labels",
         "label_journal",
     ),
-    ("models", "doctor", "store", "engines", "verifiers", "rules", "objectives", "executors"),
+    ("models", "doctor", "store", "engines", "verifiers", "rules", "objectives"),
     ("orders", "routing", "pilot", "training", "sources", "page", "scoring", "variants"),
     ("schedule",),
     ("sampling",),

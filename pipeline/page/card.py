@@ -18,6 +18,7 @@ from pipeline import __version__
 MEANINGS = {
     "id": "the trace's id: a hash of all that could change the teacher's words",
     "problem_id": "the problem's id: a hash of its text",
+    "parent_id": "the problem that the teacher rewrote into this one; null for a source's own",
     "prompt": "the conversation so far, as the student is asked",
     "completion": "the reply to learn",
     "spans": "how the completion was laid out from the teacher's raw text: copied raw[start:end], or inserted text",

@@ -31,6 +31,7 @@ WORDS = (
     "eager",
     "one",
     "best",
+    "ask",
 )
 # They name a run and speak to people; or they say where something lies, whose content is identity.
 NAMES_ONLY = {"name", "description"}

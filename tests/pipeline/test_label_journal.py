@@ -1,9 +1,7 @@
-import os
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
 
 import pytest
 
@@ -11,6 +9,7 @@ from pipeline import soft_labels
 from pipeline.label_journal import Labels
 from pipeline.records import content_id
 from pipeline.store import Store, partition, writing
+from tests.pipeline.disk import full_after
 from tests.pipeline.labels import made_up
 
 WEIGHTS = "weights"
@@ -142,16 +141,7 @@ def test_labels_appended_before_a_sigkill_are_there_afterwards(tmp_path: Path) -
 
 def test_a_write_cut_short_by_a_full_disk_is_a_torn_tail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     large = soft_labels.pack(made_up(99, 9, 300))
-    real, room = os.write, [len(labels(0)) + 400]  # bytes until the disk is full: the lock, labels, a part of others
-
-    def write(handle: int, data: Any) -> int:
-        if not room[0]:
-            raise OSError(28, "No space left on device")
-        done = real(handle, bytes(data)[: room[0]])
-        room[0] -= done
-        return done
-
-    monkeypatch.setattr("pipeline.journal.os.write", write)
+    full_after(len(labels(0)) + 400, monkeypatch)  # room for the lock, labels, and a part of others
 
     def full() -> None:
         with writing(tmp_path, WEIGHTS) as store:

@@ -29,6 +29,16 @@ def test_explain_lists_dotted_keys_with_old_and_new_values() -> None:
     assert explain(old, old) == []
 
 
+def test_explain_names_the_section_of_a_list_that_differs() -> None:
+    old, new = (identity(sources=[{"task": "a", "count": 5}, {"task": "b", "count": n}], terms=[n]) for n in (6, 7))
+    assert explain(old, new) == [
+        Change(key="config.sources[1].count", old=6, new=7),
+        Change(key="config.terms", old=[6], new=[7]),
+    ]
+    shorter = identity(sources=[{"task": "a", "count": 5}], terms=[6])
+    assert [change.key for change in explain(old, shorter)] == ["config.sources[1].task", "config.sources[1].count"]
+
+
 def test_a_fingerprint_depends_on_values_and_not_on_the_order_of_keys() -> None:
     assert fingerprint(identity(a=1, b=2)) == fingerprint(identity(b=2, a=1))
     assert fingerprint(identity(a=1, b=2)) != fingerprint(identity(a=1, b=3))

@@ -115,6 +115,8 @@ def test_the_card_is_made_from_the_manifests(published: Path) -> None:
     ):
         assert text in card, text
     assert "| | **all** | **120** |" in card
+    columns = re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", card, re.MULTILINE)
+    assert [name for name, meaning in columns] == EXAMPLE.names, "a column without a meaning"
 
 
 @pytest.mark.parametrize(

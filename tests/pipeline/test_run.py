@@ -1,12 +1,16 @@
 """A run on the disk: what its files say, and what is said of a file that says nothing."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+from pipeline import plan
+from pipeline.manifest import explain, write_record
 from pipeline.recipe import check
 from pipeline.run import Run
 from pipeline.stage import StageError
+from tests import synthetic
 
 RECIPE = {
     "teacher": {"model": "anything", "engine": "openai"},
@@ -24,3 +28,39 @@ def test_a_prompt_that_cannot_be_read_is_named_with_its_file(tmp_path: Path, nam
     (tmp_path / "prompts" / "latin.txt").write_bytes(b"R\xe9solvez {problem}")
     with pytest.raises(StageError, match=says):
         Run(check(RECIPE, "mine", "mine"), data=tmp_path, root=tmp_path).prompt(name)
+
+
+@pytest.mark.parametrize("stage", plan.upstream("report"))
+@pytest.mark.parametrize(
+    "changes",
+    [{"facts": {"tokens_per_s": 3.0}}, {"counts": {"kept": 2}}, {"seconds": 12.6}, {"packages": {"torch": "2.14.0"}}],
+    ids=lambda changes: next(iter(changes)),
+)
+def test_the_report_depends_on_all_that_it_shows_of_every_stage(
+    tmp_path: Path, stage: str, changes: dict[str, Any]
+) -> None:
+    run = Run(check(RECIPE, "mine", "mine"), data=tmp_path)
+    for name in plan.upstream("report"):
+        run.stage_folder(name).mkdir(parents=True)
+        write_record(run.stage_folder(name) / "manifest.json", synthetic.manifest(name))
+    report = plan.stage("report")
+    before = run.identity(report)
+    assert run.identity(report) == before
+    write_record(run.stage_folder(stage) / "manifest.json", synthetic.manifest(stage).model_copy(update=changes))
+    assert [change.key for change in explain(before, run.identity(report))] == [f"inputs.{stage}_facts.manifest"]
+
+
+def test_the_report_reads_every_stage_before_it() -> None:
+    assert plan.upstream("report") == list(plan.ORDER[:-1])
+
+
+def test_a_stage_that_shows_no_facts_does_not_depend_on_them(tmp_path: Path) -> None:
+    run = Run(check(RECIPE, "mine", "mine"), data=tmp_path)
+    found = []
+    for seconds in (1.0, 2.0):
+        for name in ("mix", "sft"):
+            run.stage_folder(name).mkdir(parents=True, exist_ok=True)
+            made = synthetic.manifest(name, loss=[[1, seconds]]).model_copy(update={"seconds": seconds})
+            write_record(run.stage_folder(name) / "manifest.json", made)
+        found.append({name: run._input_identity(read) for name, read in plan.stage("eval").reads.items()})
+    assert found[0] == found[1]

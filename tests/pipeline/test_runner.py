@@ -9,6 +9,7 @@ import pytest
 import yaml
 
 from pipeline import lock, plan, recipe
+from pipeline.check import check
 from pipeline.manifest import Manifest, write_record
 from pipeline.run import Run
 from pipeline.runner import Runner, Stale, Watcher
@@ -223,7 +224,9 @@ def test_variants_are_problems_like_any_others_and_their_solutions_are_bought_on
     assert len(variants) == 24
     assert facts(path, "seed")["generation"]["second steps"]["bought"] == 72
     assert (facts(path, "generate")["wanted"], facts(path, "generate")["reused"]) == (144, 72)
-    examples = [problems[row["problem_id"]] | {"split": row["split"]} for row in rows(path, "mix", "examples")]
+    mixed = rows(path, "mix", "examples")
+    assert all(row["parent_id"] == problems[row["problem_id"]]["parent_id"] for row in mixed)
+    examples = [problems[row["problem_id"]] | {"split": row["split"]} for row in mixed]
     assert {row["id"] for row in variants} <= {row["id"] for row in examples}
     splits: dict[str, set[str]] = {}
     for row in examples:
@@ -241,7 +244,32 @@ def test_the_teachers_answers_make_seed_stale_only_where_it_writes_problems(path
     assert [change.key for change in run_of(path, AUGMENT).state("seed").changes] == ["models.teacher"]
 
 
-def test_a_run_from_before_there_were_variants_stays_fresh_and_can_be_mixed_again(path: Path) -> None:
+def test_another_teacher_stops_seed_before_variants_are_bought_again(path: Path) -> None:
+    small.can_variants(path)
+    assert ran(path, AUGMENT, to="seed") == ["seed"]
+    assert check(run_of(path).stage_folder("seed")) == []
+    with open(path.parent / "canned.jsonl", "a") as file:
+        file.write("\n")
+    with pytest.raises(Stale) as caught:
+        ran(path, AUGMENT, to="seed")
+    text = str(caught.value)
+    assert "models.teacher" in text
+    assert "Of 96 completions wanted, 0 are in the store and would be reused; 96 must be bought" in text
+    assert "96 bought ones would no longer be used" in text
+    assert "--force seed" in text
+    assert ran(path, "seed.augment=[]", to="seed") == ["seed"], "nothing is bought without variants"
+    assert ran(path, AUGMENT, force=("seed",), to="seed") == ["seed"]
+    assert facts(path, "seed")["generation"]["rewritings"]["bought"] == 24
+
+
+def test_more_variants_are_bought_without_a_question(path: Path) -> None:
+    small.can_variants(path)
+    ran(path, AUGMENT, to="seed")
+    assert ran(path, AUGMENT.replace("3", "4"), to="seed") == ["seed"]
+    assert facts(path, "seed")["generation"]["second steps"]["bought"] == 24
+
+
+def test_a_run_from_before_there_were_variants_is_brought_up_to_date_and_nothing_is_bought(path: Path) -> None:
     this = run_of(path)
     folder = this.stage_folder("seed")
     manifest = this.manifest("seed")
@@ -259,7 +287,8 @@ def test_a_run_from_before_there_were_variants_stays_fresh_and_can_be_mixed_agai
     datasets = {**manifest.datasets, "problems": dataset}
     write_record(folder / "manifest.json", manifest.model_copy(update={"datasets": datasets}))
     before = rows(path, "mix", "examples")
-    assert ran(path) == ["mix"]
+    assert ran(path) == ["generate", "mix"]
+    assert facts(path, "generate")["bought"] == 0
     assert rows(path, "mix", "examples") == before
     assert ran(path) == []
     mixed = this.manifest("mix")
@@ -269,4 +298,5 @@ def test_a_run_from_before_there_were_variants_stays_fresh_and_can_be_mixed_agai
 
 def test_a_plan_does_not_have_the_teacher_write_problems(path: Path) -> None:
     said = small.seqdistill(path.parent / "data", "plan", path, "--set", AUGMENT, code=1)
-    assert "far more than a pilot. Run seed first (--to seed)" in said
+    assert "far more than a pilot. Of 96 completions wanted, 0 are in the store" in said
+    assert "Run seed first (--to seed)" in said

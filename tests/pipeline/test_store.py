@@ -11,6 +11,7 @@ import pytest
 from pipeline.lock import Locked
 from pipeline.records import content_id
 from pipeline.store import Store, partition, writing
+from tests.pipeline.disk import full_after
 
 WEIGHTS = "weights-a"
 
@@ -214,16 +215,7 @@ def test_a_disk_that_refuses_is_one_clear_error_and_what_came_before_stays(
 
 
 def test_a_write_cut_short_by_a_full_disk_is_a_torn_tail(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    real, room = os.write, [1000]  # bytes until the disk is full: a whole record and a part of the next
-
-    def write(handle: int, data: Any) -> int:
-        if not room[0]:
-            raise OSError(28, "No space left on device")
-        done = real(handle, bytes(data)[: room[0]])
-        room[0] -= done
-        return done
-
-    monkeypatch.setattr("pipeline.journal.os.write", write)
+    full_after(1000, monkeypatch)  # room for a whole record and a part of the next
     with pytest.raises(ValueError, match="No space left"):
         fill(tmp_path, record(0, text="a" * 600), record(1, text="b" * 600), record(2))
     monkeypatch.undo()

@@ -64,7 +64,7 @@ class Desk:
         path = self.folder / "canned.jsonl"
         lines = [json.dumps({"text": text, "completions": answers}) for text, answers in self.answers.items()]
         path.write_text("\n".join(lines))
-        tables = dict.fromkeys(("problems", "domains", "references"), as_table(rows, PROBLEM))
+        tables = dict.fromkeys(("problems", "domains", "references", "variants"), as_table(rows, PROBLEM))
         made = DeskInputs(self.folder, tables, teacher, models=dict.fromkeys(("teacher", *self.more), path))
         made.more_teachers = self.more
         return made
@@ -220,6 +220,21 @@ def test_the_bill_knows_what_a_killed_run_had_bought(desk: Desk, monkeypatch: py
     assert desk.bill(rows, samples=2).dropped == 0
     assert desk.bill(rows, samples=2, sampling=Sampling(temperature=0.9)).dropped == 4
     assert desk.run(rows, samples=2).facts["bought"] == 0
+
+
+def test_variants_that_nobody_can_verify_are_asked_only_where_that_is_wished(desk: Desk) -> None:
+    lost = {**problem(2), "verifier": "unverifiable", "parent_id": problem(1)["id"]}
+    found = {**problem(4), "verifier": "math", "parent_id": problem(1)["id"]}
+    rows = [problem(1), lost, {**problem(3), "verifier": "unverifiable"}, found]
+    assert desk.bill(rows, samples=2).wanted == 6
+    output = desk.run(rows, samples=2)
+    assert {row["problem_id"] for row in desk.rows()} == {row["id"] for row in rows if row is not lost}
+    assert output.facts["unverifiable_skipped"] == 1
+    assert output.lines[-1].startswith("1 variants whose answer nobody knows were not asked")
+    output = desk.run(rows, samples=2, unverifiable_variants="ask")
+    assert (output.facts["reused"], output.facts["bought"]) == (6, 2)
+    assert "unverifiable_skipped" not in output.facts
+    assert desk.bill(rows, samples=2).dropped == 2
 
 
 def test_two_problems_with_one_prompt_have_one_trace_and_it_is_said(desk: Desk) -> None:

@@ -36,16 +36,15 @@ def canned() -> dict[str, list[str]]:
     return {text: [tagged(reworded(text))] for text, _ in SUMS}
 
 
-def run(
+def desk(
     folder: Path,
     wishes: list[dict[str, Any]],
     answers: dict[str, list[str]],
     rows: list[tuple[str, str]] = SUMS,
-    output: DeskOutput | None = None,
     teacher: dict[str, Any] | None = None,
     **values: Any,
-) -> DeskOutput:
-    """Run seed in a folder, on a file of rows and one held-out question; `values` are the source's."""
+) -> tuple[Config, DeskInputs]:
+    """Seed's config and inputs in a folder: a file of rows and one held-out question; `values` are the source's."""
     folder.mkdir(exist_ok=True)
     for name, some in (("own", rows), ("exam", [EXAM])):
         lines = [json.dumps({"text": text, "answer": answer}) + "\n" for text, answer in some]
@@ -58,9 +57,32 @@ def run(
     ]
     asked = Teacher(model="canned.jsonl", engine="replay", **(teacher or {}))
     inputs = DeskInputs(folder, teacher=asked, student=Student(model="any"), models={"teacher": path})
+    return Config.model_validate({"sources": sources, "augment": wishes}), inputs
+
+
+def run(
+    folder: Path,
+    wishes: list[dict[str, Any]],
+    answers: dict[str, list[str]],
+    rows: list[tuple[str, str]] = SUMS,
+    output: DeskOutput | None = None,
+    **values: Any,
+) -> DeskOutput:
+    """Run seed on `desk`'s config and inputs."""
+    config, inputs = desk(folder, wishes, answers, rows, **values)
     output = output or DeskOutput(folder)
-    STAGE.run(Config.model_validate({"sources": sources, "augment": wishes}), inputs, output)
+    STAGE.run(config, inputs, output)
     return output
+
+
+def billed(
+    folder: Path, wishes: list[dict[str, Any]], rows: list[tuple[str, str]] = SUMS, **teacher: Any
+) -> tuple[int, int, int, int, int | None]:
+    """What the bill says: wanted, reused, missing, dropped, tokens. Whoever asks for an answer gets none."""
+    config, inputs = desk(folder, wishes, {}, rows, teacher)
+    assert STAGE.bill is not None
+    bill = STAGE.bill(config, inputs, DeskOutput(folder))
+    return bill.wanted, bill.reused, bill.missing, bill.dropped, bill.tokens
 
 
 def variants(output: DeskOutput) -> list[dict[str, Any]]:
@@ -319,6 +341,40 @@ def test_what_was_asked_before_a_kill_is_not_asked_again(tmp_path: Path) -> None
     again = run(tmp_path, [wish], answers)
     assert [facts["bought"] for facts in again.facts["generation"].values()] == [0, 0]
     assert again.rows("problems") == output.rows("problems")
+
+
+def test_the_bill_counts_what_is_reused_missing_and_dropped(tmp_path: Path) -> None:
+    wish = {**HARDER, "votes": 3}
+    answers = canned() | {reworded(text): [f"\\boxed{{{answer}}}"] for text, answer in SUMS}
+    assert billed(tmp_path, [wish]) == (6 + 18, 0, 24, 0, None)
+    run(tmp_path, [wish], answers)
+    assert billed(tmp_path, [wish]) == (24, 24, 0, 0, 0)
+    assert billed(tmp_path, [{**wish, "votes": 4}])[:4] == (30, 24, 6, 0)
+    assert billed(tmp_path, [{**wish, "samples": 2}])[:4] == (12 + 18 + 18, 24, 6 + 18, 0), "at most 18 new attempts"
+    assert billed(tmp_path, [wish], SUMS[:2])[:4] == (8, 8, 0, 16)
+    assert billed(tmp_path, [{**wish, "vote_sampling": {"temperature": 0.9}}])[:4] == (24, 6, 18, 18)
+    *counts, tokens = billed(tmp_path, [wish], dtype="float16")
+    assert counts == [24, 0, 24, 24]
+    assert tokens
+    assert billed(tmp_path, []) == (0, 0, 0, 0, 0)
+
+
+def test_the_bill_of_a_translation_counts_the_way_back(tmp_path: Path) -> None:
+    answers = {text: [tagged(f"Version: {text}")] for text, _ in SUMS}
+    answers |= {f"Version: {text}": [tagged(reworded(text))] for text, _ in SUMS}
+    assert billed(tmp_path, [BACK, PARAPHRASE]) == (6 + 6 + 6, 0, 18, 0, None)
+    run(tmp_path, [BACK], answers)
+    assert billed(tmp_path, [BACK, PARAPHRASE])[:4] == (18, 12, 6, 0)
+    assert billed(tmp_path, [PARAPHRASE])[:4] == (6, 0, 6, 12)
+
+
+def test_the_bill_knows_what_a_killed_run_had_bought(tmp_path: Path) -> None:
+    wish = {**HARDER, "votes": 3}
+    answers = canned() | {reworded(text): [f"\\boxed{{{answer}}}"] for text, answer in SUMS}
+    with pytest.raises(KeyboardInterrupt):
+        run(tmp_path, [wish], answers, output=Interrupted(tmp_path))
+    assert billed(tmp_path, [wish])[:4] == (24, 10, 14, 0)
+    assert billed(tmp_path, [wish], dtype="float16")[:4] == (24, 0, 24, 10)
 
 
 def test_the_teacher_is_asked_with_the_templates_and_without_its_system_message(tmp_path: Path) -> None:

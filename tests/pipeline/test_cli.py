@@ -1,0 +1,40 @@
+"""What the command line prints can be read, however narrow the terminal."""
+
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from pipeline import cli
+from pipeline.models import read_catalogue
+from pipeline.plan import ORDER
+from pipeline.run import ROOT
+from tests import small
+
+
+def printed(columns: int, monkeypatch: pytest.MonkeyPatch, *words: str) -> str:
+    """What a command prints on a terminal of so many columns."""
+    monkeypatch.setattr(cli.out, "_width", columns)
+    answer = CliRunner().invoke(cli.app, words)
+    assert answer.exit_code == 0
+    return answer.output
+
+
+@pytest.mark.parametrize("columns", [10, 60, 200])
+def test_every_listed_model_can_be_copied_by_name(columns: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    said = printed(columns, monkeypatch, "models", "list").split()
+    assert set(read_catalogue(ROOT)) <= set(said)
+
+
+@pytest.mark.parametrize("columns", [40, 200])
+def test_status_is_a_line_per_stage_that_names_it_and_its_state(
+    columns: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recipe = str(small.write(tmp_path))
+    ran = CliRunner().invoke(cli.app, ["run", recipe, "--to", "verify", "--data", str(tmp_path)])
+    assert ran.exit_code == 0, ran.output
+    title, *lines = printed(columns, monkeypatch, "status", recipe, "--data", str(tmp_path)).splitlines()
+    assert title.startswith("run ")
+    assert [line.split()[0] for line in lines] == list(ORDER)
+    assert {line.split()[1] for line in lines} == {"fresh", "absent"}
+    assert all(len(line) <= columns for line in lines)
