@@ -180,7 +180,8 @@ def _limit(limits: Limits) -> None:
         (resource.RLIMIT_CORE, 0, 0),
         (resource.RLIMIT_MEMLOCK, 0, 0),
     ):
-        resource.setrlimit(what, (soft, hard))
+        most = resource.getrlimit(what)[1]
+        resource.setrlimit(what, (soft, hard) if most == resource.RLIM_INFINITY else (min(soft, most), min(hard, most)))
 
 
 def _command(arguments: Sequence[str], source: int, rules: int, said: int, limits: Limits) -> list[str]:

@@ -77,7 +77,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
 
 STAGE = Stage(
     name="filter",
-    version=1,
+    version=2,
     config=Config,
     run=run,
     reads={

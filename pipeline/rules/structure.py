@@ -4,7 +4,7 @@ from typing import Any
 
 from pipeline.rules.limits import Limits
 from pipeline.rules.trace import Trace
-from pipeline.text import final_answer
+from pipeline.text import final_answer, final_code
 
 
 def truncated(trace: Trace, limits: Limits) -> dict[str, Any] | None:
@@ -18,9 +18,10 @@ def generation_error(trace: Trace, limits: Limits) -> dict[str, Any] | None:
 
 
 def answer_missing(trace: Trace, limits: Limits) -> dict[str, Any] | None:
-    """No final answer (see `pipeline.text.answer_span`) stands after the reasoning."""
+    """Neither a final answer (see `pipeline.text.answer_span`) nor a program stands after the reasoning."""
     start, end = trace.parts.answer
-    return {} if final_answer(trace.raw[start:end]) is None else None
+    answer = trace.raw[start:end]
+    return {} if final_answer(answer) is None and final_code(answer) is None else None
 
 
 def think_missing(trace: Trace, limits: Limits) -> dict[str, Any] | None:

@@ -32,6 +32,7 @@ PASSES = [
     ("truncated", trace("", "error")),
     ("generation_error", trace("2 + 2", "length")),
     ("answer_missing", trace("Answer: 4")),
+    ("answer_missing", trace("So:\n```python\nprint(4)\n```")),
     ("think_missing", trace("2 + 2 = 4</think>\\boxed{4}", thinking=True)),  # the prompt opened the tag
     ("think_missing", trace("\\boxed{4}")),
     ("think_empty", trace("<think>4</think>\\boxed{4}", thinking=True)),

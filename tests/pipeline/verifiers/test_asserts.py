@@ -27,6 +27,9 @@ from pipeline.verifiers.calls import UnreadableError, decode, encode
         ("assert f(1)", "f(1)", "true", [True]),
         ("assert not Stack().empty()", "Stack().empty()", "true", [False]),
         ("assert f([x for x in range(3)]) == 3", "f([x for x in range(3)])", "equal", [3]),
+        ("assert [f(n + 1) for n in (1, 2)] == [3, 4]", "[f(n + 1) for n in (1, 2)]", "equal", [[3, 4]]),
+        ("assert f(10 ** 9 + 7) == 1", "f(10 ** 9 + 7)", "equal", [1]),
+        ("assert f(1) + f(2) == 3", "f(1) + f(2)", "equal", [3]),
     ],
 )
 def test_an_assert_is_an_expression_and_what_it_must_be(
@@ -43,6 +46,9 @@ def test_an_assert_is_an_expression_and_what_it_must_be(
         "assert (f(1) == 2) == True",
         "assert [f(1) == 2] == [True]",
         "assert int(f(1) == 2) == 1",
+        "assert f(1) - 2 == 0",
+        "assert round(f(2) - 1.41, 2) == 0",
+        "assert 4 % f(1) == 0",
         "assert isinstance(f(1), int)",
         "assert isinstance(f(1), int) == True",
         "assert all(f(n) for n in range(3))",
