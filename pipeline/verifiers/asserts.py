@@ -106,8 +106,8 @@ def _bound(node: ast.expr) -> set[str]:
 
 
 def _decides(node: ast.AST, known: set[str]) -> bool:
-    """Whether it is an operation between what a program gave and a constant: f(2) - 4 is whatever f's value makes of it,
-    and that 4 would be told to the program.
+    """Whether it works on what a program gave with a constant: f(2) - 4 is what f's value makes of it, and that 4 would
+    be told to the program.
     """
     if isinstance(node, ast.BinOp):
         return _is_constant(node.left, known) != _is_constant(node.right, known)
