@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import textwrap
 import unicodedata
 from collections.abc import Iterable
 
@@ -25,6 +26,9 @@ _RESULT = re.compile(rf"\bresult\b{_SIGN}", re.IGNORECASE)
 _SENTENCE = re.compile(r"(?:(?<=[\d$)}\]*%])|(?<=[^\W\d_]{4}))[.!?]\**\s+(?=[A-Z])")
 _DOLLAR = re.compile(r"(?<!\\)\$")
 _BRACKETS = {"\\(": "\\)", "\\[": "\\]"}
+# A line that opens or closes a code block, with what an opening one says of its language.
+_FENCE = re.compile(r"^[ \t]*(?P<fence>`{3,}|~{3,})[ \t]*(?P<info>[^`\n]*)$", re.MULTILINE)
+_PYTHON = ("python", "python3", "py", "py3")
 
 
 def closest(word: str, known: Iterable[str]) -> str | None:
@@ -95,6 +99,33 @@ def final_answer(text: str) -> str | None:
     """The final answer of a completion as written (see `answer_span`), or None."""
     span = answer_span(text)
     return None if span is None else text[span[0] : span[1]]
+
+
+def code_span(text: str) -> tuple[int, int] | None:
+    """Where the content of the last complete code block stands that says it is Python, else of the last one that names
+    no language; (start, end) in characters, None without one.
+    """
+    found: dict[bool, tuple[int, int]] = {}  # by whether it says so
+    opening: re.Match[str] | None = None
+    for line in _FENCE.finditer(text):
+        fence, info = line["fence"], line["info"].strip()
+        if opening is None:
+            opening = line
+        elif not info and fence.startswith(opening["fence"]):
+            language = (opening["info"].lower().split() or [""])[0]
+            if language in ("", *_PYTHON):
+                found[bool(language)] = (min(opening.end() + 1, line.start()), line.start())
+            opening = None
+    return found.get(True) or found.get(False)
+
+
+def final_code(text: str) -> str | None:
+    """The last complete Python code block of a completion (see `code_span`), without the indentation of a list around
+    it; None without one that holds anything.
+    """
+    span = code_span(text)
+    code = "" if span is None else textwrap.dedent(text[span[0] : span[1]])
+    return code if code.strip() else None
 
 
 def compatible(text: str) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
-from pipeline.text import answer_span
+from pipeline.text import answer_span, code_span
 
 OPEN = "<think>"
 CLOSE = "</think>"
@@ -41,21 +41,18 @@ def inserted(text: str) -> Span:
     return Span(start=None, end=None, text=text)
 
 
-def split(raw: str, thinking: bool) -> Split:
-    """Reasoning and answer of a raw completion.
+def split(raw: str, thinking: bool, code: bool = False) -> Split:
+    """Reasoning and answer of a raw completion. `code`: the answer is a program, in a code block.
 
     A teacher that thinks natively (`thinking`) writes tags, or its prompt already opened one; the reasoning is what
     stands before the closing tag. Any other teacher writes no tags: its reasoning is all before the line of its final
-    answer, and the answer is the rest; without a final answer all of it is reasoning. Tags that a teacher without
-    thinking writes all the same are a fault.
+    answer, or of its last code block, and the answer is the rest; without either all of it is reasoning. Tags that a
+    teacher without thinking writes all the same are a fault.
     """
     opens, closes = raw.count(OPEN), raw.count(CLOSE)
     if not thinking:
         doubled: tuple[str, ...] = ("think_doubled",) if opens or closes else ()
-        found = answer_span(raw)
-        if found is None:
-            return Split((0, len(raw)), (len(raw), len(raw)), doubled)
-        line = raw.rfind("\n", 0, found[0]) + 1
+        line = _answer_line(raw, code)
         return Split((0, line), (line, len(raw)), doubled)
     if closes == 0:
         start = raw.find(OPEN) + len(OPEN) if opens else 0
@@ -74,8 +71,17 @@ def split(raw: str, thinking: bool) -> Split:
     return Split((start, close), (close + len(CLOSE), len(raw)), faults)
 
 
-def lay_out(raw: str, thinking: bool, trace_format: TraceFormat) -> list[Span]:
-    r"""The spans of a training completion.
+def _answer_line(raw: str, code: bool) -> int:
+    """Where the line of the final answer begins, or the line that opens the last code block; else the end."""
+    found = None if code else answer_span(raw)
+    if found is not None:
+        return raw.rfind("\n", 0, found[0]) + 1
+    block = code_span(raw)
+    return len(raw) if block is None else raw.rfind("\n", 0, block[0] - 1) + 1
+
+
+def lay_out(raw: str, thinking: bool, trace_format: TraceFormat, code: bool = False) -> list[Span]:
+    r"""The spans of a training completion. `code`: the answer is a program, in a code block.
 
     `plain` copies the raw text. `think` copies the reasoning between think tags and the answer after them; where a
     teacher without thinking wrote its answer within its only line, the line is the reasoning and `\boxed{answer}` (or
@@ -84,10 +90,10 @@ def lay_out(raw: str, thinking: bool, trace_format: TraceFormat) -> list[Span]:
     first, last = _trimmed(raw, (0, len(raw)))
     if trace_format == "plain":
         return [copied(first, last)]
-    parts = split(raw, thinking)
+    parts = split(raw, thinking, code)
     reasoning, answer = _trimmed(raw, parts.reasoning), _trimmed(raw, parts.answer)
     if reasoning[0] == reasoning[1] and not thinking:
-        reasoning, answer = (first, last), _marked_answer(raw)
+        reasoning, answer = (first, last), answer if code else _marked_answer(raw)
     spans = [inserted(f"{OPEN}\n"), copied(*reasoning), inserted(f"\n{CLOSE}\n\n"), copied(*answer)]
     return [span for span in spans if span["text"] is not None or span["start"] != span["end"]]
 

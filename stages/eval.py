@@ -24,6 +24,7 @@ from pipeline.shards import as_table
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.store import writing
 from pipeline.text import fold
+from pipeline.verifiers import lacking
 from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Pool, processors
 
@@ -117,7 +118,9 @@ def base_roles(config: Config, student: Role, teacher: Role) -> dict[str, Role]:
 
 
 def questions(config: Config, inputs: Inputs) -> dict[str, Row]:
-    """The held-out problems by id. Raises StageError where the block has none."""
+    """The held-out problems by id. Raises StageError where the block has none, and where this machine cannot judge
+    what it has, before a model is asked.
+    """
     rows = inputs.table("problems").to_pylist()
     found = {row["id"]: row for row in rows if row["split"] == config.split}
     if not found:
@@ -125,6 +128,8 @@ def questions(config: Config, inputs: Inputs) -> dict[str, Row]:
         raise StageError(
             f"No problem is in the block {config.split!r}. Blocks that seed wrote: {known}. Set eval.split."
         )
+    if why := lacking(row["verifier"] for row in found.values()):
+        raise StageError(f"Some questions cannot be judged on this machine: {why}")
     return found
 
 

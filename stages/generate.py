@@ -291,6 +291,12 @@ def judge_version(config: Config, root: Path) -> dict[str, str]:
     return {"verifiers": str(verifiers.VERSION)} if config.judges() else {}
 
 
+def refuse_unjudgeable(known: Mapping[str, tuple[str, str, str]]) -> None:
+    """Raise StageError where this machine cannot judge answers, before any is bought."""
+    if why := verifiers.lacking(verifier for _, verifier, _ in known.values()):
+        raise StageError(f"Some problems cannot be judged on this machine: {why}")
+
+
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Ask for what the stores lack, then write this run's traces from them."""
     rule = config.adaptive
@@ -298,6 +304,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
         enough: dict[str, Enough] = {}
         if rule is not None and pool is not None:
             known = references(inputs.table("references"))
+            refuse_unjudgeable(known)
             for name, teacher in inputs.teachers.items():
                 enough[name] = Enough(rule.right, judging(known, pool, teacher.thinking))
         made = wanted.note(output.work / wanted.FOLDER, orders_of(config, inputs, output, enough))
@@ -397,6 +404,7 @@ def pilot(config: Config, inputs: Inputs, output: Output, share: float) -> dict[
     sampled: list[pilots.Sampled] = []
     figures = []
     known = references(inputs.table("references"))
+    refuse_unjudgeable(known)
     with Pool(processors(), 10.0, 1024) as pool:
         for name, order in made.items():
             few = replace(order, problems=partial(_among, order, part))

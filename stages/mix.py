@@ -140,7 +140,7 @@ def example(
     trace: dict[str, Any], problem: dict[str, Any], prompt: list[dict[str, str]], config: Config, thinking: bool
 ) -> dict[str, Any]:
     """One EXAMPLE row: the student's prompt, the laid-out trace and where both come from."""
-    spans = lay_out(trace["raw"], thinking, config.trace_format)
+    spans = lay_out(trace["raw"], thinking, config.trace_format, code=problem["verifier"] == "code")
     # A rewriting goes where its parent goes: training sees no validation problem in other words.
     parent_id = problem.get("parent_id")
     return {
@@ -520,7 +520,7 @@ STAGE = Stage(
         "problems": Reads(
             "seed",
             "problems",
-            ("id", "text", "answer", "domain", "task", "source", "license"),
+            ("id", "text", "answer", "domain", "task", "source", "license", "verifier"),
             later=("parent_id",),
         ),
         "traces": Reads(

@@ -33,7 +33,7 @@ from pipeline.sources.selection import Found, Selection, Survivor
 from pipeline.stage import Bill, Inputs, Output, Progress, Roles, Stage, StageError
 from pipeline.store import Store, writing
 from pipeline.templates import worked_examples
-from pipeline.verifiers import UNVERIFIABLE
+from pipeline.verifiers import UNVERIFIABLE, lacking
 from pipeline.verifiers.pool import PoolError
 
 SEED_GAP = 1_000_000_000  # between the first seeds of blocks; a block's draws stay below it
@@ -419,6 +419,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     output.write("rejects", as_table(selection.rejected, REJECT))
     output.write("references", as_table([reference_row(item) for item in selection.outside], REFERENCE))
     output.facts["reference_items"] = dict(sorted(Counter(item.set_name for item in selection.outside).items()))
+    if why := lacking(row.verifier for _, row in selection.accepted.values()):
+        output.say(f"Some of these problems cannot be judged on this machine, and verify will refuse them: {why}")
 
 
 WRITER_WORDS = (

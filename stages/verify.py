@@ -2,7 +2,8 @@
 answered rightly.
 
 It drops no trace (`mix` does) and judges nothing but the final answer (`filter` looks at the rest). Verdicts: pass;
-fail with wrong_answer or answer_missing; undecided with gold_unparseable, answer_unparseable, unverifiable,
+fail with wrong_answer or answer_missing, and for programs program_failed, time_limit, memory_limit or output_limit;
+undecided with gold_unparseable, answer_unparseable, unverifiable,
 verifier_timeout, verifier_memory, verifier_crash or generation_error. Undecided is never counted as wrong. With
 `pseudo_golds`, traces of unverifiable problems are judged against what most of them say: pass, fail with
 minority_answer, or undecided with no_majority. Of the verifier `judge` are judge_unasked, judge_addressed, judge_alone,
@@ -30,7 +31,7 @@ from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.statistics import wilson
 from pipeline.store import writing
 from pipeline.variants import Agreement
-from pipeline.verifiers import VERIFIERS, VERSION
+from pipeline.verifiers import VERIFIERS, VERSION, lacking
 from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Pool, PoolError, processors
 
@@ -205,6 +206,8 @@ def ask(order: Order, inputs: Inputs, output: Output) -> list[Row]:
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Judge the traces as they stream by. `counts` holds the traces that pass, and how many each other reason has."""
     problems = inputs.table("problems")
+    if why := lacking(problems["verifier"].unique().to_pylist()):
+        raise StageError(f"Some problems cannot be judged on this machine: {why}")
     known, free = references(problems), free_answers(problems, inputs.judge)
     tally = Tally()
     written: list[dict[str, Any]] = []

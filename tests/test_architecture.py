@@ -23,6 +23,9 @@ LAYERS = (
         "canonical",
         "heap",
         "key_index",
+        "seccomp",
+        "isolation",
+        "sandbox",
     ),
     ("roles", "manifest"),
     (

@@ -2,6 +2,7 @@
 
 from pipeline.rules.limits import Limits
 from pipeline.rules.trace import Broken, Traces
+from pipeline.text import final_code
 from pipeline.think import OPEN
 
 
@@ -16,8 +17,8 @@ def generation_error(traces: Traces, limits: Limits) -> Broken:
 
 
 def answer_missing(traces: Traces, limits: Limits) -> Broken:
-    """No final answer (see `pipeline.text.answer_span`) stands after the reasoning."""
-    return {place: {} for place, one in traces if one.final is None}
+    """Neither a final answer (see `pipeline.text.answer_span`) nor a program stands after the reasoning."""
+    return {place: {} for place, one in traces if one.final is None and final_code(one.answer) is None}
 
 
 def think_missing(traces: Traces, limits: Limits) -> Broken:

@@ -3,7 +3,7 @@
 It imports none of them (`load` does, by name) and starts no process (`pool.py` does).
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
 from typing import Any, Literal
@@ -20,6 +20,7 @@ VERIFIERS = {
     "translation": "pipeline.verifiers.translation",
     "judge": "pipeline.verifiers.judge",
     "reasoning_gym": "pipeline.verifiers.reasoning_gym",
+    "code": "pipeline.verifiers.code",
     UNVERIFIABLE: "pipeline.verifiers.unverifiable",
 }
 
@@ -64,3 +65,11 @@ def load(name: str) -> Verifier:
         module.prepare()
     verifier: Verifier = module.judge
     return verifier
+
+
+def lacking(names: Iterable[str]) -> str:
+    """What this machine lacks to judge with these verifiers, with the fix, for who is about to begin; empty where
+    nothing is. A module that has a `lacking` says it.
+    """
+    modules = (import_module(VERIFIERS[name]) for name in sorted(set(names) & VERIFIERS.keys()))
+    return " ".join(filter(None, (module.lacking() for module in modules if hasattr(module, "lacking"))))

@@ -4,17 +4,19 @@ It knows no kind of answer (the shelf does) and no process (`pool.py` does).
 """
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
-from pipeline.text import final_answer
+from pipeline.text import final_answer, final_code
 from pipeline.think import split
 from pipeline.verifiers import VERIFIERS, Judgement, undecided
 from pipeline.verifiers.pool import Item, Pool
 
 OUTCOMES = {"right": "pass", "wrong": "fail", "undecided": "undecided"}
 DETAIL_LIMIT = 2000  # characters of an answer kept in a verdict
+# How the final answer of a completion is found, for verifiers whose answers are no line of text.
+FINDERS: dict[str, Callable[[str], str | None]] = {"code": final_code}
 
 
 @dataclass(frozen=True)
@@ -33,9 +35,10 @@ class Answered:
 def judge_rows(rows: Iterable[Answered], pool: Pool) -> Iterator[dict[str, Any]]:
     """One VERDICT row for each completion, as they are decided, in any order; at most a few hundred are held at once.
 
-    right is `pass`; wrong is `fail` with wrong_answer; no final answer is `fail` with answer_missing; what could not
-    be judged is `undecided` with its cause: gold_unparseable, answer_unparseable, unverifiable, verifier_timeout,
-    verifier_memory, verifier_crash, or generation_error where the completion itself failed. A completion in the think
+    right is `pass`; wrong is `fail` with wrong_answer, or for a program with program_failed, time_limit, memory_limit
+    or output_limit; no final answer is `fail` with answer_missing; what could not be judged is `undecided` with its
+    cause: gold_unparseable, answer_unparseable, unverifiable, verifier_timeout, verifier_memory, verifier_crash, or
+    generation_error where the completion itself failed. A completion in the think
     format without a closing tag never reached its answer: answer_missing. A completion cut off by its limit that still
     gives a final answer is judged by what it says; a filter, not a judge, drops it.
 
@@ -58,10 +61,11 @@ def answer_of(row: Answered) -> str | None:
     counts."""
     if row.finish == "error":
         return None
+    find = FINDERS.get(row.verifier, final_answer)
     if not row.thinking:
-        return final_answer(row.raw)
+        return find(row.raw)
     start, end = split(row.raw, thinking=True).answer
-    return final_answer(row.raw[start:end])
+    return find(row.raw[start:end])
 
 
 def verdict_row(row: Answered, answer: str | None, judgement: Judgement) -> dict[str, Any]:

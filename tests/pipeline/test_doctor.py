@@ -97,6 +97,16 @@ def test_no_bubblewrap_is_no_fault_but_is_said(monkeypatch: pytest.MonkeyPatch) 
     assert "apt-get install bubblewrap" in check.found
 
 
+def test_a_bubblewrap_that_does_not_isolate_is_a_fault_with_its_fix(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(shutil, "which", lambda _: "/usr/bin/bwrap")
+    monkeypatch.setattr(doctor, "lacking", lambda: "bubblewrap does not isolate here: all is open. Permit this.")
+    found = doctor.sandbox()
+    assert (found.ok, found.found) == (False, "bubblewrap does not isolate here: all is open")
+    assert found.fix == "Only needed to judge code. Permit this."
+    monkeypatch.setattr(doctor, "lacking", lambda: "")
+    assert doctor.sandbox().ok
+
+
 def test_a_damaged_catalogue_is_a_check_that_failed_not_a_crash(tmp_path: Path) -> None:
     (tmp_path / "data").mkdir()
     (tmp_path / "data" / "models.yaml").write_text("x: {}")

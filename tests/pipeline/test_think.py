@@ -47,6 +47,22 @@ def test_the_think_format_wraps_a_plain_trace(raw: str, text: str) -> None:
     assert assemble(raw, lay_out(raw, thinking=False, trace_format="think")) == text
 
 
+PROGRAM = "```python\nprint('The answer is: ', 3)\n```"
+
+
+@pytest.mark.parametrize(
+    ("raw", "text"),
+    [
+        (f"I add.\n{PROGRAM}\nDone.", f"{OPEN}\nI add.\n{CLOSE}\n\n{PROGRAM}\nDone."),
+        (f"{PROGRAM}\nor\n  {PROGRAM}", f"{OPEN}\n{PROGRAM}\nor\n{CLOSE}\n\n{PROGRAM}"),
+        (PROGRAM, f"{OPEN}\n{PROGRAM}\n{CLOSE}\n\n{PROGRAM}"),
+        ("I give up.", f"{OPEN}\nI give up.\n{CLOSE}\n\n"),
+    ],
+)
+def test_the_answer_of_a_program_is_its_last_code_block(raw: str, text: str) -> None:
+    assert assemble(raw, lay_out(raw, thinking=False, trace_format="think", code=True)) == text
+
+
 @pytest.mark.parametrize("raw", ["<think>\na\n</think>\n\nb", "a</think>b", "<think>a</think>\nb\n"])
 def test_the_think_format_of_a_thinking_trace_has_each_tag_once(raw: str) -> None:
     text = assemble(raw, lay_out(raw, thinking=True, trace_format="think"))

@@ -228,3 +228,14 @@ def test_the_untouched_student_can_be_asked_just_as_the_teacher_is() -> None:
     role = asked[AS_TEACHER]
     assert (role.prompt, role.task_prompts, role.system) == ("teach", {"gcd": "gcd"}, "brief")
     assert (role.model, role.chat_template) == ("small", "own")
+
+
+def test_questions_that_cannot_be_judged_here_are_refused_before_a_model_is_asked(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.verifiers.code.lacking", lambda: "no sandbox here. Install it")
+    monkeypatch.setattr(engines, "start", None)
+    asked = inputs(tmp_path)
+    asked._tables["problems"] = as_table([{**problem(0), "verifier": "code"}], PROBLEM)
+    with pytest.raises(StageError, match=r"cannot be judged on this machine: no sandbox here\. Install it"):
+        run(Config(exec={"workers": 1}), asked, DeskOutput(tmp_path))

@@ -428,3 +428,11 @@ def test_a_pilot_buys_a_share_predicts_the_whole_and_is_reused(desk: Desk, monke
     full = desk.run(rows, samples=2)
     assert (full.facts["reused"], full.facts["bought"]) == (6, 6)
     assert full.facts["pilot"] == found
+
+
+def test_answers_that_cannot_be_judged_here_are_not_bought(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.verifiers.code.lacking", lambda: "no sandbox here. Install it")
+    with pytest.raises(StageError, match=r"cannot be judged on this machine: no sandbox here\. Install it"):
+        desk.run([{**judged(1, 2), "verifier": "code"}], adaptive={"right": 1})
+    assert desk.shards == []
+    desk.run([judged(1, 2)], adaptive={"right": 1})

@@ -155,8 +155,20 @@ def test_no_traces_give_empty_datasets(tmp_path: Path) -> None:
 
 def test_an_unknown_verifier_is_one_clear_error(tmp_path: Path) -> None:
     tables = {"problems": problems([("p1", "5", "maths", "{}")]), "traces": TRACES}
-    with pytest.raises(StageError, match="'maths', which does not exist: name one of choice, exact"):
+    with pytest.raises(StageError, match="'maths', which does not exist: name one of choice, code"):
         run(CONFIG, DeskInputs(tmp_path, tables, teacher=Teacher(model="some")), DeskOutput(tmp_path))
+
+
+def test_programs_are_refused_before_anything_is_judged_where_nothing_isolates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.verifiers.code.lacking", lambda: "no sandbox here. Install it")
+    tables = {"problems": problems([("p1", "5", "math", "{}"), ("p2", "", "code", "{}")]), "traces": TRACES}
+    output = DeskOutput(tmp_path)
+    with pytest.raises(StageError, match=r"cannot be judged on this machine: no sandbox here\. Install it"):
+        run(CONFIG, DeskInputs(tmp_path, tables, teacher=Teacher(model="some")), output)
+    assert not output.tables
+    judged(tmp_path)  # where no problem is a program, nothing is asked for
 
 
 def test_a_trace_of_an_unknown_problem_is_one_clear_error(tmp_path: Path) -> None:

@@ -79,6 +79,8 @@ FAILS: Table = {
         Case("a sign with nothing after it", trace("The answer is")),
         Case("empty tags", trace("<answer></answer>")),
         Case("a sign and emphasis", trace("Answer: **")),
+        Case("a program in the reasoning only", thinking("```python\nprint(4)\n```", "Done.")),
+        Case("an empty program", trace("```python\n```")),
     ],
 }
 PASSES: Table = {
@@ -151,6 +153,7 @@ PASSES: Table = {
         Case("after the reasoning", thinking("4", "So \\boxed{4}.")),
         Case("a box in a box", trace("\\boxed{\\boxed{4}}")),
         Case("a formula", trace("Answer: $\\frac{1}{2}$")),
+        Case("a program", trace("So:\n```python\nprint(4)\n```")),
     ],
 }
 WHY = [

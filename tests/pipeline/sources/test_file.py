@@ -160,3 +160,12 @@ def test_the_shipped_problems_are_whole() -> None:
     found = list(candidates(source("data/problems/word_problems.jsonl", columns={"license": "license"}), ROOT))
     assert len({row.id for row in found}) == 24
     assert {(row.fault, row.license) for row in found} == {(None, "Apache-2.0")}
+
+
+def test_the_shipped_programs_are_whole() -> None:
+    columns = {"license": "license", "task": "task", "verifier_data": "verifier_data"}
+    path = "data/problems/python_functions.jsonl"
+    found = list(candidates(source(path, columns=columns, defaults={"verifier": "code"}), ROOT))
+    assert len({row.id for row in found}) == 10
+    assert {(row.fault, row.license, row.verifier) for row in found} == {(None, "Apache-2.0", "code")}
+    assert all(json.loads(row.verifier_data).keys() & {"cases", "asserts"} for row in found)

@@ -122,7 +122,7 @@ def test_completions_are_taken_as_they_are_needed() -> None:
 
 
 def test_an_unknown_verifier_is_an_error() -> None:
-    with pytest.raises(ValueError, match="'maths', which does not exist: use choice, exact"):
+    with pytest.raises(ValueError, match="'maths', which does not exist: use choice, code"):
         list(verdicts([row("a", r"\boxed{5}", verifier="maths")], 1, 60.0, 256))
 
 

@@ -178,7 +178,7 @@ def test_items_are_taken_as_they_are_needed(pool: Pool) -> None:
     ("verifier", "words"),
     [
         ("tests.pipeline.verifiers.broken:judge", "a_library_that_is_not_installed"),
-        ("unheard_of", "use one of choice, exact"),
+        ("unheard_of", "use one of choice, code"),
     ],
 )
 def test_a_verifier_that_cannot_be_loaded_is_an_error_not_a_verdict(pool: Pool, verifier: str, words: str) -> None:
