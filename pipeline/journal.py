@@ -20,7 +20,6 @@ import threading
 import time
 import zlib
 from binascii import unhexlify
-from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
@@ -42,6 +41,9 @@ _TITLE = b"seqdistill journal index 1\n"
 _CHECK = struct.Struct("<I")  # crc32 of all that follows it
 _STATE = struct.Struct("<qq?")  # the journal's size and time of change in ns, and whether its last line is torn
 _HEAD = struct.Struct("<16sQIIB")
+HEAD_BYTES = _HEAD.size
+
+Packed = bytes | bytearray | memoryview
 
 
 class Head(NamedTuple):
@@ -53,17 +55,23 @@ class Head(NamedTuple):
     limit: int
     rank: int  # of its finish in FINISHES
 
+    def packed(self) -> bytes:
+        """As HEAD_BYTES bytes, the key first."""
+        return _HEAD.pack(*self)
+
+
+def head_at(packed: Packed, row: int) -> Head:
+    """One of many packed heads, by its number."""
+    return Head._make(_HEAD.unpack_from(packed, row * HEAD_BYTES))
+
 
 @dataclass(frozen=True)
 class Heads:
-    """The heads of a journal's records, packed in 33 bytes each, and whether a kill cut its last line short."""
+    """The packed heads of a journal's records, in their order, and whether a kill cut its last line short."""
 
-    packed: bytes | bytearray
+    packed: Packed
     torn: bool
     indexed: bool  # they come from the index: the journal itself was not read
-
-    def __iter__(self) -> Iterator[Head]:
-        return map(Head._make, _HEAD.iter_unpack(self.packed))
 
 
 def heads(path: Path) -> Heads:
@@ -82,7 +90,7 @@ def read(path: Path) -> Heads:
             match = _LINE.match(line)
             if match is not None and _whole(line):
                 key, finish, tokens, limit = match.groups()
-                packed += _HEAD.pack(unhexlify(key), offset, int(tokens), int(limit), _RANKS[finish])
+                packed += Head(unhexlify(key), offset, int(tokens), int(limit), _RANKS[finish]).packed()
             elif line.endswith(b"\n") or _whole(line[:-1]):  # the end of a line may be what was altered
                 raise ValueError(_damaged(path, number))
             else:
@@ -112,7 +120,7 @@ def index_path(path: Path) -> Path:
     return path.with_suffix(".index")
 
 
-def save_index(path: Path, packed: bytes | bytearray, torn: bool) -> None:
+def save_index(path: Path, packed: Packed, torn: bool) -> None:
     """Write the index of a journal that nobody writes to any more. Where the disk refuses, it has none: no matter."""
     partial = path.with_name(f".{path.name}.index.tmp")
     with contextlib.suppress(OSError):
@@ -121,8 +129,10 @@ def save_index(path: Path, packed: bytes | bytearray, torn: bool) -> None:
             # unseen if this one were not stamped by a finer clock.
             now = time.time_ns()
             os.utime(path, ns=(now, now))
-            content = _state(path, torn) + packed
-            partial.write_bytes(_TITLE + _CHECK.pack(zlib.crc32(content)) + content)
+            state = _state(path, torn)
+            check = _CHECK.pack(zlib.crc32(packed, zlib.crc32(state)))
+            with open(partial, "wb") as file:
+                file.writelines((_TITLE, check, state, packed))
             os.replace(partial, index_path(path))
         finally:
             partial.unlink(missing_ok=True)
@@ -135,12 +145,12 @@ def _state(path: Path, torn: bool) -> bytes:
 
 def _indexed(path: Path) -> Heads | None:
     try:
-        content = index_path(path).read_bytes()
+        content = memoryview(index_path(path).read_bytes())
     except OSError:
         return None
     start = len(_TITLE) + _CHECK.size
-    state, packed = content[start : start + _STATE.size], content[start + _STATE.size :]
-    if not content.startswith(_TITLE + _CHECK.pack(zlib.crc32(content[start:]))) or len(packed) % _HEAD.size:
+    state, packed = bytes(content[start : start + _STATE.size]), content[start + _STATE.size :]
+    if content[:start] != _TITLE + _CHECK.pack(zlib.crc32(content[start:])) or len(packed) % HEAD_BYTES:
         return None
     torn = state[-1:] == b"\x01"
     return Heads(packed, torn, True) if state == _state(path, torn) else None
@@ -224,7 +234,7 @@ class Writer:
 
     def __init__(self, folder: Path) -> None:
         self._file = AppendFile(folder, "journal")
-        self._heads = bytearray()
+        self.begun = 0  # records: where one was interrupted, more than were appended
 
     @property
     def path(self) -> Path:
@@ -236,15 +246,18 @@ class Writer:
         Raises ValueError for one without a proper head, and where the disk refuses it.
         """
         line = _line(row)
+        self.begun += 1
         key, rank = bytes.fromhex(row["id"]), FINISHES.index(row["finish"])
-        head = Head(key, self._file.append(line), row["completion_tokens"], row["limit"], rank)
-        self._heads += _HEAD.pack(*head)
-        return head
+        return Head(key, self._file.append(line), row["completion_tokens"], row["limit"], rank)
 
-    def close(self) -> None:
-        """Bring all that was appended to the disk. Raises ValueError where the disk refuses."""
-        if self._file.close():
-            save_index(self.path, self._heads, torn=False)
+    def close(self, packed: Packed) -> None:
+        """Bring all that was appended to the disk, then its index, made of the heads that `append` returned.
+
+        Raises ValueError where the disk refuses what was appended.
+        """
+        # A record whose writing was interrupted may be whole and yet have no head here: then the journal is to be read.
+        if self._file.close() and len(packed) == self.begun * HEAD_BYTES:
+            save_index(self.path, packed, torn=False)
 
 
 def _line(row: dict[str, Any]) -> bytes:

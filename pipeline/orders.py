@@ -16,7 +16,7 @@ from pipeline.roles import Role, Sampling
 from pipeline.store import Entry, Store
 
 Row = Mapping[str, Any]
-ROWS = 1024  # stored rows held in memory at once
+ROWS = 256  # stored rows held in memory at once: with long completions a megabyte each
 # Engines that run here: they are given token ids and a seed. A server applies its own chat template and keeps its seed.
 LOCAL = ("vllm", "hf")
 # What becomes of a completion that its limit cut off: nothing, a second request with more tokens, or the rest of it.
@@ -42,7 +42,7 @@ class Order:
     names; `tokenizer` is None for a server or canned answers. `second_limit` is the tokens, in all, of a completion
     that is asked for again or continued; `enough` ends a problem's sampling before `samples` are made. `settled`
     holds, for problems whose sampling was ended earlier, by the id of their first sample how many they were given: they
-    get no more.
+    get no more. `noted` gives its samples as an earlier call of `asks` found them.
     """
 
     role: Role
@@ -58,15 +58,22 @@ class Order:
     enough: Enough | None = None
     settled: Mapping[str, int] = field(default_factory=dict)
     logprobs: int = 0  # candidates of each token to label with their logprobs
+    noted: Callable[[], Iterable["Sample"]] | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class Sample:
     """One sample of one problem, known by what could change the model's words."""
 
     id: str
     problem_id: str
     sample: int
+
+
+@dataclass(frozen=True, slots=True)
+class Ask(Sample):
+    """A sample with what its engine is given."""
+
     prompt: str
     messages: list[dict[str, str]]
     problem_text: str
@@ -148,6 +155,11 @@ def asks(order: Order) -> Iterator[Ask]:
             )
 
 
+def samples(order: Order) -> Iterable[Sample]:
+    """All samples of the order's problems, as `asks` has them; no prompt is rendered where they are noted."""
+    return asks(order) if order.noted is None else order.noted()
+
+
 def trace_id(prompt: str, weights: str, role: Role, sampling: Mapping[str, Any], sample: int) -> str:
     """A content id of all that could change the model's words.
 
@@ -176,45 +188,51 @@ def served(entry: Entry | None, max_tokens: int) -> bool:
 
 
 def missing(order: Order, ask: Ask, store: Store) -> Step | None:
-    """The next request that a sample needs, None where the store has all of it.
+    """The next request that a sample needs, None where the store has all of it."""
+    found = lacking(order, ask, store)
+    return None if found is None else Step(ask, *found)
+
+
+def lacking(order: Order, sample: Sample, store: Store) -> tuple[str, int, Row | None] | None:
+    """What `missing` asks for: the id, the limit of tokens, and the stored row that is continued, where one is.
 
     What its model's context cut off, not its limit, cannot grow: it is neither continued nor asked for again.
     """
-    entry = store.entry(ask.id)
+    entry = store.entry(sample.id)
     if not served(entry, order.max_tokens):
-        return Step(ask, ask.id, order.max_tokens)
+        return sample.id, order.max_tokens, None
     assert entry is not None
     if order.truncated == "keep" or entry.finish != "length" or entry.limit >= order.second_limit:
         return None
     if 0 < entry.tokens < entry.limit:
         return None
     if order.truncated == "again":
-        return Step(ask, ask.id, order.second_limit)
-    parent = store.get(ask.id)
+        return sample.id, order.second_limit, None
+    parent = store.get(sample.id)
     assert parent is not None
     child = continuation_id(parent)
-    return None if served(store.entry(child), order.second_limit) else Step(ask, child, order.second_limit, parent)
+    return None if served(store.entry(child), order.second_limit) else (child, order.second_limit, parent)
 
 
-def last_id(order: Order, ask: Ask, store: Store) -> str:
+def last_id(order: Order, sample: Sample, store: Store) -> str:
     """The id of what the store holds of a sample: its continuation where there is one, else its own."""
-    entry = store.entry(ask.id)
+    entry = store.entry(sample.id)
     if order.truncated != "continue" or entry is None or entry.finish != "length":
-        return ask.id
-    parent = store.get(ask.id)
+        return sample.id
+    parent = store.get(sample.id)
     assert parent is not None
     child = continuation_id(parent)
     found = store.entry(child)
-    return ask.id if found is None or found.finish == "error" else child
+    return sample.id if found is None or found.finish == "error" else child
 
 
-def stored(order: Order, store: Store, some: Mapping[str, Ask]) -> list[dict[str, Any]]:
+def stored(order: Order, store: Store, some: Mapping[str, Sample]) -> list[dict[str, Any]]:
     """The stored rows of some samples by their last ids, in their order, as this run knows problem and model."""
     rows = {row["id"]: row for row in store.rows(some)}
     known = {"teacher": order.role.label, "weights": order.weights}
     return [
-        {**rows[key], **known, "problem_id": ask.problem_id, "sample": ask.sample}
-        for key, ask in some.items()
+        {**rows[key], **known, "problem_id": sample.problem_id, "sample": sample.sample}
+        for key, sample in some.items()
         if key in rows
     ]
 

@@ -15,8 +15,10 @@ import pyarrow.compute as pc
 
 from pipeline.manifest import MANIFEST_FILE, Artifact, Dataset, Manifest, Shard, sync_files, sync_folder
 from pipeline.records import content_id
-from pipeline.shards import SHARD_BYTES, add_sums, file_entry, read_shard, write_shard
+from pipeline.shards import add_sums, file_entry, read_shard, write_shard
 from pipeline.stage import Progress, Stage, StageError
+
+SHARD_BYTES = 64 << 20  # held in memory by the stage that writes a shard, and again by one that reads it
 
 
 class RunOutput:

@@ -22,9 +22,10 @@ from pipeline.manifest import File, Manifest, read_manifest, replace_folder, syn
 from pipeline.page.card import card
 from pipeline.page.scrub import scrub_text, shareable
 from pipeline.records import EXAMPLE
-from pipeline.shards import SHARD_BYTES, file_entry, read_shard, write_shard
+from pipeline.shards import file_entry, read_shard, write_shard
 
 SPLITS = ("train", "validation")
+SHARD_BYTES = 256 << 20  # held in memory by whoever writes a published file; on the disk a third of it or less
 _LANGUAGE = re.compile(r"[a-z]{2,3}|multilingual|code")  # as the hub takes them in a card
 # Columns that name files or models as the recipe did, perhaps by a local path.
 _NAMING_COLUMNS = ("source", "teacher")

@@ -14,7 +14,8 @@ from typing import Any
 
 from pipeline import templates
 from pipeline.engines import Completion, Engine, Request
-from pipeline.orders import LOCAL, Order, Row, Step, asks, missing
+from pipeline.key_index import KeyIndex
+from pipeline.orders import LOCAL, Order, Row, Step, lacking, samples
 from pipeline.records import content_id
 from pipeline.schedule import Decision, Schedule
 from pipeline.store import Store
@@ -112,17 +113,15 @@ def complete(
 
 def _pending(orders: Sequence[Order], store: Store, figures: Figures) -> Iterator[str]:
     """The ids that the store lacks, each once; counts in `figures` what is wanted and what is there."""
-    seen: set[bytes] = set()  # by two problems with one prompt an id is wanted once
+    seen = KeyIndex()  # by two problems with one prompt an id is wanted once
     for order in orders:
-        for ask in asks(order):
-            key = bytes.fromhex(ask.id)
-            if key in seen:
+        for sample in samples(order):
+            if not seen.add(bytes.fromhex(sample.id)):
                 figures.doubled += 1
                 continue
-            seen.add(key)
-            step = missing(order, ask, store)
-            if step is not None:
-                yield step.id
+            lacks = lacking(order, sample, store)
+            if lacks is not None:
+                yield lacks[0]
             else:
                 figures.reused += 1
     figures.wanted = len(seen)

@@ -4,7 +4,7 @@ It knows nothing of engines, prompts or runs, and never moves, rewrites or delet
 format).
 """
 
-from array import array
+from bisect import bisect
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from itertools import groupby
@@ -14,6 +14,7 @@ from typing import Any, NamedTuple
 
 from pipeline import journal, lock
 from pipeline.journal import FINISHES, Head, Writer
+from pipeline.key_index import KeyIndex
 from pipeline.label_journal import Labels
 from pipeline.records import content_id
 
@@ -39,54 +40,60 @@ class Store:
         self.torn = 0  # last lines cut short by a kill, which are ignored
         self.labels = labels or Labels(self.folder)
         self._writer = writer
+        # The heads of all records, journal by journal; an id stands for its best one.
+        self._heads = KeyIndex(journal.HEAD_BYTES)
         self._journals: list[Path] = []
-        self._rows: dict[bytes, int] = {}
-        # Columns in place of a million small objects.
-        self._journal, self._offset = array("I"), array("Q")
-        self._rank, self._tokens, self._limit = array("B"), array("I"), array("I")
+        self._starts: list[int] = []  # the row of each journal's first head
         for path in sorted(self.folder.glob("journal-*.log")):
             self._enter(path)
 
     def _enter(self, path: Path) -> None:
-        self._journals.append(path)
         heads = journal.heads(path)
-        for head in heads:
-            self._take(head)
+        self._begin(path)
+        for row in self._heads.extend(heads.packed):
+            self._prefer(row)
         self.torn += heads.torn
         # One who holds the lock knows that nobody writes to this journal any more.
         if self._writer is not None and not heads.indexed:
             journal.save_index(path, heads.packed, heads.torn)
 
-    def _take(self, head: Head) -> None:
-        """Enter a record of the newest journal, unless the id has a better one, or as good a one, already."""
-        row = self._rows.setdefault(head.key, len(self._offset))
-        number = len(self._journals) - 1
-        if row == len(self._offset):
-            self._journal.append(number)
-            self._offset.append(head.offset)
-            self._rank.append(head.rank)
-            self._tokens.append(head.tokens)
-            self._limit.append(head.limit)
-        elif (head.rank, head.tokens, head.limit) > (self._rank[row], self._tokens[row], self._limit[row]):
-            self._journal[row], self._offset[row] = number, head.offset
-            self._rank[row], self._tokens[row], self._limit[row] = head.rank, head.tokens, head.limit
+    def _begin(self, path: Path) -> None:
+        self._journals.append(path)
+        self._starts.append(self._heads.rows)
+
+    def _head(self, row: int) -> Head:
+        return journal.head_at(self._heads.records, row)
+
+    def _prefer(self, row: int) -> None:
+        """Let an id stand for a later record of it where that is better; where it is as good, the earlier one stays."""
+        new = self._head(row)
+        known = self._head(self._heads.find(new.key))
+        if (new.rank, new.tokens, new.limit) > (known.rank, known.tokens, known.limit):
+            self._heads.point(row)
 
     def __len__(self) -> int:
-        return len(self._rows)
+        return len(self._heads)
 
     def ids(self) -> Iterator[str]:
         """Every id with a record, errors too."""
-        return (key.hex() for key in self._rows)
+        return (key.hex() for key in self._heads)
 
     def entry(self, trace_id: str) -> Entry | None:
         """What the index knows of an id, without reading a journal."""
-        row = self._rows.get(bytes.fromhex(trace_id))
-        return None if row is None else Entry(FINISHES[self._rank[row]], self._tokens[row], self._limit[row])
+        row = self._heads.find(bytes.fromhex(trace_id))
+        if row < 0:
+            return None
+        head = self._head(row)
+        return Entry(FINISHES[head.rank], head.tokens, head.limit)
 
     def mean_tokens(self) -> float | None:
         """The mean length of the completions, in tokens; None where there is none."""
-        lengths = [tokens for rank, tokens in zip(self._rank, self._tokens, strict=True) if FINISHES[rank] != "error"]
-        return sum(lengths) / len(lengths) if lengths else None
+        count = total = 0
+        for head in map(self._head, self._heads.standing().tolist()):
+            if FINISHES[head.rank] != "error":
+                count += 1
+                total += head.tokens
+        return total / count if count else None
 
     def get(self, trace_id: str) -> dict[str, Any] | None:
         """The best record of an id: stop before length before error, then more tokens, then the first."""
@@ -99,9 +106,9 @@ class Store:
         """
         places = []
         for key in map(bytes.fromhex, trace_ids):
-            row = self._rows.get(key)
-            if row is not None:
-                places.append((self._journal[row], self._offset[row], key))
+            row = self._heads.find(key)
+            if row >= 0:
+                places.append((bisect(self._starts, row) - 1, self._head(row).offset, key))
         for number, some in groupby(sorted(places), key=itemgetter(0)):
             with open(self._journals[number], "rb") as file:
                 for _, offset, key in some:
@@ -116,8 +123,17 @@ class Store:
             raise RuntimeError("this store was opened for reading; open it with store.writing()")
         head = self._writer.append(record)
         if head.offset == 0:
-            self._journals.append(self._writer.path)
-        self._take(head)
+            self._begin(self._writer.path)
+        packed = head.packed()
+        if not self._heads.add(packed):
+            self._prefer(self._heads.append(packed))
+
+    def close(self) -> None:
+        """Bring all that was appended to the disk. Raises ValueError where the disk refuses."""
+        writer, self._writer = self._writer, None
+        if writer is not None:
+            start = self._starts[-1] if self._journals[-1:] == [writer.path] else self._heads.rows
+            writer.close(memoryview(self._heads.records)[start * journal.HEAD_BYTES :])
 
 
 def partition(root: Path, weights: str) -> Path:
@@ -132,14 +148,9 @@ def writing(root: Path, weights: str) -> Iterator[Store]:
     Raises lock.Locked where another process writes to it.
     """
     folder = partition(root, weights)
-    named = f"the completion store {folder}"
     with (
-        lock.hold(folder / "lock", named),
-        closing(Writer(folder)) as writer,
+        lock.hold(folder / "lock", f"the completion store {folder}"),
         closing(Labels(folder, writable=True)) as labels,
+        closing(Store(root, weights, Writer(folder), labels)) as store,  # under the lock: no other's record is missed
     ):
-        store = Store(root, weights, writer, labels)  # indexed under the lock: no other writer's record is missed
-        try:
-            yield store
-        finally:
-            store._writer = None
+        yield store

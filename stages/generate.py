@@ -5,36 +5,38 @@ its continuation is the row, and names it.
 """
 
 import json
+from bisect import bisect
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import groupby, islice
+from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from pipeline import engines, labelling, orders, sampling, verifiers
+from pipeline import engines, labelling, orders, sampling, verifiers, wanted
 from pipeline import pilot as pilots
 from pipeline.adaptive import DECIDED, REFERENCE, Adaptive, Judge, decision_row, judging, references, settled
-from pipeline.manifest import Shard, write_durably
-from pipeline.orders import LOCAL, Ask, Enough, Order, Row, Truncated
+from pipeline.key_index import KeyIndex
+from pipeline.manifest import write_durably
+from pipeline.orders import LOCAL, Enough, Order, Row, Sample, Truncated
 from pipeline.records import DECISION, SOFT_LABELS, TRACE, content_id
 from pipeline.roles import WORDS, Role, Sampling
 from pipeline.routing import Route, fitting
 from pipeline.sampling import Figures
 from pipeline.schedule import Decision
 from pipeline.section import Section
-from pipeline.shards import as_table, column_sums
+from pipeline.shards import as_table, column_sums, same_sums
 from pipeline.stage import Bill, Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.store import Store, writing
 from pipeline.verifiers.pool import Pool, processors
 
-ROWS = 4096  # traces held in memory while they go from the store to shards
-WANTED_FILE = "wanted.txt"
+INDEXED = ("id", "problem_id", "teacher", "finish", "completion_tokens")  # columns known without reading a journal
 
 
 class Config(Section):
@@ -152,107 +154,115 @@ def orders_of(
 
 def bill(config: Config, inputs: Inputs, output: Output) -> Bill:
     """What a run with these values would reuse, buy (at most), and no longer use, before anything is spent."""
-    asked: set[str] = set()
-    used: set[str] = set()
-    reused, tokens = 0, 0.0
+    ids = KeyIndex()  # those asked for, and of the continuations that stand in their place
+    count, reused, tokens = 0, 0, 0.0
     unknown = False
     for order in orders_of(config, inputs, output).values():
         store = Store(inputs.store, order.weights)
         mean = store.mean_tokens()
         for ask in orders.asks(order):
-            if ask.id in asked:
+            if not ids.add(bytes.fromhex(ask.id)):
                 continue
-            asked.add(ask.id)
-            used.add(orders.last_id(order, ask, store))
+            count += 1
+            ids.add(bytes.fromhex(orders.last_id(order, ask, store)))
             if orders.missing(order, ask, store) is None:
                 reused += 1
             else:
                 tokens += mean or 0
                 unknown = unknown or mean is None
     return Bill(
-        wanted=len(asked),
+        wanted=count,
         reused=reused,
-        missing=len(asked) - reused,
-        dropped=len(bought(inputs, output) - asked - used),
+        missing=count - reused,
+        dropped=sum(key not in ids for key in bought(inputs, output)),
         tokens=None if unknown else round(tokens),
     )
 
 
-def bought(inputs: Inputs, output: Output) -> set[str]:
+def bought(inputs: Inputs, output: Output) -> KeyIndex:
     """The ids this run paid for: of its last manifest, and what a killed attempt stored. Failed ones cost nothing."""
-    rows = (row for _, table in output.previous("traces", ("id", "finish")) for row in table.to_pylist())
-    ids = {row["id"] for row in rows if row["finish"] != "error"}
-    path = output.work / WANTED_FILE
-    if path.exists():
-        with open(path, encoding="utf-8") as file:
-            for weights, lines in groupby(map(str.split, file), key=lambda line: line[0]):
-                store = Store(inputs.store, weights)
-                for _, trace_id in lines:
-                    entry = store.entry(trace_id)
-                    if entry is not None and entry.finish != "error":
-                        ids.add(trace_id)
+    ids = KeyIndex()
+    for _, table in output.previous("traces", ("id", "finish")):
+        enter(ids, table.filter(pc.not_equal(table.column("finish"), "error")))
+    for weights, samples in wanted.earlier(output.work / wanted.FOLDER):
+        store = Store(inputs.store, weights)
+        for sample in samples:
+            entry = store.entry(sample.id)
+            if entry is not None and entry.finish != "error":
+                ids.add(bytes.fromhex(sample.id))
     return ids
 
 
-def unchanged(shard: Shard, found: list[tuple[str, Order, Ask, Store]]) -> bool:
-    """Whether a shard of the last manifest holds exactly the rows that would be written for its ids now.
+def enter(index: KeyIndex, table: pa.Table) -> None:
+    """Add the ids of a table to an index."""
+    for batch in table.to_batches(max_chunksize=4096):
+        index.extend(bytes.fromhex("".join(batch.column("id").to_pylist())))
 
-    Compared by the shard's own column fingerprints, over columns that are known without reading a journal.
+
+def held(made: Iterable[tuple[Order, Store]]) -> Iterator[tuple[Order, Store, dict[str, Sample]]]:
+    """What the stores hold of the orders' samples by their last ids, each once, some at a time.
+
+    Of two problems with one prompt the first has its traces.
     """
-    entries = [store.entry(key) for key, _, _, store in found]
-    known = [entry for entry in entries if entry is not None]
-    if len(known) != shard.rows:
-        return False
-    table = pa.table(
+    seen = KeyIndex()
+    for order, store in made:
+        rest = iter(orders.samples(order))
+        while some := list(islice(rest, orders.ROWS)):
+            named = ((orders.last_id(order, sample, store), sample) for sample in some)
+            there = ((key, sample) for key, sample in named if store.entry(key) is not None)
+            yield order, store, {key: sample for key, sample in there if seen.add(bytes.fromhex(key))}
+
+
+def indexed(order: Order, store: Store, some: Mapping[str, Sample]) -> pa.Table:
+    """The columns INDEXED of the rows that `orders.stored` would read from a journal."""
+    entries = [store.entry(key) for key in some]
+    return pa.table(
         {
-            "id": [key for key, _, _, _ in found],
-            "problem_id": [ask.problem_id for _, _, ask, _ in found],
-            "teacher": [order.role.label for _, order, _, _ in found],
-            "finish": [entry.finish for entry in known],
-            "completion_tokens": [entry.tokens for entry in known],
+            "id": list(some),
+            "problem_id": [sample.problem_id for sample in some.values()],
+            "teacher": [order.role.label] * len(some),
+            "finish": [entry and entry.finish for entry in entries],
+            "completion_tokens": [entry and entry.tokens for entry in entries],
         }
     )
-    return all(shard.columns.get(name) == f"{value:032x}" for name, value in column_sums(table).items())
 
 
 def write_traces(made: Sequence[tuple[Order, Store]], output: Output) -> Counter[str]:
     """Keep what the last manifest holds unchanged, and write all else from the stores. Returns traces by finish."""
     kept = keep_traces(made, output)
     finishes: Counter[str] = Counter()
-    written: set[bytes] = set()  # of two problems with one prompt the first has its traces
-    for order, store in made:
-        rest = orders.asks(order)
-        while some := list(islice(rest, ROWS)):
-            new: dict[str, Ask] = {}
-            for ask in some:
-                key = orders.last_id(order, ask, store)
-                entry = store.entry(key)
-                if entry is None or bytes.fromhex(key) in written:
-                    continue
-                written.add(bytes.fromhex(key))
-                finishes[entry.finish] += 1
-                if key not in kept:
-                    new[key] = ask
-            output.write("traces", as_table(orders.stored(order, store, new), TRACE))
+    for order, store, some in held(made):
+        finishes.update(entry.finish for entry in map(store.entry, some) if entry is not None)
+        new = {key: sample for key, sample in some.items() if bytes.fromhex(key) not in kept}
+        output.write("traces", as_table(orders.stored(order, store, new), TRACE))
     return finishes
 
 
-def keep_traces(made: Sequence[tuple[Order, Store]], output: Output) -> set[str]:
-    """Take over the shards of the last manifest that are still right; returns the ids in them."""
+def keep_traces(made: Sequence[tuple[Order, Store]], output: Output) -> KeyIndex:
+    """Take over the shards of the last manifest that are still right; returns the ids in them.
+
+    Right is one that holds exactly the rows that would be written for its ids now, by its own fingerprints of the
+    columns INDEXED.
+    """
+    before, kept = KeyIndex(), KeyIndex()
     shards = output.previous("traces")
-    if not shards:
-        return set()
-    now: dict[str, tuple[str, Order, Ask, Store]] = {}
-    for order, store in made:
-        for ask in orders.asks(order):
-            key = orders.last_id(order, ask, store)
-            now.setdefault(key, (key, order, ask, store))
-    kept: set[str] = set()
-    for shard, table in shards:
-        ids = table.column("id").to_pylist()
-        if unchanged(shard, [now[key] for key in ids if key in now]):
+    starts = []
+    for _, table in shards:
+        starts.append(before.rows)
+        enter(before, table)
+    sums = [Counter(dict.fromkeys(INDEXED, 0)) for _ in shards]
+    for order, store, some in held(made) if shards else ():
+        parts: dict[int, dict[str, Sample]] = {}
+        for key, sample in some.items():
+            row = before.find(bytes.fromhex(key))
+            if row >= 0:
+                parts.setdefault(bisect(starts, row) - 1, {})[key] = sample
+        for number, part in parts.items():
+            sums[number].update(column_sums(indexed(order, store, part)))
+    for (shard, table), found in zip(shards, sums, strict=True):
+        if same_sums(shard, found):
             output.keep("traces", shard)
-            kept.update(ids)
+            enter(kept, table)
     return kept
 
 
@@ -260,12 +270,6 @@ def engine_key(order: Order) -> str:
     """Orders with the same key are served by one engine."""
     role = order.role.model_dump(mode="json", include={"engine", "dtype", "quantization", "max_model_len", "exec"})
     return content_id(order.weights, role)
-
-
-def note_wanted(made: Iterable[Order], path: Path) -> None:
-    """Written before a token is spent: after a kill, a changed recipe still knows what this one had bought."""
-    lines = (f"{order.weights} {ask.id}\n" for order in made for ask in orders.asks(order))
-    write_durably(path, lines)
 
 
 def names(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
@@ -288,8 +292,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
             known = references(inputs.table("references"))
             for name, teacher in inputs.teachers.items():
                 enough[name] = Enough(rule.right, judging(known, pool, teacher.thinking))
-        made = orders_of(config, inputs, output, enough)
-        note_wanted(made.values(), output.work / WANTED_FILE)
+        made = wanted.note(output.work / wanted.FOLDER, orders_of(config, inputs, output, enough))
         groups: dict[str, dict[str, Order]] = {}
         for name, order in made.items():
             groups.setdefault(engine_key(order), {})[name] = order

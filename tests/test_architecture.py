@@ -11,7 +11,19 @@ ROOT = Path(__file__).resolve().parent.parent
 
 # Each line may import from the lines above it and from its own.
 LAYERS = (
-    ("install", "section", "records", "text", "think", "lock", "statistics", "expression", "canonical", "heap"),
+    (
+        "install",
+        "section",
+        "records",
+        "text",
+        "think",
+        "lock",
+        "statistics",
+        "expression",
+        "canonical",
+        "heap",
+        "key_index",
+    ),
     ("roles", "manifest"),
     (
         "shards",
@@ -27,7 +39,7 @@ LAYERS = (
     ),
     ("models", "doctor", "store", "engines", "verifiers", "rules", "objectives"),
     ("orders", "routing", "pilot", "training", "sources", "page", "scoring", "variants", "golds"),
-    ("schedule",),
+    ("schedule", "wanted"),
     ("sampling",),
     ("adaptive", "augment", "labelling", "opinions"),
     ("stage",),

@@ -2,10 +2,11 @@
 
 Run: python -m tests.bench.generate_memory [--prompts 10000 100000] [--rounds 3]. Memory: the peak resident set (VmHWM,
 nothing taken off) of a process that asks so many problems once, through `sampling.complete` into a real store on the
-disk, of an engine whose canned answers take no memory by number, nor do its problems. CPU time: user and system, all
-threads of this process, from the first prompt rendered to the store closed, for each completion token of real vLLM on a
-tiny random Llama, at completions of 8,192 tokens over completions of 512; the engine's own process is not in it, and is
-shown beside. The last line is JSON; exit code 1 where a bar is missed.
+disk, of an engine whose canned answers take no memory by number, nor do its problems; beside it, without a bar, that of
+the whole stage, from the problems to sealed shards. CPU time: user and system, all threads of this process, from the
+first prompt rendered to the store closed, for each completion token of real vLLM on a tiny random Llama, at completions
+of 8,192 tokens over completions of 512; the engine's own process is not in it, and is shown beside. The last line is
+JSON; exit code 1 where a bar is missed.
 """
 
 import argparse
@@ -16,11 +17,13 @@ import tempfile
 import time
 import tracemalloc
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import psutil
+import pyarrow as pa
 
 from pipeline import templates
 from pipeline.engines import start
@@ -48,15 +51,10 @@ class Same(dict[str, list[str]]):
 
 def asked(prompts: int, traced: bool = False) -> dict[str, Any]:
     """Ask so many problems; returns this process's memory before and at its peak, in MB."""
-
-    def problems() -> Iterator[dict[str, str]]:
-        for number in range(prompts):
-            yield {"id": f"{number:032x}", "text": f"What is {number} + {number // 7}?", "task": "sum"}
-
     order = Order(
         role=Teacher(model="canned.jsonl", engine="replay"),
         weights="digest",
-        problems=problems,
+        problems=lambda: problems(range(prompts)),
         texts={"question": "{problem}\nReason step by step, and put your final answer within \\boxed{{}}."},
         tokenizer=None,
         sampling=Sampling(),
@@ -78,6 +76,37 @@ def asked(prompts: int, traced: bool = False) -> dict[str, Any]:
     return {"prompts": prompts, "before_mb": before, "peak_mb": memory_mb("VmHWM"), **held}
 
 
+def staged(prompts: int) -> dict[str, Any]:
+    """Run the whole stage over so many problems; returns this process's peak memory in MB, and the seconds it took."""
+    from pipeline.output import RunOutput
+    from stages.generate import STAGE, Config, run
+    from tests.desk import DeskInputs
+
+    class Numbers(DeskInputs):
+        """Problems that are made as they are read."""
+
+        def batches(self, name: str, rows: int = 8192) -> Iterator[pa.Table]:
+            for first in range(0, prompts, rows):
+                some = problems(range(first, min(first + rows, prompts)))
+                yield pa.Table.from_pylist([{**row, "split": "train"} for row in some])
+
+    with tempfile.TemporaryDirectory() as folder, patch("pipeline.engines.replay.start", lambda *_: Replay(Same())):
+        teacher = Teacher(model="canned.jsonl", engine="replay")
+        inputs = Numbers(Path(folder), teacher=teacher, models={"teacher": Path("canned.jsonl")})
+        output = RunOutput(STAGE, Path(folder) / "generate", None, lambda moment: None, lambda line: None)
+        begun = time.monotonic()
+        run(Config(samples=1), inputs, output)
+        datasets, _ = output.seal()
+        seconds = time.monotonic() - begun
+    assert datasets["traces"].rows == prompts
+    return {"prompts": prompts, "peak_mb": memory_mb("VmHWM"), "seconds": seconds}
+
+
+def problems(numbers: Iterable[int]) -> Iterator[dict[str, str]]:
+    for number in numbers:
+        yield {"id": f"{number:032x}", "text": f"What is {number} + {number // 7}?", "task": "sum"}
+
+
 def allocations() -> dict[str, Any]:
     """The MB that are held now, by the line that asked for them: the most of them."""
     sizes: Counter[str] = Counter()
@@ -97,12 +126,12 @@ def memory_mb(key: str) -> float:
     return next(int(line.split()[1]) for line in lines if line.startswith(f"{key}:")) * 1024 / 1e6
 
 
-def memory(sizes: list[int], rounds: int) -> list[dict[str, Any]]:
+def memory(kind: str, sizes: list[int], rounds: int) -> list[dict[str, Any]]:
     """Each size in processes of its own, in turns."""
     found = []
     for _ in range(rounds):
         for size in sizes:
-            command = [sys.executable, "-m", "tests.bench.generate_memory", "--ask", str(size)]
+            command = [sys.executable, "-m", "tests.bench.generate_memory", f"--{kind}", str(size)]
             answer = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
             bars.show(answer.stdout.strip())
             found.append(json.loads(answer.stdout))
@@ -158,12 +187,17 @@ def main() -> int:
     parser.add_argument("--cpu-rounds", type=int, default=2, help="of measuring CPU time")
     parser.add_argument("--trace", action="store_true", help="show which lines hold the memory, and measure nothing")
     parser.add_argument("--ask", type=int, help=argparse.SUPPRESS)  # a measuring process: ask so many
+    parser.add_argument("--stage", type=int, help=argparse.SUPPRESS)  # likewise: run the whole stage
     chosen = parser.parse_args()
     if chosen.ask is not None or chosen.trace:
         bars.show(json.dumps(asked(chosen.ask or chosen.prompts[1], chosen.trace)))
         return 0
+    if chosen.stage is not None:
+        bars.show(json.dumps(staged(chosen.stage)))
+        return 0
     small, large = chosen.prompts
-    peaks = memory([small, large], chosen.rounds)
+    peaks = memory("ask", [small, large], chosen.rounds)
+    whole = memory("stage", [small, large], 1)
     by_size = {size: [each["peak_mb"] for each in peaks if each["prompts"] == size] for size in (small, large)}
     times = processor(chosen.cpu_rounds)
 
@@ -176,6 +210,7 @@ def main() -> int:
             [most / least for most, least in zip(by_size[large], by_size[small], strict=True)],
             MEMORY_BAR,
             mb={size: [round(value, 1) for value in values] for size, values in by_size.items()},
+            whole_stage_mb={each["prompts"]: round(each["peak_mb"], 1) for each in whole},
         ),
         bars.below(
             f"CPU time a token of the asking process, completions of {LONG:,} tokens over {SHORT}",

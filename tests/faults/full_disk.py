@@ -196,7 +196,7 @@ def loop_faults(folder: Path, library: Path, tally: Tally) -> None:
 
 
 # What generate writes, in its order, by a part of its path.
-WRITTEN = ("generate/.intent.json", "work/.wanted.txt", "/journal-", "traces/.traces-", "generate/.manifest.json")
+WRITTEN = ("generate/.intent.json", "wanted/.teacher.txt", "/journal-", "traces/.traces-", "generate/.manifest.json")
 
 
 def line_faults(path: Path, folder: Path, library: Path, tally: Tally) -> None:

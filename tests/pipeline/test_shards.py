@@ -4,8 +4,9 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
+from pipeline import shards
 from pipeline.digests import sha256
-from pipeline.shards import add_sums, as_table, column_sums, read_shard, write_shard
+from pipeline.shards import add_sums, as_table, column_sums, read_shard, same_sums, write_shard
 
 SCHEMA = pa.schema([("id", pa.string()), ("text", pa.string()), ("count", pa.int32()), ("tags", pa.list_(pa.string()))])
 
@@ -24,6 +25,23 @@ def test_column_fingerprints_do_not_depend_on_order_or_layout(tmp_path: Path) ->
         for i in range(0, 50, 17)
     ]
     assert add_sums(parts) == add_sums([whole])
+
+
+def test_fingerprints_are_those_of_all_rows_however_few_are_looked_at_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    table = pa.concat_tables([as_table(rows(50)[:20], SCHEMA), as_table(rows(50)[20:], SCHEMA)])
+    sums = []
+    for count in (1, 7, 50, 1000):
+        monkeypatch.setattr(shards, "ROWS", count)
+        sums.append(column_sums(table))
+    assert sums == [sums[0]] * 4
+
+
+def test_a_shard_is_told_by_the_sums_of_some_of_its_columns(tmp_path: Path) -> None:
+    shard = write_shard(tmp_path / "a.parquet", as_table(rows(3), SCHEMA), tmp_path)
+    sums = column_sums(as_table(rows(3), SCHEMA))
+    assert same_sums(shard, {"id": sums["id"], "count": sums["count"] + 2**128})
+    assert not same_sums(shard, sums | {"count": sums["count"] + 1})
+    assert not same_sums(shard, sums | {"other": 0})
 
 
 @pytest.mark.parametrize(

@@ -1,4 +1,5 @@
 import os
+import pkgutil
 import signal
 import subprocess
 import sys
@@ -8,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from pipeline import journal
 from pipeline.lock import Locked
 from pipeline.records import content_id
 from pipeline.store import Store, partition, writing
@@ -87,6 +89,51 @@ def test_of_several_records_of_an_id_the_best_counts(
     reopened = Store(tmp_path, WEIGHTS)
     assert reopened.get(content_id(1)) == made[best]
     assert reopened.entry(content_id(1)) == records[best]
+    for each in made:
+        fill(tmp_path / "apart", each)
+    assert Store(tmp_path / "apart", WEIGHTS).get(content_id(1)) == made[best]
+
+
+def test_the_mean_length_is_of_the_best_records_without_those_that_failed(tmp_path: Path) -> None:
+    assert Store(tmp_path, WEIGHTS).mean_tokens() is None
+    fill(tmp_path, record(1, "length", 4, 4), record(2, "error", 0), record(3, "stop", 9), record(4, "error", 0))
+    fill(tmp_path, record(1, "length", 8, 8), record(4, "stop", 4))
+    assert Store(tmp_path, WEIGHTS).mean_tokens() == (8 + 9 + 4) / 3
+
+
+def test_a_closed_journals_index_says_what_reading_it_says(tmp_path: Path) -> None:
+    fill(tmp_path, record(0), record(1))
+    path = fill(tmp_path, record(1, "stop", 5), record(2, "length", 7), record(2, "error", 0), record(3))
+    indexed, read = journal.heads(path), journal.read(path)
+    assert (indexed.indexed, read.indexed, read.torn) == (True, False, False)
+    assert bytes(indexed.packed) == bytes(read.packed)
+    assert [journal.head_at(read.packed, row).tokens for row in range(4)] == [5, 7, 0, 3]
+
+
+@pytest.mark.parametrize("place", ["pipeline.key_index.KeyIndex.add", "pipeline.journal.AppendFile.append"])
+def test_a_record_whose_writing_was_interrupted_is_found_by_the_next_reader(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The record is whole in its journal, and the writer was interrupted before it knew where."""
+    module, name = place.rsplit(".", 1)
+    real = getattr(pkgutil.resolve_name(module), name)
+
+    def interrupted(self: Any, content: bytes) -> Any:
+        done = real(self, content)
+        if content_id(1).encode() in content or bytes.fromhex(content_id(1)) in content:
+            raise KeyboardInterrupt
+        return done
+
+    def write() -> None:
+        with writing(tmp_path, WEIGHTS) as store:
+            store.append(record(0))
+            monkeypatch.setattr(place, interrupted)
+            store.append(record(1))
+
+    with pytest.raises(KeyboardInterrupt):
+        write()
+    monkeypatch.undo()
+    assert Store(tmp_path, WEIGHTS).get(content_id(1)) == record(1)
 
 
 def test_a_journal_cut_at_any_byte_of_its_last_record_loses_that_record_alone(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -6,6 +7,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipeline import orders
 from pipeline.manifest import Shard
 from pipeline.records import PROBLEM, content_id
 from pipeline.roles import Role, Sampling, Teacher
@@ -144,6 +146,30 @@ def test_an_unbroken_run_and_one_that_grew_hold_the_same_rows(desk: Desk, tmp_pa
         return sorted((str(row["id"]), str(row)) for row in made.rows())
 
     assert words(desk) == words(fresh)
+
+
+def test_of_several_shards_those_that_are_still_right_are_kept(desk: Desk) -> None:
+    for last in (1, 2, 3):
+        desk.run([problem(number) for number in range(1, last + 1)], samples=2)
+    first, _, third = desk.shards
+    output = desk.run([problem(3), problem(1)], samples=2)
+    assert output.taken == [first, third]
+    assert output.rows("traces") == []
+
+
+def test_each_prompt_is_rendered_twice_to_be_noted_and_to_be_asked(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    rendered: Counter[str] = Counter()
+    real = orders.conversation
+
+    def conversation(role: Role, texts: Any, row: orders.Row) -> list[dict[str, str]]:
+        rendered[row["id"]] += 1
+        return real(role, texts, row)
+
+    monkeypatch.setattr("pipeline.orders.conversation", conversation)
+    rows = [problem(1), problem(2)]
+    for runs in (1, 2):  # the second one keeps its shards
+        desk.run(rows, samples=3)
+        assert rendered == {row["id"]: 2 * runs for row in rows}
 
 
 def test_a_shard_with_a_row_that_is_no_longer_wanted_is_written_anew(desk: Desk) -> None:
