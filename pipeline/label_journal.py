@@ -10,25 +10,27 @@ opens a journal of its own, so that nothing is appended behind a torn tail.
 import os
 import struct
 import zlib
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple
 
 from pipeline import soft_labels
 from pipeline.journal import AppendFile
 
-_MARK = b"SDL1"
+_MARK, _OLD_MARKS = b"SDL2", (b"SDL1",)
 _HEAD = struct.Struct("<4s16sI")  # mark, id, length of the packed labels
 _CHECK = struct.Struct("<I")  # crc32 of this head and of that of the labels
 _START = _HEAD.size + _CHECK.size
 
 
 class Place(NamedTuple):
-    """Where packed labels stand, and how many candidates of a token they hold."""
+    """Where packed labels stand, how many candidates of a token they hold, and their checksum."""
 
     path: Path
     offset: int
     length: int
     k: int
+    check: int
 
 
 class Labels:
@@ -38,19 +40,24 @@ class Labels:
         self.torn = 0  # last records cut short by a kill, which are ignored
         self._folder = folder
         self._file = AppendFile(folder, "labels") if writable else None
-        self._places: dict[tuple[str, bytes], Place] | None = None  # read when first asked for
+        self._places: dict[tuple[str, bytes], list[Place]] | None = None  # read when first asked for
 
     def k(self, trace_id: str, token_hash: bytes) -> int:
         """How many candidates of each token are known for a completion; 0 where it has no labels."""
-        place = self._index().get((trace_id, token_hash))
+        place = self._place(trace_id, token_hash)
         return 0 if place is None else place.k
 
-    def get(self, trace_id: str, token_hash: bytes) -> bytes | None:
-        """The packed labels of a completion with the most candidates, or None.
+    def check(self, trace_id: str, token_hash: bytes) -> int | None:
+        """The checksum of the labels that `get` returns, without reading them; None where there are none."""
+        place = self._place(trace_id, token_hash)
+        return None if place is None else place.check
+
+    def get(self, trace_id: str, token_hash: bytes, check: int | None = None) -> bytes | None:
+        """The packed labels of a completion with the most candidates, or those with a checksum; None without any.
 
         Raises ValueError that names the file and the place where they are not as they were written.
         """
-        place = self._index().get((trace_id, token_hash))
+        place = self._place(trace_id, token_hash, check)
         if place is None:
             return None
         with open(place.path, "rb") as file:
@@ -59,6 +66,11 @@ class Labels:
         if not soft_labels.whole(packed):
             raise ValueError(_damaged(place.path, place.offset))
         return packed
+
+    def _place(self, trace_id: str, token_hash: bytes, check: int | None = None) -> Place | None:
+        places = self._index().get((trace_id, token_hash), [])
+        fitting = [place for place in places if check is None or place.check == check]
+        return max(fitting, key=attrgetter("k"), default=None)
 
     def append(self, trace_id: str, packed: bytes) -> None:
         """Add labels. They survive a kill at once and a power cut journal.SYNC_S later.
@@ -78,7 +90,7 @@ class Labels:
         if file is not None:
             file.close()
 
-    def _index(self) -> dict[tuple[str, bytes], Place]:
+    def _index(self) -> dict[tuple[str, bytes], list[Place]]:
         if self._places is None:
             self._places = {}
             for path in sorted(self._folder.glob("labels-*.log")):
@@ -86,7 +98,7 @@ class Labels:
         return self._places
 
 
-def _scan(path: Path, places: dict[tuple[str, bytes], Place]) -> bool:
+def _scan(path: Path, places: dict[tuple[str, bytes], list[Place]]) -> bool:
     """Enter every whole record of a journal; returns whether its last one is torn. Payloads are not read.
 
     Raises ValueError that names the file and the place where a head is not as it was written.
@@ -99,6 +111,8 @@ def _scan(path: Path, places: dict[tuple[str, bytes], Place]) -> bool:
             if len(heads) < wanted:
                 return True
             mark, key, length = _HEAD.unpack_from(heads)
+            if mark in _OLD_MARKS and offset == 0:
+                raise ValueError(_old(path, mark))
             if mark != _MARK or heads[_HEAD.size : _START] != _checked(heads[: _HEAD.size], heads[_START:]):
                 raise ValueError(_damaged(path, offset))
             if offset + _START + length > size:
@@ -113,12 +127,18 @@ def _checked(head: bytes, packed: bytes) -> bytes:
 
 
 def _enter(
-    places: dict[tuple[str, bytes], Place], trace_id: str, path: Path, offset: int, packed: bytes, length: int
+    places: dict[tuple[str, bytes], list[Place]], trace_id: str, path: Path, offset: int, packed: bytes, length: int
 ) -> None:
     head = soft_labels.head(packed)
-    known = places.get((trace_id, head.token_hash))
-    if known is None or head.k > known.k:
-        places[trace_id, head.token_hash] = Place(path, offset, length, head.k)
+    known = places.setdefault((trace_id, head.token_hash), [])
+    known.append(Place(path, offset, length, head.k, head.check))
+
+
+def _old(path: Path, mark: bytes) -> str:
+    return (
+        f"{path} holds soft labels in format {mark.decode()}; this program reads {_MARK.decode()} alone. Delete the "
+        f"file: its completions are kept, and their labels are scored again."
+    )
 
 
 def _damaged(path: Path, offset: int) -> str:

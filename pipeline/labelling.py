@@ -1,31 +1,34 @@
-"""Soft labels for the completions of an order: which lack them, scoring those, and the rows that hold them.
+"""Soft labels for the completions of an order: which lack them, scoring those, and the rows that say where they lie.
 
 It generates nothing and opens no dataset. Completions made with labels need none of its scoring.
 """
 
 import time
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import pyarrow as pa
 
 from pipeline import templates
 from pipeline.engines import Engine, Request
+from pipeline.label_journal import Labels
 from pipeline.manifest import Shard
 from pipeline.orders import Ask, Order, answered
 from pipeline.records import SOFT_LABELS
 from pipeline.roles import Role
 from pipeline.sampling import engine_seed
 from pipeline.shards import as_table, column_sums
-from pipeline.soft_labels import Packer, hash_tokens, vocabulary_fingerprint
+from pipeline.soft_labels import Packer, SoftLabels, hash_tokens, unpack, vocabulary_fingerprint
 from pipeline.store import Store
 
 ENGINES = ("vllm",)
 # Of one step of the engine that scores: it makes the logits of a whole vocabulary for each of them.
 SCORE_STEP_TOKENS = 1024
-TABLE_BYTES = 32 << 20  # of packed labels, held in memory while they go from the store to shards
+TABLE_ROWS = 1 << 16
 
 
 def allowed(role: Role, tokenizer: Any, logprobs: int) -> int:
@@ -152,17 +155,15 @@ def write(
     keep: Callable[[Shard], None],
     put: Callable[[pa.Table], None],
 ) -> int:
-    """Hand on the labels of stored completions: shards of before that hold just what would be written, then rows.
+    """Hand on where the labels of stored completions lie: shards of before that say just that, then rows.
 
-    Returns how many completions have labels. They are read, and held in memory, a table at a time.
+    Returns how many completions have labels. None is read: what a row says of them is in a journal's heads.
     """
     rows: dict[str, dict[str, Any]] = {}
-    stores: dict[str, Store] = {}
     for order, store in made:
         vocabulary = vocabulary_fingerprint(order.tokenizer)
         for one in told(order, store):
             if one.k and one.id not in rows:
-                stores[one.id] = store
                 rows[one.id] = {
                     "id": one.id,
                     "teacher": order.role.label,
@@ -170,6 +171,8 @@ def write(
                     "token_hash": one.token_hash.hex(),
                     "k": one.k,
                     "tokens": len(one.token_ids),
+                    "folder": store.folder.name,
+                    "check": store.labels.check(one.id, one.token_hash),
                 }
     count = len(rows)
     for shard, table in previous:
@@ -178,24 +181,32 @@ def write(
             keep(shard)
             for trace_id in ids:
                 del rows[trace_id]
-    waiting: list[dict[str, Any]] = []
-    size = 0
-    for row in rows.values():
-        packed = stores[row["id"]].labels.get(row["id"], bytes.fromhex(row["token_hash"]))
-        assert packed is not None
-        waiting.append({**row, "packed": packed})
-        size += len(packed)
-        if size >= TABLE_BYTES:
-            put(as_table(waiting, SOFT_LABELS))
-            waiting, size = [], 0
-    if waiting:
-        put(as_table(waiting, SOFT_LABELS))
+    left = iter(rows.values())
+    while some := list(islice(left, TABLE_ROWS)):
+        put(as_table(some, SOFT_LABELS))
     return count
 
 
 def _unchanged(shard: Shard, rows: Sequence[dict[str, Any]]) -> bool:
-    """Whether a shard holds exactly these rows, by the fingerprints of the columns that need no label to be read."""
-    if len(rows) != shard.rows:
-        return False
-    table = as_table([{**row, "packed": None} for row in rows], SOFT_LABELS).drop_columns(["packed"])
-    return all(shard.columns.get(name) == f"{value:032x}" for name, value in column_sums(table).items())
+    """Whether a shard holds exactly these rows, by its column fingerprints."""
+    sums = column_sums(as_table(rows, SOFT_LABELS))
+    return len(rows) == shard.rows and shard.columns == {name: f"{value:032x}" for name, value in sums.items()}
+
+
+def read(root: Path, rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], SoftLabels]]:
+    """Rows of the dataset, each with the labels that it stands for, from the completion store in `root`.
+
+    Raises ValueError where the store lacks them, and where they are damaged.
+    """
+    folders: dict[str, Labels] = {}
+    for row in rows:
+        labels = folders.setdefault(row["folder"], Labels(root / row["folder"]))
+        token_hash = bytes.fromhex(row["token_hash"])
+        packed = labels.get(row["id"], token_hash, row["check"])
+        if packed is None:
+            raise ValueError(
+                f"{root / row['folder']} lacks the soft labels that the dataset names for trace {row['id']}. Restore "
+                f"that folder of the completion store, or delete the stage's folder and run generate again: "
+                f"completions are kept, and labels that are missing are scored."
+            )
+        yield row, unpack(packed)

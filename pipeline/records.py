@@ -66,7 +66,8 @@ TRACE = pa.schema(
     ]
 )
 
-# The teacher's soft labels of a trace: the k likeliest candidates of each token, their raw logprobs, the others' mass.
+# Of a trace's soft labels (the k likeliest candidates of each token, their raw logprobs, the others' mass) where they
+# lie: the completion store holds them, once. `labelling.read` finds them.
 SOFT_LABELS = pa.schema(
     [
         ("id", pa.string()),  # the trace's
@@ -75,7 +76,8 @@ SOFT_LABELS = pa.schema(
         ("token_hash", pa.string()),  # of the trace's token ids: labels of other tokens are never taken for these
         ("k", pa.int32()),
         ("tokens", pa.int32()),
-        ("packed", pa.binary()),  # `soft_labels.unpack` reads it
+        ("folder", pa.string()),  # of the store
+        ("check", pa.int64()),  # crc32: other labels are never taken for these
     ]
 )
 

@@ -16,18 +16,15 @@ from typing import Any, NamedTuple
 import numpy as np
 import numpy.typing as npt
 
-from pipeline import label_codec
-from pipeline.label_codec import Block
 from pipeline.records import content_id
 
 # Of a block: a running completion holds no more as it came.
 BLOCK_ENTRIES, BLOCK_TOKENS = 1 << 15, 512
 HASH_BYTES = 16
 
-_MARK, _VERSION = b"SL", 1
-_HEAD = struct.Struct(f"<2sBxII{HASH_BYTES}s")  # mark, version, k, tokens, hash of the tokens
-_CHECK = struct.Struct("<I")  # crc32 of all else
-_LENGTH = struct.Struct("<I")  # of a block
+_MARK, _VERSION = b"SL", 2
+_HEAD = struct.Struct(f"<2sBII{HASH_BYTES}sI")  # mark, version, k, tokens, hash of the tokens, crc32 of all else
+_BLOCK = struct.Struct("<HI")  # of a block: tokens, bytes
 HEAD_BYTES = _HEAD.size
 
 
@@ -53,6 +50,7 @@ class Head(NamedTuple):
     k: int
     tokens: int
     token_hash: bytes
+    check: int  # crc32 of these, and of all that follows them
 
 
 def hash_tokens(token_ids: Iterable[int]) -> bytes:
@@ -108,14 +106,16 @@ class Packer:
 
     def _pack(self, count: int) -> None:
         """Pack the first `count` of the waiting tokens."""
+        from pipeline import label_codec  # its machine code takes a while to load, which a status need not wait for
+
         sampled, sampled_logprobs, ids, logprobs = (np.concatenate(parts) for parts in zip(*self._rows, strict=True))
         block = label_codec.encode(
-            Block(
+            label_codec.Block(
                 sampled[:count], sampled_logprobs[:count], ids[:count], logprobs[:count], masses_left(logprobs[:count])
             )
         )
         self._hash.update(sampled[:count].astype("<i4").tobytes())
-        self._blocks += _LENGTH.pack(len(block)) + block
+        self._blocks += _BLOCK.pack(count, len(block)) + block
         self._tokens += count
         self._waiting -= count
         self._rows = (
@@ -126,8 +126,8 @@ class Packer:
         """The labels of all tokens that were added."""
         if self._waiting:
             self._pack(self._waiting)
-        content = _HEAD.pack(_MARK, _VERSION, self.k, self._tokens, self._hash.digest()) + self._blocks
-        return content + _CHECK.pack(zlib.crc32(content))
+        said = (_MARK, _VERSION, self.k, self._tokens, self._hash.digest())
+        return _HEAD.pack(*said, _checked(_HEAD.pack(*said, 0), self._blocks)) + self._blocks
 
 
 def masses_left(logprobs: npt.NDArray[Any]) -> npt.NDArray[np.float32]:
@@ -143,32 +143,39 @@ def pack(labels: SoftLabels) -> bytes:
     return packer.packed()
 
 
+def _checked(unchecked_head: bytes, blocks: bytes | bytearray) -> int:
+    return zlib.crc32(blocks, zlib.crc32(unchecked_head))
+
+
 def head(packed: bytes) -> Head:
     """What packed labels, or their first HEAD_BYTES, say of themselves. Raises ValueError for anything else."""
-    mark, version, k, tokens, token_hash = (
-        _HEAD.unpack_from(packed) if len(packed) >= HEAD_BYTES else (b"", 0, 0, 0, b"")
-    )
+    mark, version, *said = _HEAD.unpack_from(packed) if len(packed) >= HEAD_BYTES else (b"", 0)
     if mark != _MARK or version != _VERSION:
         raise ValueError(f"these are no soft labels of version {_VERSION}: they start with {packed[:4]!r}")
-    return Head(k, tokens, token_hash)
+    return Head(*said)
 
 
 def whole(packed: bytes) -> bool:
     """Whether packed labels match their checksum."""
-    return len(packed) > HEAD_BYTES and packed[-_CHECK.size :] == _CHECK.pack(zlib.crc32(packed[: -_CHECK.size]))
+    if len(packed) < HEAD_BYTES or packed[:2] != _MARK:
+        return False
+    *said, check = _HEAD.unpack_from(packed)
+    return bool(check == _checked(_HEAD.pack(*said, 0), packed[HEAD_BYTES:]))
 
 
 def unpack(packed: bytes) -> SoftLabels:
     """The labels that were packed, as exact as `label_codec` says. Raises ValueError where they are not whole."""
+    from pipeline import label_codec
+
     found = head(packed)
     if not whole(packed):
         raise ValueError("soft labels do not match their checksum: they were altered after they were packed")
     blocks = []
-    place, end = HEAD_BYTES, len(packed) - _CHECK.size
-    while place < end:
-        (length,) = _LENGTH.unpack_from(packed, place)
-        place += _LENGTH.size
-        blocks.append(label_codec.decode(packed[place : place + length], found.k))
+    place = HEAD_BYTES
+    while place < len(packed):
+        tokens, length = _BLOCK.unpack_from(packed, place)
+        place += _BLOCK.size
+        blocks.append(label_codec.decode(packed[place : place + length], tokens, found.k))
         place += length
     if not blocks:
         empty = np.zeros(0, np.float32)

@@ -33,6 +33,7 @@ LAYERS = (
         "convert",
         "mirror",
         "journal",
+        "label_model",
         "label_codec",
         "soft_labels",
         "label_journal",
@@ -63,6 +64,7 @@ HEAVY = (
     "accelerate",
     "polars",
     "matplotlib",
+    "numba",
     "reasoning_gym",
     "math_verify",
 )

@@ -2,10 +2,10 @@
 
 import math
 import struct
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import pyarrow as pa
 
 from pipeline.soft_labels import SoftLabels, masses_left
 
@@ -52,68 +52,183 @@ def kl(exact: SoftLabels, decoded: SoftLabels) -> npt.NDArray[np.float64]:
 def plainly_unpacked(packed: bytes) -> list[tuple[int, dict[int, float], float]]:
     """Of each token its id, its candidates' masses and the tail: the format read a second time, number by number.
 
-    It shares no line with `soft_labels` and `label_codec`, so that a mistake in both directions of theirs shows.
+    It shares no line with `soft_labels`, `label_codec` and `label_model`, so that a mistake in both
+    directions of theirs shows.
     """
-    _, k, _, _ = struct.unpack_from("<2sxxII16s", packed)
-    place, found = 28, []
-    while place < len(packed) - 4:
-        (length,) = struct.unpack_from("<I", packed, place)
-        found += _block(packed[place + 4 : place + 4 + length], k)
-        place += 4 + length
+    _, _, k, _, _, _ = struct.unpack_from("<2sBII16sI", packed)
+    place, found = 31, []
+    while place < len(packed):
+        tokens, length = struct.unpack_from("<HI", packed, place)
+        found += _Plain(packed[place + 6 : place + 6 + length], k).tokens(tokens)
+        place += 6 + length
     return found
 
 
-def _block(content: bytes, k: int) -> list[tuple[int, dict[int, float], float]]:
-    tokens, size, squeezed, whole = struct.unpack_from("<IIII", content)
-    classes = iter(pa.Codec("zstd").decompress(content[16 : 16 + squeezed], whole, asbytes=True))
-    digits = "".join(f"{byte:08b}" for byte in content[16 + squeezed :])
-    place = 0
+class _Plain:
+    """A block's bytes, read with odds by name in place of numbered ones."""
 
-    def bits(width: int) -> int:
-        nonlocal place
-        place += width
-        return int(digits[place - width : place] or "0", 2)
+    def __init__(self, content: bytes, k: int) -> None:
+        self.k = k
+        self.content = content + bytes(8)
+        self.low, self.width, self.place = 0, 0xFFFFFFFF, 4
+        self.code = int.from_bytes(self.content[:4], "big")
+        self.odds: dict[Any, list[int]] = {}
 
-    def numbers(count: int) -> list[int]:
-        lengths = [next(classes) for _ in range(count)]
-        return [(1 << length - 1) + bits(length - 1) if length else 0 for length in lengths]
+    def part(self, skipped: int, width: int) -> None:
+        self.code, self.width = self.code - skipped, width
+        while self.width < 1 << 24:
+            self.code = self.code << 8 | (self.content + bytes(self.place))[self.place]
+            self.width <<= 8
+            self.place += 1
 
-    def fine_width(level: int) -> int:
-        return 0 if level >= 18 else max(0, math.ceil(6 - level / (4 * math.log(2))))
+    def bit(self, *contexts: Any) -> int:
+        """At the mean of the odds of two contexts, or at those of one."""
+        known = [self.odds.setdefault(context, [32768, 0]) for context in contexts]
+        bound = (self.width >> 16) * (sum(odds for odds, _ in known) // len(known))
+        bit = int(self.code < bound)
+        self.part(0, bound) if bit else self.part(bound, self.width - bound)
+        for one in known:
+            rate = int(65536 / (one[1] + 1.6))
+            one[0] += (65536 - one[0]) * rate >> 16 if bit else -(one[0] * rate >> 16)
+            one[0] = min(max(one[0], 64), 65472)
+            one[1] = min(one[1] + 1, 59)
+        return bit
 
-    def mass(level: int) -> float:
-        width = fine_width(level)
-        inside = (bits(width) + 0.5) / 2**width
-        nats = (level + inside) / 2 if level < 18 else 9 + level - 18 + inside
-        return 0.0 if level == 255 else math.exp(-nats)
+    def even(self, bits: int) -> int:
+        if bits > 16:
+            return self.even(16) << bits - 16 | self.even(bits - 16)
+        width = self.width >> bits
+        found = min(self.code // width, 2**bits - 1)
+        self.part(found * width, width)
+        return found
 
-    ids, last = [], -1
-    for gap in numbers(size):
-        last += gap + 1
-        ids.append(last)
-    counts = [one + 1 for one in numbers(size)]
-    pairs = [(number, turn) for number, count in enumerate(counts) for turn in range(count)]
-    grouped = sorted(pairs, key=lambda pair: counts[pair[0]].bit_length())  # stable, as the encoder's
-    skipped = dict(zip(grouped, numbers(tokens * k), strict=True))
-    ranks = numbers(tokens)
-    floors, tails = [[next(classes) for _ in range(tokens)] for _ in range(2)]
-    heights = {pair: next(classes) for pair in grouped}
-    lost = [next(classes) for rank in ranks if rank == k]
-    rows: list[list[tuple[float, int]]] = [[] for _ in range(tokens)]
-    row = -1
-    for pair in pairs:
-        row = skipped[pair] if pair[1] == 0 else row + 1 + skipped[pair]
-        rows[row].append((mass(floors[row] - heights[pair]), ids[pair[0]]))
-    left = [mass(level) for level in tails]
-    for level in lost:
-        mass(level)
-    made = []
-    for row, rank in enumerate(ranks):
-        ordered = sorted(rows[row], key=lambda one: (-one[0], one[1]))
-        total = sum(one[0] for one in ordered)
-        tail = left[row] if left[row] <= 0.5 and total else max(0.0, 1 - total)
-        share = (1 - tail) / total if left[row] <= 0.5 and total else 1.0
-        sampled = ordered[rank][1] if rank < k else bits(31)
-        made.append((sampled, {token: one * share for one, token in ordered}, tail))
-    turns = [bits((tokens - 1).bit_length()) for _ in range(tokens)]
-    return [made[turns.index(token)] for token in range(tokens)]
+    def below(self, contexts: tuple[Any, ...], bits: int) -> int:
+        digits = "1"
+        while len(digits) <= min(bits, 2):
+            digits += str(self.bit(*((context, bits, digits) for context in contexts)))
+        if bits > 2:
+            digits += f"{self.even(bits - 2):0{bits - 2}b}"
+        return int(digits, 2) - 1
+
+    def number(self, *contexts: Any, special: bool = False) -> int | None:
+        bits = 0
+        while bits < 31 and self.bit(*((context, bits) for context in contexts)):
+            bits += 1
+        return None if special and bits == 10 else self.below(contexts, bits)
+
+    def wide(self, *contexts: Any) -> int:
+        digits = ""
+        while len(digits) < 5:
+            digits += str(self.bit(*((context, "length", digits) for context in contexts)))
+        return self.below(contexts, int(digits, 2))
+
+    def signed(self, context: Any) -> int:
+        coded = self.number(context)
+        assert coded is not None
+        return -(coded + 1) // 2 if coded % 2 else coded // 2
+
+    def tokens(self, count: int) -> list[tuple[int, dict[int, float], float]]:
+        rows: list[list[tuple[int, int]]] = []  # level and id of each token's candidates
+        floors: list[int] = []
+        tops: list[int] = []
+        order: list[int] = []  # ids by falling count; one that draws level stands behind those that were there
+        counts: dict[int, int] = {}
+        made = []
+        for token in range(count):
+            told: dict[int, Any] = {}  # id -> the context of its height
+            asked: set[int] = set()
+            first = token - 1
+            for number in range(min(4, token)):
+                if not self.bit(("more", number)):
+                    break
+                model = token - 1 - self.wide("distance")
+                first = model if number == 0 else first
+                self.shared(rows[model], floors[model], min(number, 2), token, counts, asked, told)
+                if len(told) == self.k:
+                    break
+            self.rest(order, told)
+            top = self.bit(("top", tops[first] if token else 0))
+            floor = (floors[first] if token else 320) + self.signed("floor")
+            tail = floor - self.signed("tail")
+            row = []
+            for each, context in told.items():
+                height = self.number(("height", context), special=True)
+                row.append((-1 if height is None else floor - height, each))
+            row.sort()
+            self.remember(row, order, counts)
+            rows.append(row)
+            floors.append(floor)
+            tops.append(top)
+            made.append(self.masses(row, tail, top))
+        return made
+
+    def shared(
+        self,
+        row: list[tuple[int, int]],
+        floor: int,
+        kind: int,
+        token: int,
+        counts: dict[int, int],
+        asked: set[int],
+        told: dict[int, Any],
+    ) -> None:
+        tried = hits = 0
+        for level, each in row:
+            if each in asked or len(told) == self.k:
+                continue
+            asked.add(each)
+            height = sum(floor - level >= bound for bound in (1, 2, 3, 5, 8, 13, 25, 70))
+            rate = min((5 * hits + 2) // (tried + 1), 4) if tried > 3 else 4
+            often = min(counts[each] * 8 // (token + 1), 7) if counts[each] > 1 else 0
+            has = self.bit(("has", kind, height, rate), ("often", kind, height, often))
+            tried, hits = tried + 1, hits + has
+            if has:
+                told[each] = height
+
+    def rest(self, order: list[int], told: dict[int, Any]) -> None:
+        """Candidates that some token before had, and those that none had."""
+        left = self.k - len(told)
+        if left and order:
+            at = -1
+            for _ in range(self.number(("count", left.bit_length())) or 0):
+                at += 1 + self.wide(("step", (at + 1).bit_length()))
+                told[order[at]] = "known"
+        last = -1
+        while len(told) < self.k:
+            left = self.k - len(told)
+            last += 1 + self.wide(("after", (last + 1).bit_length()), ("among", left.bit_length()))
+            told[last] = "new"
+            order.append(last)
+
+    def remember(self, row: list[tuple[int, int]], order: list[int], counts: dict[int, int]) -> None:
+        for _, each in row:
+            count = counts.get(each, 0)
+            if count:
+                to = sum(other > count for other in counts.values())
+                place = order.index(each)
+                order[to], order[place] = order[place], order[to]
+            counts[each] = count + 1
+
+    def masses(self, row: list[tuple[int, int]], tail: int, top: int) -> tuple[int, dict[int, float], float]:
+        rank = self.number(("rank", top))
+        assert rank is not None
+        sampled = row[rank][1] if rank < self.k else self.even(31)
+        if rank == self.k:
+            self.number("own")
+        masses = {each: _mass(level) for level, each in row}
+        left = _mass(tail)
+        if top:
+            masses[row[0][1]] = 1 - left - sum(masses[each] for _, each in row[1:])
+            return sampled, masses, left
+        total = sum(masses.values())
+        if left <= 0.5 and total:
+            return sampled, {each: mass * (1 - left) / total for each, mass in masses.items()}, left
+        return sampled, masses, max(0.0, 1 - total)
+
+
+def _mass(level: int) -> float:
+    if level in (-1, 511):
+        return 0.0
+    if level < 318:
+        return float((1 - (level + 0.5) / 320) ** 2)
+    return math.exp(-(2 * math.log(160) + level + 0.5 - 318))

@@ -90,7 +90,7 @@ def test_a_reader_cannot_append_and_neither_can_one_whose_store_is_closed(tmp_pa
 def test_a_journal_cut_at_any_byte_of_its_last_labels_loses_those_alone(tmp_path: Path) -> None:
     journal = fill(tmp_path, 0, 1, 2)
     whole = journal.read_bytes()
-    start = whole.rindex(b"SDL1")
+    start = whole.rindex(b"SDL2")
     for length in range(start, len(whole)):
         journal.write_bytes(whole[:length])
         store = Store(tmp_path, WEIGHTS)
@@ -108,7 +108,7 @@ def test_labels_appended_after_a_torn_tail_are_whole(tmp_path: Path) -> None:
 def test_any_flipped_bit_is_noticed_and_named(tmp_path: Path) -> None:
     journal = fill(tmp_path, 0, 1, 2)
     whole = journal.read_bytes()
-    first, second = whole.index(b"SDL1", 1), whole.rindex(b"SDL1")
+    first, second = whole.index(b"SDL2", 1), whole.rindex(b"SDL2")
     for place in range(first, second):
         for bit in range(8):
             flipped = bytearray(whole)
@@ -121,6 +121,13 @@ def test_any_flipped_bit_is_noticed_and_named(tmp_path: Path) -> None:
             )
     journal.unlink()
     assert found(tmp_path, 0) is None
+
+
+def test_a_journal_of_an_earlier_format_is_named_with_the_fix(tmp_path: Path) -> None:
+    journal = fill(tmp_path, 0)
+    journal.write_bytes(journal.read_bytes().replace(b"SDL2", b"SDL1"))
+    with pytest.raises(ValueError, match=f"{journal} holds soft labels in format SDL1.*Delete the file.*scored again"):
+        found(tmp_path, 0)
 
 
 def test_labels_appended_before_a_sigkill_are_there_afterwards(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from pipeline.records import SOFT_LABELS
 from pipeline.roles import Role, Sampling, Teacher
 from pipeline.sampling import complete
 from pipeline.shards import read_shard, write_shard
-from pipeline.soft_labels import SoftLabels, hash_tokens, pack, unpack
+from pipeline.soft_labels import SoftLabels, hash_tokens, pack
 from pipeline.store import Store, writing
 from tests import tiny
 from tests.pipeline.labels import made_up
@@ -127,10 +127,9 @@ def test_labels_made_while_generating_are_in_the_dataset_with_all_that_says_what
     rows, _, count = written(tmp_path, made, tmp_path, [])
     assert count == len(rows) == 4
     store = Store(tmp_path, made.weights)
-    for row in rows:
+    for row, labels in labelling.read(tmp_path, rows):
         completion = store.get(row["id"])
         assert completion is not None
-        labels = unpack(row["packed"])
         assert labels.sampled.tolist() == completion["token_ids"]
         assert row["token_hash"] == hash_tokens(completion["token_ids"]).hex()
         assert row["vocabulary"] == soft_labels.vocabulary_fingerprint(TOKENIZER)
@@ -174,7 +173,7 @@ def test_labels_of_a_lost_completion_are_not_those_of_its_next_making(tmp_path: 
     generated(tmp_path, replace(made, logprobs=0))
     assert scored(tmp_path, made)[0].scored == 2
     rows, _, _ = written(tmp_path, made, tmp_path, [])
-    assert [unpack(row["packed"]).sampled.tolist() for row in rows] == [
+    assert [labels.sampled.tolist() for _, labels in labelling.read(tmp_path, rows)] == [
         labels_for(row["id"], 1).sampled.tolist() for row in rows
     ]
 
@@ -213,13 +212,32 @@ def test_a_rerun_keeps_shards_that_hold_what_would_be_written(tmp_path: Path) ->
     assert (len(rows), kept, {row["k"] for row in rows}) == (4, [], {6})
 
 
-def test_labels_go_to_tables_of_a_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(labelling, "TABLE_BYTES", 1)
+def test_rows_go_to_tables_of_a_bounded_size(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labelling, "TABLE_ROWS", 3)
     generated(tmp_path, order(4, 1, 2))
     tables: list[pa.Table] = []
     labelling.write([(order(4, 1, 2), Store(tmp_path, "digest"))], [], lambda shard: None, tables.append)
-    assert [table.num_rows for table in tables] == [1] * 4
+    assert [table.num_rows for table in tables] == [3, 1]
     assert all(table.schema == SOFT_LABELS for table in tables)
+
+
+def test_rows_stand_for_their_own_labels_when_others_are_stored_later(tmp_path: Path) -> None:
+    generated(tmp_path, order(4, 1))
+    rows, _, _ = written(tmp_path, order(4, 1), tmp_path, [])
+    scored(tmp_path, order(6, 1))
+    assert [labels.ids.shape for _, labels in labelling.read(tmp_path, rows)] == [(6, 4)] * 2
+
+
+def test_labels_that_the_store_lost_are_named_with_the_fix(tmp_path: Path) -> None:
+    generated(tmp_path, order(4, 1))
+    rows, _, _ = written(tmp_path, order(4, 1), tmp_path, [])
+    other = {**rows[0], "check": rows[0]["check"] ^ 1}
+    with pytest.raises(ValueError, match=f"lacks the soft labels .* for trace {other['id']}.*run generate again"):
+        list(labelling.read(tmp_path, [other]))
+    for path in (tmp_path / rows[0]["folder"]).glob("labels-*.log"):
+        path.unlink()
+    with pytest.raises(ValueError, match="lacks the soft labels"):
+        list(labelling.read(tmp_path, rows))
 
 
 @pytest.mark.parametrize("engine", ["openai", "hf", "replay"])
