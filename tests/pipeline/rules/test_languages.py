@@ -83,6 +83,7 @@ PASSES: Table = {
         ENGLISH + "With α, β and γ, let Δ = β² − 4αγ and take π ≈ 3.14 in ℝ.",
         ENGLISH + "Charles de Gaulle, Ludwig van Beethoven and El Greco met in Los Angeles.",
         ENGLISH + "Leo Tolstoy (Лев Толстой) and Анна each have 4.",
+        ENGLISH + "Les Halles and Les Invalides are far off. The plus sign is on par with it.",
         ENGLISH + "This is done et cetera, per se, ad hoc and vice versa.",
         CHINESE * 2 + "设 x = 3，用 Python 的 print 函数，得到 sin(x) + cos(y)。",
         CHINESE * 2 + "他听了 The Beatles 的歌。",

@@ -81,6 +81,7 @@ PASSES: Table = {
         asked(TASK, CHAT, ""),
         asked(TASK, CHAT, "A problem that the prompt holds in other words."),
         asked(TASK, f"{TASK} {PROBLEM}", f"{TASK} {PROBLEM}"),
+        asked(f"{TASK} {PROBLEM}", f"{TASK} One and one?\n2\n{TASK} {PROBLEM}", f"{TASK} {PROBLEM}"),
         asked("4", MESSAGES),
         asked("So \\boxed{4}", PROBLEM),
     ],
