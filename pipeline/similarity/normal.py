@@ -48,7 +48,7 @@ _COMMANDS = {
 _DRESS = frozenset(",;:!()[]\\")  # after a backslash: spaces and delimiters of formulas
 _SIGNS = (("{,}", ","), ("<=", "≤"), (">=", "≥"), ("!=", "≠"))
 _READ = np.arange(0x110000, dtype=np.uint32)  # what each code point is read as
-for _written, _meant in (("×·∗⋅", "*"), ("÷⁄∕", "/"), ("−–—", "-")):  # noqa: RUF001
+for _written, _meant in (("×·∗⋅", "*"), ("÷⁄∕", "/"), ("−–", "-")):  # noqa: RUF001
     _READ[[ord(sign) for sign in _written]] = ord(_meant)
 _READ_ASCII = _READ[:128].astype(np.uint8)
 _KEPT_SIGNS = frozenset("()[]*/%-^")

@@ -26,6 +26,12 @@ SAME = [
     ("a well-known rule", "a well known rule"),
     (r"\text{area} = 3", "area = 3"),
     ("Find π", "find Π"),
+    ("Who wrote it? Say so.", "Who wrote it \u2014 say so"),
+    ("an angle of 90°", r"an angle of $90^\circ$"),
+    ("√2 + π", r"$\sqrt{2} + \pi$"),
+    ("1000 km", r"1\,000 km"),
+    ("4 * 5", "4×5"),
+    ("**4** + 3", "4 + 3"),
 ]
 DIFFERENT = [
     ("4 - 1", "4 + 1"),
@@ -36,6 +42,9 @@ DIFFERENT = [
     ("a - b", "a b"),
     ("x^2", "x 2"),
     ("x = -3", "x = 3"),
+    ("1.5", "1 5"),
+    ("2 ** 3", "2 * 3"),
+    ("12 000", "12000"),
 ]
 
 
