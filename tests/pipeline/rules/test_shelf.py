@@ -64,13 +64,13 @@ for piece in pieces:
     print(repr(piece), flush=True)
     signal.setitimer(signal.ITIMER_VIRTUAL, {CPU_S})
     judge(piece * (200_000 // len(piece)), False)
-    judge("\\boxed{4} is the answer. " + piece * (200_000 // len(piece)) + "</think>", True)
+    judge("The answer is 4. " + piece * (200_000 // len(piece)) + "</think>", True)
 """
 
 
 def test_no_text_makes_a_rule_take_more_than_linear_time() -> None:
-    """200,000 characters of each piece, alone and between a reasoning's ends: half a second of the processor each, where
-    a pattern that takes the square of a text's length takes far more than the CPU_S that it is given.
+    """200,000 characters of each piece, alone and within a reasoning: half a second of the processor each. A pattern
+    that takes the square of a text's length takes far more than the CPU_S that it is given.
     """
     done = subprocess.run([sys.executable, "-c", BOMBS], cwd=ROOT, capture_output=True, text=True, timeout=600)
     assert done.returncode == 0, f"the last piece is what it stopped at: {done.stdout[-200:]} {done.stderr[-2000:]}"
