@@ -200,7 +200,9 @@ def read(root: Path, rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mappin
     """
     folders: dict[str, Labels] = {}
     for row in rows:
-        labels = folders.setdefault(row["folder"], Labels(root / row["folder"]))
+        if row["folder"] not in folders:
+            folders[row["folder"]] = Labels(root / row["folder"])
+        labels = folders[row["folder"]]
         token_hash = bytes.fromhex(row["token_hash"])
         packed = labels.get(row["id"], token_hash, row["check"])
         if packed is None:

@@ -1,7 +1,4 @@
-"""Programs in the sandbox find every door shut, end at their limits, and die with whoever runs them.
-
-These tests need bubblewrap and fail with the fix where it is missing: to skip them would look like passing them.
-"""
+"""Programs in the sandbox find every door shut, end at their limits, and die with whoever runs them."""
 
 import json
 import os
@@ -24,6 +21,7 @@ from pipeline import isolation, sandbox
 from pipeline.sandbox import MIB, PROGRAM, Ending, Limits, SandboxError
 from pipeline.seccomp import filter_bytes
 from pipeline.verifiers.code import failed
+from tests import isolated
 from tests.pipeline.hostile import DOORS, GREED, PRELUDE
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -34,8 +32,7 @@ HASTY = Limits(cpu_s=1.0, wall_s=3.0, memory_mib=256)
 
 @pytest.fixture(scope="module", autouse=True)
 def _isolated() -> None:
-    if why := sandbox.lacking():
-        pytest.fail(f"These tests run hostile programs and need a sandbox. {why}", pytrace=False)
+    isolated.required()
 
 
 @pytest.fixture(scope="module")

@@ -18,6 +18,7 @@ from pipeline.verifiers import Judgement, code, lacking, load
 from pipeline.verifiers.code import judge, same_output
 from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Item, Pool, PoolError
+from tests import isolated
 from tests.pipeline.hostile import CHEATS, GREED, LOOT
 
 ROOT = Path(__file__).resolve().parents[3]
@@ -27,8 +28,7 @@ DOUBLE = {"asserts": ["assert double(2) == 4", "assert double('ab') == 'abab'"],
 
 @pytest.fixture(scope="module", autouse=True)
 def _isolated() -> None:
-    if why := sandbox.lacking():
-        pytest.fail(f"These tests run hostile programs and need a sandbox. {why}", pytrace=False)
+    isolated.required()
 
 
 @pytest.mark.parametrize(
