@@ -81,11 +81,8 @@ def _of_the_network(host: dict[str, Any]) -> Iterator[str]:
     with open("/proc/net/dev", encoding="ascii") as file:
         names = [line.partition(":")[0].strip() for line in file if ":" in line]
     yield from (f"the network device {name} can be seen" for name in names if name != "lo")
-    try:
-        with socket.create_connection(("127.0.0.1", host["port"]), timeout=1.0):
-            yield "the host's network can be reached"
-    except OSError:
-        pass
+    with suppress(OSError), socket.create_connection(("127.0.0.1", host["port"]), timeout=1.0):
+        yield "the host's network can be reached"
 
 
 def _of_rights() -> Iterator[str]:

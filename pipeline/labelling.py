@@ -17,11 +17,11 @@ from pipeline import templates
 from pipeline.engines import Engine, Request
 from pipeline.label_journal import Labels
 from pipeline.manifest import Shard
-from pipeline.orders import Ask, Order, answered
+from pipeline.orders import Order, answered, asks, completions
 from pipeline.records import SOFT_LABELS
 from pipeline.roles import Role
 from pipeline.sampling import engine_seed
-from pipeline.shards import as_table, column_sums
+from pipeline.shards import as_table, column_sums, same_sums
 from pipeline.soft_labels import Packer, SoftLabels, hash_tokens, unpack, vocabulary_fingerprint
 from pipeline.store import Store
 
@@ -47,7 +47,6 @@ class Told(NamedTuple):
     """A stored completion to label, and how many candidates of its tokens are known (0: none)."""
 
     id: str
-    ask: Ask
     token_ids: list[int]
     token_hash: bytes
     k: int
@@ -75,14 +74,14 @@ class Figures:
 
 
 def told(order: Order, store: Store) -> Iterator[Told]:
-    """The stored completions of an order that have token ids, each once, in the order of its asks."""
+    """The stored completions of an order that have token ids, each once, in the order of its samples."""
     seen: set[str] = set()
-    for ask, row in answered(order, store):
+    for row in completions(order, store):
         key, token_ids = row["id"], row["token_ids"]
         if key not in seen and row["finish"] != "error" and token_ids is not None:
             seen.add(key)
             token_hash = hash_tokens(token_ids)
-            yield Told(key, ask, token_ids, token_hash, store.labels.k(key, token_hash))
+            yield Told(key, token_ids, token_hash, store.labels.k(key, token_hash))
 
 
 def score(
@@ -133,19 +132,21 @@ def score(
 
 
 def _requests(order: Order, store: Store, missing: set[str]) -> Iterator[Request]:
-    for one in told(order, store):
-        if one.id in missing:
+    left = set(missing)
+    for ask, row in answered(order, store, asks(order)):
+        if row["id"] in left:
+            left.remove(row["id"])
             yield Request(
-                id=one.id,
-                prompt=one.ask.prompt,
-                prompt_token_ids=templates.prompt_ids(order.tokenizer, one.ask.messages),
-                messages=one.ask.messages,
+                id=row["id"],
+                prompt=ask.prompt,
+                prompt_token_ids=templates.prompt_ids(order.tokenizer, ask.messages),
+                messages=ask.messages,
                 sampling=order.sampling,
                 max_tokens=order.max_tokens,
-                sample=one.ask.sample,
-                problem_text=one.ask.problem_text,
+                sample=ask.sample,
+                problem_text=ask.problem_text,
                 logprobs=order.logprobs,
-                score_ids=one.token_ids,
+                score_ids=row["token_ids"],
             )
 
 
@@ -189,8 +190,7 @@ def write(
 
 def _unchanged(shard: Shard, rows: Sequence[dict[str, Any]]) -> bool:
     """Whether a shard holds exactly these rows, by its column fingerprints."""
-    sums = column_sums(as_table(rows, SOFT_LABELS))
-    return len(rows) == shard.rows and shard.columns == {name: f"{value:032x}" for name, value in sums.items()}
+    return len(rows) == shard.rows and same_sums(shard, column_sums(as_table(rows, SOFT_LABELS)))
 
 
 def read(root: Path, rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mapping[str, Any], SoftLabels]]:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from pipeline import templates
 from pipeline.engines import vllm
@@ -152,6 +152,9 @@ def conversation(role: Role, texts: Mapping[str, str], problem: Row) -> list[dic
     return templates.conversation(template, problem["text"], None if role.system is None else texts[role.system])
 
 
+Asked = TypeVar("Asked", bound=Sample)
+
+
 def asks(order: Order) -> Iterator[Ask]:
     """All samples of the order's problems, the samples of one problem together."""
     role, sampling = order.role, order.sampling.model_dump(mode="json")
@@ -259,17 +262,17 @@ def stored(order: Order, store: Store, some: Mapping[str, Sample]) -> list[dict[
     ]
 
 
-def answered(order: Order, store: Store) -> Iterator[tuple[Ask, dict[str, Any]]]:
-    """The samples of an order that the store holds, each with its row, in their order; a few are held at once."""
-    rest = asks(order)
-    while some := {last_id(order, ask, store): ask for ask in islice(rest, ROWS)}:
+def answered(order: Order, store: Store, some_samples: Iterable[Asked]) -> Iterator[tuple[Asked, dict[str, Any]]]:
+    """Those of an order's samples that the store holds, each with its row, in their order; a few are held at once."""
+    rest = iter(some_samples)
+    while some := {last_id(order, sample, store): sample for sample in islice(rest, ROWS)}:
         for row in stored(order, store, some):
             yield some[row["id"]], row
 
 
 def completions(order: Order, store: Store) -> Iterator[dict[str, Any]]:
-    """The rows of `answered` alone."""
-    return (row for _, row in answered(order, store))
+    """The rows that the store holds of all samples of an order, in their order."""
+    return (row for _, row in answered(order, store, samples(order)))
 
 
 def cut(order: Order, row: dict[str, Any]) -> dict[str, Any]:

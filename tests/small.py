@@ -3,8 +3,11 @@
 import json
 import os
 import re
+import signal
 import subprocess
 import sys
+import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -109,3 +112,14 @@ def seqdistill(data: Path, *words: str | Path, code: int = 0) -> str:
     )
     assert answer.returncode == code, f"exit {answer.returncode}, expected {code}:\n{answer.stdout}\n{answer.stderr}"
     return answer.stdout + answer.stderr
+
+
+def killed(data: Path, *words: str | Path, when: Callable[[], bool], poll_s: float = 0.1) -> None:
+    """Start the command line, and end it by SIGKILL as soon as `when` holds. Fails where it ended before."""
+    process = subprocess.Popen(
+        command(*words), cwd=ROOT, env=environment(data), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    while process.poll() is None and not when():
+        time.sleep(poll_s)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"

@@ -1,12 +1,10 @@
 """generate with logprobs on real vLLM, killed by SIGKILL while it captures them: every trace gets its labels, once."""
 
-import subprocess
-import time
 from pathlib import Path
 from typing import Any
 
 from pipeline import labelling, recipe
-from pipeline.run import ROOT, Run
+from pipeline.run import Run
 from pipeline.shards import read_shards
 from pipeline.soft_labels import hash_tokens
 from pipeline.store import Store
@@ -54,17 +52,12 @@ def test_a_killed_capture_and_its_rerun_label_every_trace_once_as_an_unbroken_ru
     (tmp_path / "killed").mkdir()
     (tmp_path / "unbroken").mkdir()
     run, path = run_of(tmp_path / "killed", model)
-    process = subprocess.Popen(
-        small.command("run", path, "--to", "generate"),
-        cwd=ROOT,
-        env=small.environment(run.data),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+    small.killed(
+        run.data,
+        *("run", path, "--to", "generate"),
+        when=lambda: run.store.exists() and len(completions(run)) >= PROBLEMS // 4,
+        poll_s=0.02,
     )
-    while process.poll() is None and not (run.store.exists() and len(completions(run)) >= PROBLEMS // 4):
-        time.sleep(0.02)
-    process.kill()
-    assert process.wait() == -9, "it ended before it could be killed"
     before = completions(run)
     assert PROBLEMS // 4 <= len(before) < PROBLEMS
     captured = {key: store_of(run).labels.get(key, hash_tokens(ids)) for key, ids in before.items()}

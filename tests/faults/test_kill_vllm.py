@@ -1,7 +1,5 @@
 """generate on real vLLM, killed by SIGKILL: ids equal, each once, what was durable before the kill is unchanged."""
 
-import subprocess
-import time
 from pathlib import Path
 
 from pipeline import models, recipe
@@ -28,17 +26,9 @@ def test_a_killed_generation_buys_only_what_was_not_durable(tmp_path: Path) -> N
         generate={"samples": 2, "max_tokens": 48},
     )
     run = Run(recipe.load(path), data=tmp_path / "data")
-    process = subprocess.Popen(
-        small.command("run", path, "--to", "generate"),
-        cwd=ROOT,
-        env=small.environment(run.data),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
+    small.killed(
+        run.data, *("run", path, "--to", "generate"), when=lambda: run.store.exists() and len(stored(run)) >= 16
     )
-    while process.poll() is None and not (run.store.exists() and len(stored(run)) >= 16):
-        time.sleep(0.1)
-    process.kill()
-    assert process.wait() == -9, "it ended before it could be killed"
     before = stored(run)
     assert 16 <= len(before) < 80
 
