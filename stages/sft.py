@@ -6,21 +6,24 @@ It makes no examples and judges no answers; a killed training goes on from its n
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline import heap, objectives
-from pipeline.records import content_id
+from pipeline import heap, labelling, objectives
+from pipeline.objectives import targets
+from pipeline.objectives.soft_labels import Config as SoftLabels
+from pipeline.records import SOFT_LABELS, content_id
 from pipeline.roles import Role
 from pipeline.section import Section, declared
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.templates import load_tokenizer
 from pipeline.training import audit as audits
-from pipeline.training import batches, checkpoints
+from pipeline.training import batches, checkpoints, pairing
 from pipeline.training.encode import Encoded, LeftOut, digest, encode
 
 if TYPE_CHECKING:
@@ -51,7 +54,10 @@ class Exec(Section):
 class Config(Section):
     """How the student is trained."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"soft_labels"})
+
     objective: str = "sft"  # what it minimises: a name in objectives.OBJECTIVES
+    soft_labels: SoftLabels | None = None  # of the objective of that name
     method: Literal["full", "lora"] = "full"  # train all weights, or an adapter
     lora: Lora = Lora()
     epochs: int = Field(3, ge=1)  # passes over the training examples
@@ -224,7 +230,13 @@ def callbacks(output: Output, steps: int, patience: int | None, begun: Path | No
 
 
 def build_trainer(
-    config: Config, inputs: Inputs, output: Output, tokenizer: Any, material: Material, begun: Path | None
+    config: Config,
+    inputs: Inputs,
+    output: Output,
+    tokenizer: Any,
+    material: Material,
+    begun: Path | None,
+    soft_targets: Path | None = None,
 ) -> "PlannedTrainer":
     """The trainer with model, batches and callbacks, ready to train."""
     import torch
@@ -255,6 +267,7 @@ def build_trainer(
         folder=inputs.model,
         attention=attending,
         seed=config.seed,
+        targets=soft_targets,
     )
     return trainer.PlannedTrainer(
         trainer.Plan(
@@ -330,6 +343,72 @@ def checked(config: Config, inputs: Inputs, tokenizer: Any, output: Output) -> M
     return material
 
 
+def learns_soft_labels(config: Config) -> bool:
+    """Whether the objective needs the teachers' distributions."""
+    return config.objective == "soft_labels"
+
+
+def rows_of(inputs: Inputs, name: str) -> Iterator[dict[str, Any]]:
+    """The rows of a dataset; none where it was written by a run that did not know it yet."""
+    try:
+        yield from (row for table in inputs.batches(name, 1024) for row in table.to_pylist())
+    except KeyError:
+        return
+
+
+def teacher_of(inputs: Inputs, label: str) -> pairing.Teacher:
+    """The teacher whose traces carry a label. Raises StageError where the recipe has none of that name."""
+    names = {role.label: name for name, role in inputs.teachers.items()}
+    if label not in names:
+        raise StageError(
+            f"found soft labels of the teacher {label}; expected one of {', '.join(names)}. Run generate again."
+        )
+    return pairing.opened(inputs.model(names[label]))
+
+
+def soft_targets(config: Config, inputs: Inputs, output: Output, tokenizer: Any, material: Material) -> Path | None:
+    """Where the examples' soft targets lie, paired with them token by token; None for an objective without any.
+
+    Raises StageError where too many traces have no labels, or too few of their tokens are covered.
+    """
+    wanted = config.soft_labels
+    if wanted is None:
+        return None
+    these = pairing.wanted(
+        [*material.train, *material.validation], rows_of(inputs, "layouts"), rows_of(inputs, "labels")
+    )
+    lacking = these.unlabelled
+    if len(lacking) > wanted.max_unlabelled_share * len(these.layouts) or not these.labelled:
+        raise StageError(
+            f"{len(lacking)} of {len(these.layouts)} traces to learn from have no soft labels, the first is "
+            f"{(lacking or ['none'])[0]}; at most {wanted.max_unlabelled_share:.1%} may have none, and one has to have "
+            f"some. Set generate.logprobs (50, say) and run generate again: its completions are kept and scored. Where "
+            f"some cannot be scored, raise sft.soft_labels.max_unlabelled_share."
+        )
+    folder = output.work / "targets"
+    facts = pairing.pair(
+        folder,
+        these,
+        rows_of(inputs, "traces"),
+        partial(labelling.read, inputs.store),
+        tokenizer,
+        partial(teacher_of, inputs),
+        lambda done, total: output.progress(Progress(done, total, "traces", "pairing soft labels")),
+    )
+    output.facts["soft_labels"] = facts
+    output.say(
+        f"soft labels: {facts['covered_share']:.1%} of {facts['tokens']} tokens learnt from {facts['traces']} traces "
+        f"are covered; there {facts['candidates']} candidates hold {facts['candidates_mass']:.2%} of the mass"
+    )
+    if facts["covered_share"] < wanted.min_covered_share:
+        raise StageError(
+            f"the audit refuses to train: soft labels cover {facts['covered_share']:.1%} of the tokens learnt from "
+            f"traces; at least {wanted.min_covered_share:.1%} have to be (sft.soft_labels.min_covered_share). Take a "
+            f"student whose tokenizer cuts text more as the teacher's does, or the objective sft."
+        )
+    return folder
+
+
 def refuse_many_gpus() -> None:
     """Raises StageError where torch sees several GPUs: the trainer would spread a batch over them and fail on ours."""
     import torch
@@ -362,7 +441,10 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     template = inputs.student.chat_template
     tokenizer = load_tokenizer(inputs.model("student"), inputs.prompt(f"chat/{template}") if template else None)
     material = checked(config, inputs, tokenizer, output)
-    plan = content_id(declared(config), inputs.weights("student"), digest(material.train), digest(material.validation))
+    folder = soft_targets(config, inputs, output, tokenizer, material)
+    paired = [] if folder is None else [targets.said_of(folder)]
+    learnt = digest(material.train), digest(material.validation)
+    plan = content_id(declared(config), inputs.weights("student"), *learnt, *paired)
     last = begun_at(output, plan)
     if last is None:
         shutil.rmtree(output.folder / "logs", ignore_errors=True)
@@ -371,7 +453,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     from pipeline.training import model
     from pipeline.training.trainer import Diverged
 
-    trainer = build_trainer(config, inputs, output, tokenizer, material, last)
+    trainer = build_trainer(config, inputs, output, tokenizer, material, last, folder)
     training = time.monotonic()
     try:
         with heap.kept():
@@ -390,15 +472,30 @@ def prompts(config: Config, roles: Mapping[str, Role]) -> tuple[str, ...]:
     return ((student.system,) if student.system else ()) + chat
 
 
+def roles(config: Config) -> dict[str, tuple[str, ...]]:
+    """The student; and the teachers, whose tokenizers soft labels may need."""
+    return {"student": ("system", "chat_template")} | ({"teachers": ()} if learns_soft_labels(config) else {})
+
+
+def weights(config: Config) -> tuple[str, ...]:
+    """The models whose files it reads."""
+    return ("student", "teachers") if learns_soft_labels(config) else ("student",)
+
+
 STAGE = Stage(
     name="sft",
     version=1,
     config=Config,
     run=run,
-    reads={"examples": Reads("mix", "examples", ("id", "prompt", "completion", "split"))},
+    reads={
+        "examples": Reads("mix", "examples", ("id", "prompt", "completion", "split")),
+        "layouts": Reads("mix", "examples", ("id", "spans", "teacher"), when=learns_soft_labels),
+        "labels": Reads("generate", "soft_labels", tuple(SOFT_LABELS.names), when=learns_soft_labels),
+        "traces": Reads("generate", "traces", ("id", "raw", "token_ids", "finish"), when=learns_soft_labels),
+    },
     artifacts=("checkpoint",),
-    roles={"student": ("system", "chat_template")},
-    weights=("student",),
+    roles=roles,
+    weights=weights,
     prompts=prompts,
     on_stale="ask",
 )

@@ -15,7 +15,9 @@ from pipeline.section import Section
 if TYPE_CHECKING:
     import torch
 
-OBJECTIVES: Mapping[str, str] = MappingProxyType({"sft": "pipeline.objectives.sft"})
+OBJECTIVES: Mapping[str, str] = MappingProxyType(
+    {"sft": "pipeline.objectives.sft", "soft_labels": "pipeline.objectives.soft_labels"}
+)
 IGNORED = -100  # the label of a token that is not learnt; torch's and transformers' convention
 
 
@@ -29,6 +31,7 @@ class Context:
     folder: Callable[[str], Path]  # a role's name -> the folder of its model, for those that the stage declares
     attention: str = "sdpa"  # how the student attends, as transformers names it
     seed: int = 0
+    targets: Path | None = None  # where the soft targets of the examples lie (`targets.py`), for one that learns them
 
 
 class Loss(NamedTuple):
