@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline import heap, objectives
 from pipeline.records import content_id
@@ -73,6 +73,22 @@ class Config(Section):
     keep: Literal["best", "last"] = "best"  # which checkpoint is the result: lowest validation loss, or the last
     audit: audits.Limits = audits.Limits()
     exec: Exec = Exec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _section_of_its_own(cls, values: Any) -> Any:
+        """The chosen objective's section stands there with its defaults; that of another one is an error."""
+        if not isinstance(values, dict):
+            return values
+        sections = [name for name in objectives.OBJECTIVES if name in cls.model_fields]
+        chosen = values.get("objective", cls.model_fields["objective"].default)
+        idle = [name for name in sections if name != chosen and values.get(name) is not None]
+        if idle:
+            raise ValueError(
+                f"found values for {idle[0]} beside objective {chosen}, which reads none of them. Set objective: "
+                f"{idle[0]}, or leave them out"
+            )
+        return values | {name: {} for name in sections if name == chosen and values.get(name) is None}
 
     @field_validator("objective")
     @classmethod
@@ -226,21 +242,29 @@ def build_trainer(
     steps = len(material.train_batches)
     settings = arguments(config, output.work / "trainer", steps, evaluated, on_gpu)
     longest = max(one.length for one in [*material.train, *material.validation])
+    attending = attention(config.exec.attention, longest, on_gpu)
     student = model.load(
         inputs.model("student"),
         config.master_dtype,
-        attention(config.exec.attention, longest, on_gpu),
+        attending,
         adapter(config.lora) if config.method == "lora" else None,
         config.seed,
         settings["gradient_checkpointing"],
     )
+    context = objectives.Context(
+        student=student,
+        tokenizer=tokenizer,
+        compute_dtype=getattr(torch, config.compute_dtype),
+        folder=inputs.model,
+        attention=attending,
+        seed=config.seed,
+    )
     return trainer.PlannedTrainer(
         trainer.Plan(
-            objective=objectives.load(config.objective),
+            objective=objectives.load(config.objective).make(getattr(config, config.objective, None), context),
             batches=material.train_batches,
             eval_batches=material.validation_batches,
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
-            compute_dtype=getattr(torch, config.compute_dtype),
         ),
         model=student,
         args=SFTConfig(**settings),
@@ -267,6 +291,11 @@ def results(
         "resumed_at_step": begun,
         "loss": curve(history, "loss", CURVE_POINTS),
         "eval_loss": curve(history, "eval_loss", CURVE_POINTS),
+        "eval_figures": {
+            key.removeprefix("eval_"): curve(history, key, CURVE_POINTS)
+            for key in sorted({key for entry in history for key in entry})
+            if key.startswith("eval_") and key != "eval_loss"
+        },
         "best_step": best or state.global_step,
         "tokens_per_epoch": sum(lengths),
         "padding_share": batches.padding_share(material.train_batches, lengths),

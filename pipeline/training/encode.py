@@ -9,9 +9,10 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline import objectives
 from pipeline.templates import EndTokenInside, ending_ids, example_ids
 
-IGNORED = -100  # the label of a token that is not learnt; torch's and transformers' convention
+IGNORED = objectives.IGNORED
 
 
 @dataclass(frozen=True)

@@ -38,9 +38,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     folder: Path = tmp_path_factory.mktemp("student")
     tiny.build(folder)
     examples = [Encoded("a", (), "", [5, 6], [7, 8]), Encoded("b", (), "", [9], [2])]
+    student = model.load(folder, "float32", "sdpa", None, 0, False)
+    objective = objectives.load("sft")
+    context = objectives.Context(student, tiny.tokenizer(), torch.float32, lambda role: folder)
     return trainer.PlannedTrainer(
-        trainer.Plan(objectives.load("sft"), [[0, 1]], [[0], [1]], 0, torch.float32),
-        model=model.load(folder, "float32", "sdpa", None, 0, False),
+        trainer.Plan(objective.make(objective.Config(), context), [[0, 1]], [[0], [1]], 0),
+        model=student,
         args=SFTConfig(**sft.arguments(sft.Config(), folder / "out", 1, evaluated=True, on_gpu=False)),
         train_dataset=trainer.as_dataset(examples),
         eval_dataset=trainer.as_dataset(examples),
