@@ -23,7 +23,7 @@ from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.text import fold
-from pipeline.verifiers import lacking
+from pipeline.verifiers import label, lacking
 from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Pool, processors
 
@@ -177,6 +177,14 @@ def vote(verdict: Row) -> str | None:
     return None if answer is None else fold(answer)
 
 
+def classes(question: Row, verdict: Row) -> tuple[str | None, str | None]:
+    """The class that is right and the one that an answer names; None for either where there is none."""
+    if question["verifier"] != "label":
+        return None, None
+    given = json.loads(verdict["detail"])["answer"]
+    return label.classes(given, question["answer"], json.loads(question["verifier_data"] or "{}")) or (None, None)
+
+
 def judged(
     pool: Pool, subject: Subject, completions: Iterator[Row], known: Mapping[str, Row]
 ) -> Iterator[tuple[dict[str, Any], scoring.Answer]]:
@@ -203,7 +211,13 @@ def judged(
         scored = score(subject, row, known[row["problem_id"]], verdict)
         columns = ("problem_id", "task", "outcome", "finish", "completion_tokens")
         values = {key: scored[key] for key in columns}
-        yield scored, scoring.Answer(**values, reasons=tuple(scored["reasons"]), vote=vote(verdict))
+        expected, said = classes(known[row["problem_id"]], verdict)
+        yield (
+            scored,
+            scoring.Answer(
+                **values, reasons=tuple(scored["reasons"]), vote=vote(verdict), expected=expected, said=said
+            ),
+        )
 
 
 def examine(
@@ -305,6 +319,8 @@ def tell(config: Config, output: Output, subject: Subject, answers: Sequence[sco
             f"No answer of the {subject.label} could be judged; see eval's scores, and the verifiers' limits."
         )
     output.say(f"{subject.label}: pass@1 {found['pass_at_1']:.3f}, cut off {found['truncated_share'] or 0:.1%}")
+    for name, row in found.get("classes", {}).items():
+        output.say(f"{subject.label}, {name} ({row['answers']} answers): {scoring.class_line(row)}")
     if (found["undecided_share"] or 0) > NOTICEABLE_SHARE:
         output.say(f"{subject.label}: {found['undecided_share']:.1%} of answers could not be judged and do not count.")
     output.counts.update(f"{subject.model}_{answer.outcome}" for answer in answers)

@@ -140,7 +140,8 @@ def example(
     trace: dict[str, Any], problem: dict[str, Any], prompt: list[dict[str, str]], config: Config, thinking: bool
 ) -> dict[str, Any]:
     """One EXAMPLE row: the student's prompt, the laid-out trace and where both come from."""
-    spans = lay_out(trace["raw"], thinking, config.trace_format, code=problem["verifier"] == "code")
+    ended = trace["finish"] != "length"
+    spans = lay_out(trace["raw"], thinking, config.trace_format, problem["verifier"] == "code", ended)
     # A rewriting goes where its parent goes: training sees no validation problem in other words.
     parent_id = problem.get("parent_id")
     return {
@@ -150,6 +151,7 @@ def example(
         "prompt": prompt,
         "completion": [{"role": "assistant", "content": assemble(trace["raw"], spans)}],
         "spans": spans,
+        "finish": trace["finish"],
         "split": "validation" if in_validation(parent_id or problem["id"], config.validation_share) else "train",
         **{key: problem[key] for key in ("domain", "task", "answer", "source", "license")},
         **{key: trace[key] for key in ("teacher", "weights", "sampling")},
@@ -526,7 +528,7 @@ STAGE = Stage(
         "traces": Reads(
             "generate",
             "traces",
-            ("id", "problem_id", "sample", "completion_tokens", "raw", "teacher", "weights", "sampling"),
+            ("id", "problem_id", "sample", "completion_tokens", "raw", "finish", "teacher", "weights", "sampling"),
         ),
         "held_out": Reads("seed", "problems", ("id", "text", "task", "split"), when=with_general),
         "verify": Reads("verify", "verdicts", _VERDICT_COLUMNS, later=("judge_score",)),

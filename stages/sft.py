@@ -115,14 +115,17 @@ def prepare(config: Config, tokenizer: Any, rows: Sequence[Mapping[str, Any]], s
     ordered = sorted(rows, key=lambda row: str(row["id"]))
     train, longer, dropped = encode(tokenizer, (row for row in ordered if row["split"] == "train"), config.max_length)
     validation, _, missed = encode(tokenizer, (row for row in ordered if row["split"] != "train"), config.max_length)
+    lengths = [one.length for one in train]
+    train_batches = batches.all_batches(
+        lengths, config.batch_tokens, config.seed, config.epochs, config.pool_batches
+    )
+    wasted = batches.padding_share(train_batches, lengths)
     return Material(
         train=train,
         validation=validation,
         left_out=[*dropped, *missed],
-        audit=audits.audit(tokenizer, train, longer, config.max_length, system),
-        train_batches=batches.all_batches(
-            [one.length for one in train], config.batch_tokens, config.seed, config.epochs, config.pool_batches
-        ),
+        audit=audits.audit(tokenizer, train, longer, config.max_length, system, wasted),
+        train_batches=train_batches,
         validation_batches=batches.epoch_batches(
             [one.length for one in validation], config.batch_tokens, config.seed, 0, len(validation) + 1
         ),
@@ -395,7 +398,8 @@ STAGE = Stage(
     version=1,
     config=Config,
     run=run,
-    reads={"examples": Reads("mix", "examples", ("id", "prompt", "completion", "split"))},
+    # A trace's id and its completion hardly leave open how it ended.
+    reads={"examples": Reads("mix", "examples", ("id", "prompt", "completion", "split"), told=("domain", "finish"))},
     artifacts=("checkpoint",),
     roles={"student": ("system", "chat_template")},
     weights=("student",),

@@ -74,3 +74,13 @@ def test_every_span_is_a_copy_of_the_raw_text_or_says_that_it_was_inserted() -> 
     for span in lay_out(raw, thinking=False, trace_format="think"):
         assert (span["text"] is None) == (span["start"] is not None)
     assert assemble(raw, lay_out(raw, thinking=False, trace_format="plain")) == raw
+
+
+def test_reasoning_that_was_cut_off_is_not_closed_for_the_teacher() -> None:
+    def text(raw: str, thinking: bool, ended: bool) -> str:
+        return assemble(raw, lay_out(raw, thinking, "think", ended=ended))
+
+    assert text("<think>First, 1 + 1", thinking=True, ended=False) == "<think>\nFirst, 1 + 1"
+    assert text("First, 1 + 1", thinking=False, ended=False) == "<think>\nFirst, 1 + 1"
+    assert text("<think>add</think>It is", thinking=True, ended=False) == "<think>\nadd\n</think>\n\nIt is"
+    assert text("add\nso \\boxed{2} and", thinking=False, ended=False) == "<think>\nadd\n</think>\n\nso \\boxed{2} and"
