@@ -8,12 +8,14 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pipeline import heap, objectives
+from pipeline import student as students
 from pipeline.records import content_id
 from pipeline.roles import Role
 from pipeline.section import Section, declared
@@ -52,7 +54,8 @@ class Config(Section):
     """How the student is trained."""
 
     objective: str = "sft"  # what it minimises: a name in objectives.OBJECTIVES
-    method: Literal["full", "lora"] = "full"  # train all weights, or an adapter
+    # Train all weights, or an adapter; qlora: one on weights held in 4 bits, on a GPU.
+    method: Literal["full", "lora", "qlora"] = "full"
     lora: Lora = Lora()
     epochs: int = Field(3, ge=1)  # passes over the training examples
     learning_rate: float = Field(1e-4, gt=0)  # at its peak
@@ -184,14 +187,25 @@ def arguments(config: Config, folder: Path, steps: int, evaluated: bool, on_gpu:
 _SCHEDULES = {"linear": "linear", "constant": "constant_with_warmup"}
 
 
-def adapter(lora: Lora) -> dict[str, Any]:
-    """PEFT's names for an adapter's values."""
+def adapter(lora: Lora, added_tokens: Sequence[int]) -> dict[str, Any]:
+    """PEFT's names for an adapter's values. Rows of tokens that the student was given are trained beside it.
+
+    While such a row is the mean of others, no greedy answer could ever hold its token.
+    """
+    trained = {name: list(added_tokens) for name in ("embed_tokens", "lm_head")}
     return {
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
         "target_modules": list(lora.targets),
+        "trainable_token_indices": trained if added_tokens else None,
     }
+
+
+def added_tokens(inputs: Inputs, tokenizer: Any) -> list[int]:
+    """The ids of the tokens that the student was given when it was made."""
+    found = students.figures(inputs.model("student")).get("added_tokens", ())
+    return [int(tokenizer.convert_tokens_to_ids(token)) for token in found]
 
 
 def attention(choice: str, longest: int, on_gpu: bool) -> Any:
@@ -247,9 +261,10 @@ def build_trainer(
         inputs.model("student"),
         config.master_dtype,
         attending,
-        adapter(config.lora) if config.method == "lora" else None,
+        None if config.method == "full" else adapter(config.lora, added_tokens(inputs, tokenizer)),
         config.seed,
         settings["gradient_checkpointing"],
+        four_bits=config.method == "qlora",
     )
     context = objectives.Context(
         student=student,
@@ -345,6 +360,24 @@ def refuse_many_gpus() -> None:
         )
 
 
+def refuse_four_bits_without_a_gpu(method: str) -> None:
+    """Raises StageError where the method is QLoRA and this machine has no GPU, or not the library, to run it."""
+    import torch
+
+    if method != "qlora":
+        return
+    if not torch.cuda.is_available():
+        raise StageError(
+            "sft.method is qlora, and torch sees no CUDA GPU; expected one, since weights held in 4 bits are trained "
+            "on a GPU alone. Set sft.method: lora, or run on a machine with a GPU."
+        )
+    if find_spec("bitsandbytes") is None:
+        raise StageError(
+            "sft.method is qlora, and bitsandbytes is not installed; expected it, since it holds the weights in 4 "
+            "bits. The extra `gpu` has it (make clean, then any target); or set sft.method: lora."
+        )
+
+
 def begun_at(output: Output, plan: str) -> Path | None:
     """The checkpoint that a training of this plan goes on from. One without the optimizer's state is none.
 
@@ -362,9 +395,12 @@ def begun_at(output: Output, plan: str) -> Path | None:
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Audit, train (or go on training), and write the checkpoint."""
     refuse_many_gpus()
+    refuse_four_bits_without_a_gpu(config.method)
     template = inputs.student.chat_template
     tokenizer = load_tokenizer(inputs.model("student"), inputs.prompt(f"chat/{template}") if template else None)
     material = checked(config, inputs, tokenizer, output)
+    output.facts["student"] = students.figures(inputs.model("student"))
+    output.say(students.line(output.facts["student"]))
     plan = content_id(declared(config), inputs.weights("student"), digest(material.train), digest(material.validation))
     last = begun_at(output, plan)
     if last is None:
