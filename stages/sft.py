@@ -9,15 +9,17 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pipeline import heap, objectives
+from pipeline.objectives.features import Config as Features
+from pipeline.objectives.mutual import Config as Mutual
 from pipeline.records import content_id
 from pipeline.roles import Role
 from pipeline.section import Section, declared
-from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
+from pipeline.stage import Inputs, Output, Progress, Reads, Roles, Stage, StageError
 from pipeline.templates import load_tokenizer
 from pipeline.training import audit as audits
 from pipeline.training import batches, checkpoints
@@ -28,6 +30,7 @@ if TYPE_CHECKING:
 
 CURVE_POINTS = 500  # of the training loss in the manifest; TensorBoard has every step
 OPTIMIZER_FILE = "optimizer.pt"  # of a checkpoint, as transformers names it
+BESIDE = {"features": "teacher", "mutual": "peer"}  # objective -> the role whose model it runs beside the student
 
 
 class Lora(Section):
@@ -51,7 +54,11 @@ class Exec(Section):
 class Config(Section):
     """How the student is trained."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"features", "mutual"})
+
     objective: str = "sft"  # what it minimises: a name in objectives.OBJECTIVES
+    features: Features | None = None  # of objective features
+    mutual: Mutual | None = None  # of objective mutual
     method: Literal["full", "lora"] = "full"  # train all weights, or an adapter
     lora: Lora = Lora()
     epochs: int = Field(3, ge=1)  # passes over the training examples
@@ -240,14 +247,19 @@ def build_trainer(
     settings = arguments(config, output.work / "trainer", steps, evaluated, on_gpu)
     longest = max(one.length for one in [*material.train, *material.validation])
     attending = attention(config.exec.attention, longest, on_gpu)
-    student = model.load(
-        inputs.model("student"),
-        config.master_dtype,
-        attending,
-        adapter(config.lora) if config.method == "lora" else None,
-        config.seed,
-        settings["gradient_checkpointing"],
-    )
+    checkpointing = settings["gradient_checkpointing"]
+
+    def load(role: str, seed: int) -> Any:
+        lora = adapter(config.lora) if config.method == "lora" else None
+        return model.load(inputs.model(role), config.master_dtype, attending, lora, seed, checkpointing)
+
+    def second(role: str) -> Any:
+        made = load(role, config.seed + 1)
+        if checkpointing:  # the trainer sees to the student's
+            made.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return made
+
+    student = load("student", config.seed)
     context = objectives.Context(
         student=student,
         tokenizer=tokenizer,
@@ -255,6 +267,7 @@ def build_trainer(
         folder=inputs.model,
         attention=attending,
         seed=config.seed,
+        second=second,
     )
     return trainer.PlannedTrainer(
         trainer.Plan(
@@ -307,12 +320,13 @@ def checked(config: Config, inputs: Inputs, tokenizer: Any, output: Output) -> M
     """The material to train on. Raises StageError where there is none, or where the audit finds it broken."""
     from pipeline.training.model import positions
 
-    limit = positions(inputs.model("student"))
-    if limit is not None and config.max_length > limit:
-        raise StageError(
-            f"sft.max_length is {config.max_length}, but the student has only {limit} positions. Set it to {limit} "
-            f"or less."
-        )
+    for role in weights(config):
+        limit = positions(inputs.model(role))
+        if limit is not None and config.max_length > limit:
+            raise StageError(
+                f"sft.max_length is {config.max_length}, but the {role} has only {limit} positions. Set it to {limit} "
+                f"or less."
+            )
     student = inputs.student
     system = inputs.prompt(student.system).strip() if student.system else None
     material = prepare(config, tokenizer, inputs.table("examples").to_pylist(), system)
@@ -359,10 +373,21 @@ def begun_at(output: Output, plan: str) -> Path | None:
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Audit, train (or go on training), and write the checkpoint."""
     refuse_many_gpus()
+    if config.objective == "mutual" and inputs.peer is None:
+        raise StageError(
+            "found no peer in the recipe; expected a second student, since sft.objective is mutual. Add a section "
+            "peer: {model: ...} of the student's family, or set sft.objective: sft."
+        )
     template = inputs.student.chat_template
     tokenizer = load_tokenizer(inputs.model("student"), inputs.prompt(f"chat/{template}") if template else None)
     material = checked(config, inputs, tokenizer, output)
-    plan = content_id(declared(config), inputs.weights("student"), digest(material.train), digest(material.validation))
+    plan = content_id(
+        declared(config),
+        inputs.weights("student"),
+        digest(material.train),
+        digest(material.validation),
+        *(inputs.weights(role) for role in weights(config)[1:]),
+    )
     last = begun_at(output, plan)
     if last is None:
         shutil.rmtree(output.folder / "logs", ignore_errors=True)
@@ -381,6 +406,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     begun = 0 if last is None else checkpoints.step_of(last)
     output.facts.update(results(config, material, trainer, begun, time.monotonic() - training))
     model.save(trainer.model, tokenizer, output.artifact("checkpoint"), config.save_dtype)
+    if config.objective == "mutual":
+        model.save(trainer.beside["peer"], tokenizer, output.artifact("peer"), config.save_dtype)
 
 
 def prompts(config: Config, roles: Mapping[str, Role]) -> tuple[str, ...]:
@@ -390,6 +417,16 @@ def prompts(config: Config, roles: Mapping[str, Role]) -> tuple[str, ...]:
     return ((student.system,) if student.system else ()) + chat
 
 
+def roles(config: Config) -> Roles:
+    """The student with what renders its prompts, and the role whose model the objective runs beside it."""
+    return {"student": ("system", "chat_template"), **dict.fromkeys(weights(config)[1:], ())}
+
+
+def weights(config: Config) -> tuple[str, ...]:
+    """The student, and the role whose model the objective runs beside it."""
+    return ("student", BESIDE[config.objective]) if config.objective in BESIDE else ("student",)
+
+
 STAGE = Stage(
     name="sft",
     version=1,
@@ -397,8 +434,9 @@ STAGE = Stage(
     run=run,
     reads={"examples": Reads("mix", "examples", ("id", "prompt", "completion", "split"))},
     artifacts=("checkpoint",),
-    roles={"student": ("system", "chat_template")},
-    weights=("student",),
+    more_artifacts=("peer",),
+    roles=roles,
+    weights=weights,
     prompts=prompts,
     on_stale="ask",
 )
