@@ -10,16 +10,18 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pipeline import heap, objectives
 from pipeline import student as students
+from pipeline.objectives.features import Config as Features
+from pipeline.objectives.mutual import Config as Mutual
 from pipeline.records import content_id
 from pipeline.roles import Role
 from pipeline.section import Section, declared
-from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
+from pipeline.stage import Inputs, Output, Progress, Reads, Roles, Stage, StageError
 from pipeline.templates import load_tokenizer
 from pipeline.training import audit as audits
 from pipeline.training import batches, checkpoints
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 CURVE_POINTS = 500  # of the training loss in the manifest; TensorBoard has every step
 OPTIMIZER_FILE = "optimizer.pt"  # of a checkpoint, as transformers names it
+BESIDE = {"features": "teacher", "mutual": "peer"}  # objective -> the role whose model it runs beside the student
 
 
 class Lora(Section):
@@ -53,7 +56,11 @@ class Exec(Section):
 class Config(Section):
     """How the student is trained."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"features", "mutual"})
+
     objective: str = "sft"  # what it minimises: a name in objectives.OBJECTIVES
+    features: Features | None = None  # of objective features
+    mutual: Mutual | None = None  # of objective mutual
     # Train all weights, or an adapter; qlora: one on weights held in 4 bits, on a GPU.
     method: Literal["full", "lora", "qlora"] = "full"
     lora: Lora = Lora()
@@ -257,15 +264,26 @@ def build_trainer(
     settings = arguments(config, output.work / "trainer", steps, evaluated, on_gpu)
     longest = max(one.length for one in [*material.train, *material.validation])
     attending = attention(config.exec.attention, longest, on_gpu)
-    student = model.load(
-        inputs.model("student"),
-        config.master_dtype,
-        attending,
-        None if config.method == "full" else adapter(config.lora, added_tokens(inputs, tokenizer)),
-        config.seed,
-        settings["gradient_checkpointing"],
-        four_bits=config.method == "qlora",
-    )
+    checkpointing = settings["gradient_checkpointing"]
+
+    def load(role: str, seed: int) -> Any:
+        return model.load(
+            inputs.model(role),
+            config.master_dtype,
+            attending,
+            None if config.method == "full" else adapter(config.lora, added_tokens(inputs, tokenizer)),
+            seed,
+            checkpointing,
+            four_bits=config.method == "qlora",
+        )
+
+    def second(role: str) -> Any:
+        made = load(role, config.seed + 1)
+        if checkpointing:  # the trainer sees to the student's
+            made.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return made
+
+    student = load("student", config.seed)
     context = objectives.Context(
         student=student,
         tokenizer=tokenizer,
@@ -273,6 +291,7 @@ def build_trainer(
         folder=inputs.model,
         attention=attending,
         seed=config.seed,
+        second=second,
     )
     return trainer.PlannedTrainer(
         trainer.Plan(
@@ -325,12 +344,13 @@ def checked(config: Config, inputs: Inputs, tokenizer: Any, output: Output) -> M
     """The material to train on. Raises StageError where there is none, or where the audit finds it broken."""
     from pipeline.training.model import positions
 
-    limit = positions(inputs.model("student"))
-    if limit is not None and config.max_length > limit:
-        raise StageError(
-            f"sft.max_length is {config.max_length}, but the student has only {limit} positions. Set it to {limit} "
-            f"or less."
-        )
+    for role in weights(config):
+        limit = positions(inputs.model(role))
+        if limit is not None and config.max_length > limit:
+            raise StageError(
+                f"sft.max_length is {config.max_length}, but the {role} has only {limit} positions. Set it to {limit} "
+                f"or less."
+            )
     student = inputs.student
     system = inputs.prompt(student.system).strip() if student.system else None
     material = prepare(config, tokenizer, inputs.table("examples").to_pylist(), system)
@@ -396,12 +416,23 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Audit, train (or go on training), and write the checkpoint."""
     refuse_many_gpus()
     refuse_four_bits_without_a_gpu(config.method)
+    if config.objective == "mutual" and inputs.peer is None:
+        raise StageError(
+            "found no peer in the recipe; expected a second student, since sft.objective is mutual. Add a section "
+            "peer: {model: ...} of the student's family, or set sft.objective: sft."
+        )
     template = inputs.student.chat_template
     tokenizer = load_tokenizer(inputs.model("student"), inputs.prompt(f"chat/{template}") if template else None)
     material = checked(config, inputs, tokenizer, output)
     output.facts["student"] = students.figures(inputs.model("student"))
     output.say(students.line(output.facts["student"]))
-    plan = content_id(declared(config), inputs.weights("student"), digest(material.train), digest(material.validation))
+    plan = content_id(
+        declared(config),
+        inputs.weights("student"),
+        digest(material.train),
+        digest(material.validation),
+        *(inputs.weights(role) for role in weights(config)[1:]),
+    )
     last = begun_at(output, plan)
     if last is None:
         shutil.rmtree(output.folder / "logs", ignore_errors=True)
@@ -420,6 +451,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     begun = 0 if last is None else checkpoints.step_of(last)
     output.facts.update(results(config, material, trainer, begun, time.monotonic() - training))
     model.save(trainer.model, tokenizer, output.artifact("checkpoint"), config.save_dtype)
+    if config.objective == "mutual":
+        model.save(trainer.beside["peer"], tokenizer, output.artifact("peer"), config.save_dtype)
 
 
 def prompts(config: Config, roles: Mapping[str, Role]) -> tuple[str, ...]:
@@ -427,6 +460,16 @@ def prompts(config: Config, roles: Mapping[str, Role]) -> tuple[str, ...]:
     student = roles["student"]
     chat = (f"chat/{student.chat_template}",) if student.chat_template else ()
     return ((student.system,) if student.system else ()) + chat
+
+
+def roles(config: Config) -> Roles:
+    """The student with what renders its prompts, and the role whose model the objective runs beside it."""
+    return {"student": ("system", "chat_template"), **dict.fromkeys(weights(config)[1:], ())}
+
+
+def weights(config: Config) -> tuple[str, ...]:
+    """The student, and the role whose model the objective runs beside it."""
+    return ("student", BESIDE[config.objective]) if config.objective in BESIDE else ("student",)
 
 
 STAGE = Stage(
@@ -437,8 +480,9 @@ STAGE = Stage(
     # A trace's id and its completion hardly leave open how it ended.
     reads={"examples": Reads("mix", "examples", ("id", "prompt", "completion", "split"), told=("domain", "finish"))},
     artifacts=("checkpoint",),
-    roles={"student": ("system", "chat_template")},
-    weights=("student",),
+    more_artifacts=("peer",),
+    roles=roles,
+    weights=weights,
     prompts=prompts,
     on_stale="ask",
 )
