@@ -80,9 +80,7 @@ def _answer_line(raw: str, code: bool) -> int:
     return len(raw) if block is None else raw.rfind("\n", 0, block[0] - 1) + 1
 
 
-def lay_out(
-    raw: str, thinking: bool, trace_format: TraceFormat, code: bool = False, ended: bool = True
-) -> list[Span]:
+def lay_out(raw: str, thinking: bool, trace_format: TraceFormat, code: bool = False, ended: bool = True) -> list[Span]:
     r"""The spans of a training completion. `code`: the answer is a program, in a code block.
 
     `plain` copies the raw text. `think` copies the reasoning between think tags and the answer after them; where a
