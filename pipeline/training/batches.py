@@ -1,5 +1,5 @@
-"""Batches by length under a token budget or by count, in an order that a seed fixes, and their parts that go through the
-student at once; it holds no tokens and imports no torch.
+"""Batches by length under a token budget or by count, in an order that a seed fixes, and their parts that go through
+the student at once; it holds no tokens and imports no torch.
 """
 
 import random
