@@ -143,7 +143,7 @@ def test_what_an_objective_trains_beside_the_student_is_kept_in_checkpoints_and_
     def trained(last: Path | None) -> tuple[Any, Beside]:
         objective = Beside()
         made = trainer.PlannedTrainer(
-            trainer.Plan(objective, [[0], [1], [2], [3]], [[0, 1], [2]], 0),
+            trainer.Plan(objective, [[0], [1], [2], [3]], [[0, 1], [2]], 0, part_tokens=64),
             model=model.load(folder, "float32", "eager", None, 0, False),
             args=SFTConfig(**settings),
             train_dataset=trainer.as_dataset(examples),
