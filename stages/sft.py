@@ -9,7 +9,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
@@ -20,7 +20,7 @@ from pipeline.section import Section, declared
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.templates import load_tokenizer
 from pipeline.training import audit as audits
-from pipeline.training import batches, checkpoints
+from pipeline.training import batches, checkpoints, start
 from pipeline.training.encode import Encoded, LeftOut, digest, encode
 
 if TYPE_CHECKING:
@@ -51,6 +51,11 @@ class Exec(Section):
 class Config(Section):
     """How the student is trained."""
 
+    locations: ClassVar[frozenset[str]] = frozenset({"start"})
+
+    # A checkpoint's folder, of another run's sft say, with whose weights the training begins; null: the student's own.
+    # The tokenizer and the untouched student of eval are those of `student` all the same.
+    start: str | None = None
     objective: str = "sft"  # what it minimises: a name in objectives.OBJECTIVES
     method: Literal["full", "lora"] = "full"  # train all weights, or an adapter
     lora: Lora = Lora()
@@ -223,8 +228,9 @@ def build_trainer(
     steps = len(material.train_batches)
     settings = arguments(config, output.work / "trainer", steps, evaluated, on_gpu)
     longest = max(one.length for one in [*material.train, *material.validation])
+    own = inputs.model("student")
     student = model.load(
-        inputs.model("student"),
+        own if config.start is None else start.checked(config.start, own, inputs.root),
         config.master_dtype,
         attention(config.exec.attention, longest, on_gpu),
         adapter(config.lora) if config.method == "lora" else None,
@@ -333,7 +339,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     template = inputs.student.chat_template
     tokenizer = load_tokenizer(inputs.model("student"), inputs.prompt(f"chat/{template}") if template else None)
     material = checked(config, inputs, tokenizer, output)
-    plan = content_id(declared(config), inputs.weights("student"), digest(material.train), digest(material.validation))
+    weights = [inputs.weights("student"), *start.digest(config.start, inputs.root).values()]
+    plan = content_id(declared(config), *weights, digest(material.train), digest(material.validation))
     last = begun_at(output, plan)
     if last is None:
         shutil.rmtree(output.folder / "logs", ignore_errors=True)
@@ -361,6 +368,11 @@ def prompts(config: Config, roles: Mapping[str, Role]) -> tuple[str, ...]:
     return ((student.system,) if student.system else ()) + chat
 
 
+def contents(config: Config, root: Path) -> dict[str, str]:
+    """The weights that the training begins with, where they are not the student's."""
+    return start.digest(config.start, root)
+
+
 STAGE = Stage(
     name="sft",
     version=1,
@@ -371,5 +383,6 @@ STAGE = Stage(
     roles={"student": ("system", "chat_template")},
     weights=("student",),
     prompts=prompts,
+    contents=contents,
     on_stale="ask",
 )
