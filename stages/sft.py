@@ -8,12 +8,14 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline import heap, objectives
+from pipeline import student as students
 from pipeline.records import content_id
 from pipeline.roles import Role
 from pipeline.section import Section, declared
@@ -57,7 +59,8 @@ class Config(Section):
     # The tokenizer and the untouched student of eval are those of `student` all the same.
     start: str | None = None
     objective: str = "sft"  # what it minimises: a name in objectives.OBJECTIVES
-    method: Literal["full", "lora"] = "full"  # train all weights, or an adapter
+    # Train all weights, or an adapter; qlora: one on weights held in 4 bits, on a GPU.
+    method: Literal["full", "lora", "qlora"] = "full"
     lora: Lora = Lora()
     epochs: int = Field(3, ge=1)  # passes over the training examples
     learning_rate: float = Field(1e-4, gt=0)  # at its peak
@@ -78,6 +81,22 @@ class Config(Section):
     keep: Literal["best", "last"] = "best"  # which checkpoint is the result: lowest validation loss, or the last
     audit: audits.Limits = audits.Limits()
     exec: Exec = Exec()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _section_of_its_own(cls, values: Any) -> Any:
+        """The chosen objective's section stands there with its defaults; that of another one is an error."""
+        if not isinstance(values, dict):
+            return values
+        sections = [name for name in objectives.OBJECTIVES if name in cls.model_fields]
+        chosen = values.get("objective", cls.model_fields["objective"].default)
+        idle = [name for name in sections if name != chosen and values.get(name) is not None]
+        if idle:
+            raise ValueError(
+                f"found values for {idle[0]} beside objective {chosen}, which reads none of them. Set objective: "
+                f"{idle[0]}, or leave them out"
+            )
+        return values | {name: {} for name in sections if name == chosen and values.get(name) is None}
 
     @field_validator("objective")
     @classmethod
@@ -104,14 +123,17 @@ def prepare(config: Config, tokenizer: Any, rows: Sequence[Mapping[str, Any]], s
     ordered = sorted(rows, key=lambda row: str(row["id"]))
     train, longer, dropped = encode(tokenizer, (row for row in ordered if row["split"] == "train"), config.max_length)
     validation, _, missed = encode(tokenizer, (row for row in ordered if row["split"] != "train"), config.max_length)
+    lengths = [one.length for one in train]
+    train_batches = batches.all_batches(
+        lengths, config.batch_tokens, config.seed, config.epochs, config.pool_batches
+    )
+    wasted = batches.padding_share(train_batches, lengths)
     return Material(
         train=train,
         validation=validation,
         left_out=[*dropped, *missed],
-        audit=audits.audit(tokenizer, train, longer, config.max_length, system),
-        train_batches=batches.all_batches(
-            [one.length for one in train], config.batch_tokens, config.seed, config.epochs, config.pool_batches
-        ),
+        audit=audits.audit(tokenizer, train, longer, config.max_length, system, wasted),
+        train_batches=train_batches,
         validation_batches=batches.epoch_batches(
             [one.length for one in validation], config.batch_tokens, config.seed, 0, len(validation) + 1
         ),
@@ -170,14 +192,25 @@ def arguments(config: Config, folder: Path, steps: int, evaluated: bool, on_gpu:
 _SCHEDULES = {"linear": "linear", "constant": "constant_with_warmup"}
 
 
-def adapter(lora: Lora) -> dict[str, Any]:
-    """PEFT's names for an adapter's values."""
+def adapter(lora: Lora, added_tokens: Sequence[int]) -> dict[str, Any]:
+    """PEFT's names for an adapter's values. Rows of tokens that the student was given are trained beside it.
+
+    While such a row is the mean of others, no greedy answer could ever hold its token.
+    """
+    trained = {name: list(added_tokens) for name in ("embed_tokens", "lm_head")}
     return {
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
         "target_modules": list(lora.targets),
+        "trainable_token_indices": trained if added_tokens else None,
     }
+
+
+def added_tokens(inputs: Inputs, tokenizer: Any) -> list[int]:
+    """The ids of the tokens that the student was given when it was made."""
+    found = students.figures(inputs.model("student")).get("added_tokens", ())
+    return [int(tokenizer.convert_tokens_to_ids(token)) for token in found]
 
 
 def attention(choice: str, longest: int, on_gpu: bool) -> Any:
@@ -228,22 +261,31 @@ def build_trainer(
     steps = len(material.train_batches)
     settings = arguments(config, output.work / "trainer", steps, evaluated, on_gpu)
     longest = max(one.length for one in [*material.train, *material.validation])
+    attending = attention(config.exec.attention, longest, on_gpu)
     own = inputs.model("student")
     student = model.load(
         own if config.start is None else start.checked(config.start, own, inputs.root),
         config.master_dtype,
-        attention(config.exec.attention, longest, on_gpu),
-        adapter(config.lora) if config.method == "lora" else None,
+        attending,
+        None if config.method == "full" else adapter(config.lora, added_tokens(inputs, tokenizer)),
         config.seed,
         settings["gradient_checkpointing"],
+        four_bits=config.method == "qlora",
+    )
+    context = objectives.Context(
+        student=student,
+        tokenizer=tokenizer,
+        compute_dtype=getattr(torch, config.compute_dtype),
+        folder=inputs.model,
+        attention=attending,
+        seed=config.seed,
     )
     return trainer.PlannedTrainer(
         trainer.Plan(
-            objective=objectives.load(config.objective),
+            objective=objectives.load(config.objective).make(getattr(config, config.objective, None), context),
             batches=material.train_batches,
             eval_batches=material.validation_batches,
             pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
-            compute_dtype=getattr(torch, config.compute_dtype),
         ),
         model=student,
         args=SFTConfig(**settings),
@@ -270,6 +312,11 @@ def results(
         "resumed_at_step": begun,
         "loss": curve(history, "loss", CURVE_POINTS),
         "eval_loss": curve(history, "eval_loss", CURVE_POINTS),
+        "eval_figures": {
+            key.removeprefix("eval_"): curve(history, key, CURVE_POINTS)
+            for key in sorted({key for entry in history for key in entry})
+            if key.startswith("eval_") and key != "eval_loss"
+        },
         "best_step": best or state.global_step,
         "tokens_per_epoch": sum(lengths),
         "padding_share": batches.padding_share(material.train_batches, lengths),
@@ -319,6 +366,24 @@ def refuse_many_gpus() -> None:
         )
 
 
+def refuse_four_bits_without_a_gpu(method: str) -> None:
+    """Raises StageError where the method is QLoRA and this machine has no GPU, or not the library, to run it."""
+    import torch
+
+    if method != "qlora":
+        return
+    if not torch.cuda.is_available():
+        raise StageError(
+            "sft.method is qlora, and torch sees no CUDA GPU; expected one, since weights held in 4 bits are trained "
+            "on a GPU alone. Set sft.method: lora, or run on a machine with a GPU."
+        )
+    if find_spec("bitsandbytes") is None:
+        raise StageError(
+            "sft.method is qlora, and bitsandbytes is not installed; expected it, since it holds the weights in 4 "
+            "bits. The extra `gpu` has it (make clean, then any target); or set sft.method: lora."
+        )
+
+
 def begun_at(output: Output, plan: str) -> Path | None:
     """The checkpoint that a training of this plan goes on from. One without the optimizer's state is none.
 
@@ -336,9 +401,12 @@ def begun_at(output: Output, plan: str) -> Path | None:
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Audit, train (or go on training), and write the checkpoint."""
     refuse_many_gpus()
+    refuse_four_bits_without_a_gpu(config.method)
     template = inputs.student.chat_template
     tokenizer = load_tokenizer(inputs.model("student"), inputs.prompt(f"chat/{template}") if template else None)
     material = checked(config, inputs, tokenizer, output)
+    output.facts["student"] = students.figures(inputs.model("student"))
+    output.say(students.line(output.facts["student"]))
     weights = [inputs.weights("student"), *start.digest(config.start, inputs.root).values()]
     plan = content_id(declared(config), *weights, digest(material.train), digest(material.validation))
     last = begun_at(output, plan)
@@ -378,7 +446,8 @@ STAGE = Stage(
     version=1,
     config=Config,
     run=run,
-    reads={"examples": Reads("mix", "examples", ("id", "prompt", "completion", "split"))},
+    # A trace's id and its completion hardly leave open how it ended.
+    reads={"examples": Reads("mix", "examples", ("id", "prompt", "completion", "split"), told=("domain", "finish"))},
     artifacts=("checkpoint",),
     roles={"student": ("system", "chat_template")},
     weights=("student",),

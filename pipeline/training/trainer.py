@@ -4,6 +4,7 @@ It renders, tokenises, truncates and packs nothing, and does not know where exam
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,14 +12,18 @@ from typing import Any
 
 import torch
 from datasets import Dataset
+from safetensors.torch import load_model, save_model
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 from trl.trainer.sft_trainer import SFTTrainer
 
-from pipeline.objectives import Objective
+from pipeline.objectives import IGNORED, Objective
+from pipeline.objectives.forward import refuse_changed_logits
 from pipeline.training.checkpoints import best_of, prune, seal, stopped_early
-from pipeline.training.encode import IGNORED, Encoded
+from pipeline.training.encode import Encoded
+
+BESIDE = "objective-{}.safetensors"  # of a checkpoint: a module that an objective trains beside the student
 
 
 def as_dataset(examples: Sequence[Encoded]) -> Dataset:
@@ -71,7 +76,6 @@ class Plan:
     batches: Sequence[list[int]]
     eval_batches: Sequence[list[int]]
     pad_token_id: int
-    compute_dtype: torch.dtype
     seconds: dict[str, float] = field(default_factory=lambda: {"evaluate": 0.0, "save": 0.0})
 
 
@@ -90,43 +94,38 @@ class Watcher(TrainerCallback):
             self.show(state.global_step, logs["loss"])
 
 
+class Cleared(TrainerCallback):
+    """Clears the gradients of the objective's own modules after a step; the trainer clears the student's alone."""
+
+    def __init__(self, modules: Sequence[torch.nn.Module]) -> None:
+        self.modules = modules
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for module in self.modules:
+            module.zero_grad()
+
+
 class PlannedTrainer(SFTTrainer):
-    """SFTTrainer without its per-step metrics, its head at every position, and its unsealed checkpoints."""
+    """SFTTrainer without its per-step metrics, its loss of all logits at once, and its unsealed checkpoints."""
 
     def __init__(self, plan: Plan, **kwargs: Any) -> None:
         self.plan = plan
         self.model: Any
         super().__init__(data_collator=lambda rows: collate(rows, plan.pad_token_id), **kwargs)
         self.remove_callback(PrinterCallback)
-        self.head_positions: torch.Tensor | None = None
-        self.model.get_output_embeddings().register_forward_pre_hook(self._only_learnt_positions)
-
-    def _only_learnt_positions(self, _head: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Hand the output head the learnt positions only: the vocabulary's product is wasted on prompts and padding."""
-        return None if self.head_positions is None else (arguments[0][self.head_positions], *arguments[1:])
-
-    def loss_sum(self, model: Any, batch: Mapping[str, Any]) -> tuple[torch.Tensor, int]:
-        """The objective's summed loss over a batch and the number of positions it covers."""
-        labels = batch["labels"][:, 1:]
-        learnt = labels != IGNORED
-        self.head_positions = torch.nn.functional.pad(learnt, (0, 1))
-        mixed = self.plan.compute_dtype != torch.float32
-        try:
-            with torch.autocast(labels.device.type, dtype=torch.bfloat16, enabled=mixed):
-                logits = model(
-                    input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-                ).logits
-        finally:
-            self.head_positions = None
-        targets = labels[learnt]
-        return self.plan.objective.loss(logits, targets, batch), targets.numel()
+        refuse_changed_logits(self.model)
+        self.beside = dict(plan.objective.modules())
+        for module in self.beside.values():
+            module.to(self.args.device)
+        self.add_callback(Cleared(list(self.beside.values())))
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         """The mean loss per learnt token of a batch. Raises Diverged, with the trace ids, where it is not finite."""
-        total, positions = self.loss_sum(model, inputs)
-        loss = total / max(positions, 1)
+        moment = self.state.global_step / max(self.state.max_steps, 1)
+        found = self.plan.objective.loss(model, inputs, moment)
+        loss = found.total / max(found.positions, 1)
         if not torch.isfinite(loss):
             raise Diverged(
                 f"the loss became {loss.item()} at step {self.state.global_step + 1}, on the traces "
@@ -148,15 +147,23 @@ class PlannedTrainer(SFTTrainer):
         return prepared
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
-        """The validation loss per learnt token, over all tokens rather than over batches of unequal size."""
+        """The validation loss per learnt token, over all tokens rather than over batches of unequal size, and the means
+        of what the objective reports beside it.
+        """
         start = time.monotonic()
-        total, positions = 0.0, 0
-        self.model.eval()
+        sums: dict[str, float] = defaultdict(float)
+        counts: dict[str, int] = defaultdict(int)
+        for module in (self.model, *self.beside.values()):
+            module.eval()
         with torch.inference_mode():
             for batch in self.get_eval_dataloader():
-                batch_sum, count = self.loss_sum(self.model, batch)
-                total, positions = total + float(batch_sum), positions + count
-        metrics = {f"{metric_key_prefix}_loss": total / max(positions, 1)}
+                found = self.plan.objective.loss(self.model, batch, 1.0)
+                for name, (value, count) in {"loss": (found.total, found.positions), **found.figures}.items():
+                    sums[name] += float(value)
+                    counts[name] += count
+        for module in self.beside.values():
+            module.train()
+        metrics = {f"{metric_key_prefix}_{name}": sums[name] / max(counts[name], 1) for name in sums}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.plan.seconds["evaluate"] += time.monotonic() - start
@@ -167,6 +174,8 @@ class PlannedTrainer(SFTTrainer):
         start = time.monotonic()
         super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
         folder = self.root / f"checkpoint-{self.state.global_step}"
+        for name, module in self.beside.items():
+            save_model(module, str(folder / BESIDE.format(name)))
         seal(folder)
         prune(self.root, folder)
         self.plan.seconds["save"] += time.monotonic() - start
@@ -177,6 +186,39 @@ class PlannedTrainer(SFTTrainer):
         if self.state.best_global_step:
             self.state.best_model_checkpoint = str(self.root / f"checkpoint-{self.state.best_global_step}")
         return trained
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """As the parent does, with what the objective's own modules train in a group of their own."""
+        begun = self.optimizer is not None
+        optimizer = super().create_optimizer(model)
+        trained = [parameter for parameter in self._parameters_beside() if parameter.requires_grad]
+        if trained and not begun:
+            optimizer.add_param_group({"params": trained, "weight_decay": 0.0})
+        return optimizer
+
+    def _parameters_beside(self) -> list[torch.nn.Parameter]:
+        return [parameter for module in self.beside.values() for parameter in module.parameters()]
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """As the parent does, over all that is trained."""
+        if not self.beside:
+            return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        everything = [*model.parameters(), *self._parameters_beside()]
+        return self.accelerator.clip_grad_norm_(everything, self.args.max_grad_norm)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """As the parent does, with the objective's own modules."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_beside(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        """As the parent does, with the objective's own modules."""
+        super()._load_best_model()
+        self._load_beside(Path(str(self.state.best_model_checkpoint)))
+
+    def _load_beside(self, folder: Path) -> None:
+        for name, module in self.beside.items():
+            load_model(module, str(folder / BESIDE.format(name)), device=str(self.args.device))
 
     @property
     def root(self) -> Path:

@@ -110,8 +110,10 @@ def trainer_loop(network: Any, examples: list[Encoded], plan: list[list[int]], f
     clock = Clock()
     settings = sft.arguments(sft.Config(learning_rate=1e-5), folder, len(plan), evaluated=False, on_gpu=False)
     model.quiet()
+    objective = objectives.load("sft")
+    context = objectives.Context(network, tiny.tokenizer(), torch.bfloat16, lambda role: folder)
     arm = trainer.PlannedTrainer(
-        trainer.Plan(objectives.load("sft"), plan, [], 0, torch.bfloat16),
+        trainer.Plan(objective.make(objective.Config(), context), plan, [], 0),
         model=network,
         args=SFTConfig(**settings | {"save_strategy": "no"}),
         train_dataset=trainer.as_dataset(examples),
