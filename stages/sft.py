@@ -16,10 +16,12 @@ from pydantic import Field, field_validator, model_validator
 
 from pipeline import heap, objectives
 from pipeline import student as students
+from pipeline.objectives.features import Config as Features
+from pipeline.objectives.mutual import Config as Mutual
 from pipeline.records import content_id
 from pipeline.roles import Role
 from pipeline.section import Section, declared
-from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
+from pipeline.stage import Inputs, Output, Progress, Reads, Roles, Stage, StageError
 from pipeline.templates import load_tokenizer
 from pipeline.training import audit as audits
 from pipeline.training import batches, checkpoints, start
@@ -30,6 +32,7 @@ if TYPE_CHECKING:
 
 CURVE_POINTS = 500  # of the training loss in the manifest; TensorBoard has every step
 OPTIMIZER_FILE = "optimizer.pt"  # of a checkpoint, as transformers names it
+BESIDE = {"features": "teacher", "mutual": "peer"}  # objective -> the role whose model it runs beside the student
 
 
 class Lora(Section):
@@ -53,12 +56,15 @@ class Exec(Section):
 class Config(Section):
     """How the student is trained."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"features", "mutual"})
     locations: ClassVar[frozenset[str]] = frozenset({"start"})
 
     # A checkpoint's folder, of another run's sft say, with whose weights the training begins; null: the student's own.
     # The tokenizer and the untouched student of eval are those of `student` all the same.
     start: str | None = None
     objective: str = "sft"  # what it minimises: a name in objectives.OBJECTIVES
+    features: Features | None = None  # of objective features
+    mutual: Mutual | None = None  # of objective mutual
     # Train all weights, or an adapter; qlora: one on weights held in 4 bits, on a GPU.
     method: Literal["full", "lora", "qlora"] = "full"
     lora: Lora = Lora()
@@ -245,6 +251,12 @@ def callbacks(output: Output, steps: int, patience: int | None, begun: Path | No
     return [*shown, EarlyStoppingCallback(patience)] if patience else shown
 
 
+def begun_with(config: Config, inputs: Inputs) -> Path:
+    """The folder of the weights that the training begins with."""
+    own = inputs.model("student")
+    return own if config.start is None else start.checked(config.start, own, inputs.root)
+
+
 def build_trainer(
     config: Config, inputs: Inputs, output: Output, tokenizer: Any, material: Material, begun: Path | None
 ) -> "PlannedTrainer":
@@ -262,16 +274,26 @@ def build_trainer(
     settings = arguments(config, output.work / "trainer", steps, evaluated, on_gpu)
     longest = max(one.length for one in [*material.train, *material.validation])
     attending = attention(config.exec.attention, longest, on_gpu)
-    own = inputs.model("student")
-    student = model.load(
-        own if config.start is None else start.checked(config.start, own, inputs.root),
-        config.master_dtype,
-        attending,
-        None if config.method == "full" else adapter(config.lora, added_tokens(inputs, tokenizer)),
-        config.seed,
-        settings["gradient_checkpointing"],
-        four_bits=config.method == "qlora",
-    )
+    checkpointing = settings["gradient_checkpointing"]
+
+    def load(role: str, seed: int) -> Any:
+        return model.load(
+            begun_with(config, inputs) if role == "student" else inputs.model(role),
+            config.master_dtype,
+            attending,
+            None if config.method == "full" else adapter(config.lora, added_tokens(inputs, tokenizer)),
+            seed,
+            checkpointing,
+            four_bits=config.method == "qlora",
+        )
+
+    def second(role: str) -> Any:
+        made = load(role, config.seed + 1)
+        if checkpointing:  # the trainer sees to the student's
+            made.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return made
+
+    student = load("student", config.seed)
     context = objectives.Context(
         student=student,
         tokenizer=tokenizer,
@@ -279,6 +301,7 @@ def build_trainer(
         folder=inputs.model,
         attention=attending,
         seed=config.seed,
+        second=second,
     )
     return trainer.PlannedTrainer(
         trainer.Plan(
@@ -331,12 +354,13 @@ def checked(config: Config, inputs: Inputs, tokenizer: Any, output: Output) -> M
     """The material to train on. Raises StageError where there is none, or where the audit finds it broken."""
     from pipeline.training.model import positions
 
-    limit = positions(inputs.model("student"))
-    if limit is not None and config.max_length > limit:
-        raise StageError(
-            f"sft.max_length is {config.max_length}, but the student has only {limit} positions. Set it to {limit} "
-            f"or less."
-        )
+    for role in weights(config):
+        limit = positions(inputs.model(role))
+        if limit is not None and config.max_length > limit:
+            raise StageError(
+                f"sft.max_length is {config.max_length}, but the {role} has only {limit} positions. Set it to {limit} "
+                f"or less."
+            )
     student = inputs.student
     system = inputs.prompt(student.system).strip() if student.system else None
     material = prepare(config, tokenizer, inputs.table("examples").to_pylist(), system)
@@ -402,13 +426,24 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Audit, train (or go on training), and write the checkpoint."""
     refuse_many_gpus()
     refuse_four_bits_without_a_gpu(config.method)
+    if config.objective == "mutual" and inputs.peer is None:
+        raise StageError(
+            "found no peer in the recipe; expected a second student, since sft.objective is mutual. Add a section "
+            "peer: {model: ...} of the student's family, or set sft.objective: sft."
+        )
     template = inputs.student.chat_template
     tokenizer = load_tokenizer(inputs.model("student"), inputs.prompt(f"chat/{template}") if template else None)
     material = checked(config, inputs, tokenizer, output)
     output.facts["student"] = students.figures(inputs.model("student"))
     output.say(students.line(output.facts["student"]))
-    weights = [inputs.weights("student"), *start.digest(config.start, inputs.root).values()]
-    plan = content_id(declared(config), *weights, digest(material.train), digest(material.validation))
+    plan = content_id(
+        declared(config),
+        inputs.weights("student"),
+        digest(material.train),
+        digest(material.validation),
+        *start.digest(config.start, inputs.root).values(),
+        *(inputs.weights(role) for role in weights(config)[1:]),
+    )
     last = begun_at(output, plan)
     if last is None:
         shutil.rmtree(output.folder / "logs", ignore_errors=True)
@@ -427,6 +462,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     begun = 0 if last is None else checkpoints.step_of(last)
     output.facts.update(results(config, material, trainer, begun, time.monotonic() - training))
     model.save(trainer.model, tokenizer, output.artifact("checkpoint"), config.save_dtype)
+    if config.objective == "mutual":
+        model.save(trainer.beside["peer"], tokenizer, output.artifact("peer"), config.save_dtype)
 
 
 def prompts(config: Config, roles: Mapping[str, Role]) -> tuple[str, ...]:
@@ -441,6 +478,16 @@ def contents(config: Config, root: Path) -> dict[str, str]:
     return start.digest(config.start, root)
 
 
+def roles(config: Config) -> Roles:
+    """The student with what renders its prompts, and the role whose model the objective runs beside it."""
+    return {"student": ("system", "chat_template"), **dict.fromkeys(weights(config)[1:], ())}
+
+
+def weights(config: Config) -> tuple[str, ...]:
+    """The student, and the role whose model the objective runs beside it."""
+    return ("student", BESIDE[config.objective]) if config.objective in BESIDE else ("student",)
+
+
 STAGE = Stage(
     name="sft",
     version=1,
@@ -449,8 +496,9 @@ STAGE = Stage(
     # A trace's id and its completion hardly leave open how it ended.
     reads={"examples": Reads("mix", "examples", ("id", "prompt", "completion", "split"), told=("domain", "finish"))},
     artifacts=("checkpoint",),
-    roles={"student": ("system", "chat_template")},
-    weights=("student",),
+    more_artifacts=("peer",),
+    roles=roles,
+    weights=weights,
     prompts=prompts,
     contents=contents,
     on_stale="ask",
