@@ -44,9 +44,11 @@ def check(folder: Path) -> list[str]:
         return _check_published(folder)
     if (folder / MANIFEST_FILE).is_file():
         return _check_stage(folder)
-    stages = [folder / name for name in plan.ORDER if (folder / name / MANIFEST_FILE).is_file()]
+    places = [folder, *sorted(folder.glob("round-*"))]
+    stages = [place / name for place in places for name in plan.ORDER if (place / name / MANIFEST_FILE).is_file()]
     if stages:
-        return [f"{stage.name}/{finding}" for stage in stages for finding in _check_stage(stage)]
+        found = [(stage.relative_to(folder).as_posix(), finding) for stage in stages for finding in _check_stage(stage)]
+        return [f"{name}/{finding}" for name, finding in found]
     return [f"{folder} holds neither {CHECKSUMS} nor {MANIFEST_FILE}; expected a published dataset, a stage or a run"]
 
 

@@ -13,6 +13,7 @@ import pyarrow as pa
 
 from pipeline.manifest import Manifest, Shard
 from pipeline.roles import Judge, Peer, Role, Student, Teacher
+from pipeline.rounds import Standing
 from pipeline.section import Section
 
 
@@ -100,6 +101,9 @@ class Inputs(Protocol):
     def manifest(self, name: str) -> Manifest:
         """The manifest behind a declared input."""
 
+    def rounds(self) -> tuple[Standing, list[Manifest]] | None:
+        """How the run's rounds stand, and the manifest of each one's eval; None for a run without rounds."""
+
     def prompt(self, name: str) -> str:
         """The text of a declared prompt template; "chat/x" for a chat template."""
 
@@ -177,6 +181,7 @@ class Stage:
     prompts: Callable[[Any, Mapping[str, Role]], tuple[str, ...]] = no_names
     # Digests of the files that a config names: their content is identity, their path is not.
     contents: Callable[[Any, Path], dict[str, str]] = no_contents
+    shows_rounds: bool = False  # it reads the scores of every round, where there are rounds
     on_stale: Literal["rebuild", "ask"] = "rebuild"  # ask: costs too much to do again unasked
     bill: Callable[[Any, Inputs, Output], Bill] | None = None  # for a stage that reuses by id what it once bought
     # For a stage that spends: do a share of its work, which is kept, and say as JSON what the whole will take.

@@ -28,7 +28,7 @@ from pipeline.section import Section, declared
 from pipeline.stage import Inputs, Output, Progress, Reads, Roles, Stage, StageError
 from pipeline.templates import load_tokenizer
 from pipeline.training import audit as audits
-from pipeline.training import batches, checkpoints
+from pipeline.training import batches, checkpoints, start
 from pipeline.training.encode import Encoded, LeftOut, digest, encode
 
 if TYPE_CHECKING:
@@ -71,7 +71,11 @@ class Config(Section):
     later: ClassVar[frozenset[str]] = frozenset(
         {"features", "mutual", "batch_examples", "wild_loss_factor", "wild_loss_steps"}
     )
+    locations: ClassVar[frozenset[str]] = frozenset({"start"})
 
+    # A checkpoint's folder, of another run's sft say, with whose weights the training begins; null: the student's own.
+    # The tokenizer and the untouched student of eval are those of `student` all the same.
+    start: str | None = None
     objective: str = "sft"  # what it minimises: a name in objectives.OBJECTIVES
     features: Features | None = None  # of objective features
     mutual: Mutual | None = None  # of objective mutual
@@ -346,6 +350,12 @@ def callbacks(
     return [*shown, EarlyStoppingCallback(patience)] if patience else shown
 
 
+def begun_with(config: Config, inputs: Inputs) -> Path:
+    """The folder of the weights that the training begins with."""
+    own = inputs.model("student")
+    return own if config.start is None else start.checked(config.start, own, inputs.root)
+
+
 def build_trainer(
     config: Config, inputs: Inputs, output: Output, tokenizer: Any, material: Material, begun: Path | None
 ) -> "PlannedTrainer":
@@ -367,7 +377,7 @@ def build_trainer(
 
     def load(role: str, seed: int) -> Any:
         return model.load(
-            inputs.model(role),
+            begun_with(config, inputs) if role == "student" else inputs.model(role),
             config.master_dtype,
             attending,
             None if config.method == "full" else adapter(config.lora, added_tokens(inputs, tokenizer)),
@@ -543,6 +553,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
         inputs.weights("student"),
         digest(material.train),
         digest(material.validation),
+        *start.digest(config.start, inputs.root).values(),
         *(inputs.weights(role) for role in weights(config)[1:]),
     )
     last = begun_at(output, plan)
@@ -583,6 +594,11 @@ def prompts(config: Config, roles: Mapping[str, Role]) -> tuple[str, ...]:
     return ((student.system,) if student.system else ()) + chat
 
 
+def contents(config: Config, root: Path) -> dict[str, str]:
+    """The weights that the training begins with, where they are not the student's."""
+    return start.digest(config.start, root)
+
+
 def roles(config: Config) -> Roles:
     """The student with what renders its prompts, and the role whose model the objective runs beside it."""
     return {"student": ("system", "chat_template"), **dict.fromkeys(weights(config)[1:], ())}
@@ -605,5 +621,6 @@ STAGE = Stage(
     roles=roles,
     weights=weights,
     prompts=prompts,
+    contents=contents,
     on_stale="ask",
 )

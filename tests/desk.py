@@ -64,6 +64,9 @@ class DeskInputs:
     def manifest(self, name: str) -> Manifest:
         return self._manifests[name]
 
+    def rounds(self) -> None:
+        return None
+
     def prompt(self, name: str) -> str:
         ending = ".jinja" if name.startswith("chat/") else ".txt"
         return (ROOT / "prompts" / f"{name}{ending}").read_text(encoding="utf-8")

@@ -44,7 +44,7 @@ LAYERS = (
         "label_journal",
     ),
     ("models", "doctor", "store", "engines", "verifiers", "rules", "objectives"),
-    ("orders", "routing", "pilot", "training", "sources", "page", "scoring", "variants", "golds"),
+    ("orders", "routing", "rounds", "pilot", "training", "sources", "page", "scoring", "variants", "golds"),
     ("schedule", "wanted"),
     ("sampling",),
     ("adaptive", "augment", "labelling", "opinions"),

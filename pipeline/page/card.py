@@ -101,7 +101,8 @@ def card(
     funnel = mix["facts"].get("funnel", [])
     known = generate["identity"]["models"]
     declared = {"teacher": recipe.get("teacher", {}), **recipe.get("more_teachers", {})}
-    teachers = [{**role, "weights": known.get(name, "not recorded")} for name, role in declared.items()]
+    asked = {name: role for name, role in declared.items() if name in known} or declared
+    teachers = [{**role, "weights": known.get(name, "not recorded")} for name, role in asked.items()]
     template = _environment().get_template("card.md.jinja")
     return template.render(
         front_matter=front_matter(mix["run"], [row["license"] for row in sources], rows, domains, languages),
