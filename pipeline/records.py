@@ -151,6 +151,7 @@ EXAMPLE = pa.schema(
         ("prompt", MESSAGES),
         ("completion", MESSAGES),
         ("spans", SPANS),
+        ("finish", pa.string()),  # how the trace ended: stop | length; null for a general example, which is whole
         ("split", pa.string()),  # train | validation
         ("domain", pa.string()),
         ("task", pa.string()),

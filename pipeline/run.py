@@ -199,7 +199,7 @@ class RunInputs:
     def _tables(self, name: str) -> Iterator[pa.Table]:
         read = self._stage.reads[name]
         for shard in self.manifest(name).datasets[read.dataset].shards:
-            columns = [*read.columns, *(column for column in read.later if column in shard.columns)]
+            columns = [*read.columns, *(column for column in (*read.later, *read.told) if column in shard.columns)]
             yield read_shard(self._run.stage_folder(read.stage), shard, columns)
 
     def folder(self, name: str) -> Path:

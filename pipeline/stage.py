@@ -24,7 +24,8 @@ class StageError(Exception):
 class Reads:
     """Something another stage wrote: columns of a dataset, an artifact, or (both empty) all of it.
 
-    Columns that runs were made without are named in `later`: where they were not written, rows lack them.
+    Columns that runs were made without are named in `later`: where they were not written, rows lack them. So it is with
+    those in `told`, which enter no identity: they change what the stage says of its work, or tell nothing new.
     """
 
     stage: str
@@ -33,6 +34,7 @@ class Reads:
     artifact: str = ""
     when: Callable[[Any], bool] = lambda config: True  # whether a stage with this config reads it
     later: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
     facts: bool = False  # all that its manifest says: how it went as well as what came of it
 
 

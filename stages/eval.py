@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline import engines, orders, sampling, scoring
+from pipeline import orders, sampling, scoring
 from pipeline.orders import Order
 from pipeline.records import SCORE, content_id
 from pipeline.roles import WORDS, Role, Sampling
@@ -22,9 +22,8 @@ from pipeline.sampling import Figures
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
-from pipeline.store import writing
 from pipeline.text import fold
-from pipeline.verifiers import lacking
+from pipeline.verifiers import label, lacking
 from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Pool, processors
 
@@ -178,6 +177,14 @@ def vote(verdict: Row) -> str | None:
     return None if answer is None else fold(answer)
 
 
+def classes(question: Row, verdict: Row) -> tuple[str | None, str | None]:
+    """The class that is right and the one that an answer names; None for either where there is none."""
+    if question["verifier"] != "label":
+        return None, None
+    given = json.loads(verdict["detail"])["answer"]
+    return label.classes(given, question["answer"], json.loads(question["verifier_data"] or "{}")) or (None, None)
+
+
 def judged(
     pool: Pool, subject: Subject, completions: Iterator[Row], known: Mapping[str, Row]
 ) -> Iterator[tuple[dict[str, Any], scoring.Answer]]:
@@ -204,7 +211,13 @@ def judged(
         scored = score(subject, row, known[row["problem_id"]], verdict)
         columns = ("problem_id", "task", "outcome", "finish", "completion_tokens")
         values = {key: scored[key] for key in columns}
-        yield scored, scoring.Answer(**values, reasons=tuple(scored["reasons"]), vote=vote(verdict))
+        expected, said = classes(known[row["problem_id"]], verdict)
+        yield (
+            scored,
+            scoring.Answer(
+                **values, reasons=tuple(scored["reasons"]), vote=vote(verdict), expected=expected, said=said
+            ),
+        )
 
 
 def examine(
@@ -213,18 +226,18 @@ def examine(
     """Ask one model, with one prompt or several, what the store lacks; judge all of its answers and write scores."""
     first = group[0]
     asked = [order_of(config, inputs, subject, known) for subject in group]
-    with writing(inputs.store, first.weights) as store:
-        figures, _ = sampling.complete(
-            asked,
-            store,
-            lambda seed: engines.start(first.role, first.files(), seed, output.work / f"{first.model}.log"),
-            lambda done, total, note: output.progress(Progress(done, total, "answers", f"{first.model}: {note}")),
-            config.error_share_limit,
-        )
-        examined = []
-        for subject, order in zip(group, asked, strict=True):
-            found = (orders.cut(order, row) for row in orders.completions(order, store))
-            examined.append((subject, judge(config, output, pool, subject, found, known)))
+    store, figures, _ = sampling.buy(
+        asked,
+        inputs.store,
+        first.files,
+        output.work / f"{first.model}.log",
+        lambda done, total, note: output.progress(Progress(done, total, "answers", f"{first.model}: {note}")),
+        config.error_share_limit,
+    )
+    examined = []
+    for subject, order in zip(group, asked, strict=True):
+        found = (orders.cut(order, row) for row in orders.completions(order, store))
+        examined.append((subject, judge(config, output, pool, subject, found, known)))
     return examined, figures
 
 
@@ -306,6 +319,8 @@ def tell(config: Config, output: Output, subject: Subject, answers: Sequence[sco
             f"No answer of the {subject.label} could be judged; see eval's scores, and the verifiers' limits."
         )
     output.say(f"{subject.label}: pass@1 {found['pass_at_1']:.3f}, cut off {found['truncated_share'] or 0:.1%}")
+    for name, row in found.get("classes", {}).items():
+        output.say(f"{subject.label}, {name} ({row['answers']} answers): {scoring.class_line(row)}")
     if (found["undecided_share"] or 0) > NOTICEABLE_SHARE:
         output.say(f"{subject.label}: {found['undecided_share']:.1%} of answers could not be judged and do not count.")
     output.counts.update(f"{subject.model}_{answer.outcome}" for answer in answers)

@@ -42,10 +42,17 @@ def tokenizer(chat_template: str = CHAT_TEMPLATE):  # type: ignore[no-untyped-de
     return made
 
 
-def build(folder: Path, chat_template: str = CHAT_TEMPLATE, seed: int = 0, positions: int = 2048, **shape: int) -> Path:
+def build(
+    folder: Path,
+    chat_template: str = CHAT_TEMPLATE,
+    seed: int = 0,
+    positions: int = 2048,
+    layers: int = 2,
+    **shape: int,
+) -> Path:
     """Write a model of about 120,000 random weights and its tokenizer into a folder, as a hub would. Returns it.
 
-    `shape` are values of its configuration: hidden_size=96.
+    `shape` are further values of its configuration: hidden_size=96.
     """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -56,7 +63,7 @@ def build(folder: Path, chat_template: str = CHAT_TEMPLATE, seed: int = 0, posit
         "vocab_size": len(made),
         "hidden_size": 64,
         "intermediate_size": 128,
-        "num_hidden_layers": 2,
+        "num_hidden_layers": layers,
         "num_attention_heads": 2,
         "num_key_value_heads": 1,
     }

@@ -21,6 +21,7 @@ MEANINGS = {
     "parent_id": "the problem that the teacher rewrote into this one; null for a source's own",
     "prompt": "the conversation so far, as the student is asked",
     "completion": "the reply to learn",
+    "finish": "how the teacher's completion ended: `stop` by itself, `length` cut off by its limit",
     "spans": "how the completion was laid out from the teacher's raw text: copied raw[start:end], or inserted text",
     "split": "train or validation; all traces of a problem are on one side",
     "domain": "the problem's domain",
