@@ -464,7 +464,13 @@ def checked(config: Config, inputs: Inputs, tokenizer: Any, output: Output) -> M
     from pipeline.training.model import positions
 
     for role in weights(config):
-        limit = positions(inputs.model(role))
+        folder = inputs.model(role)
+        if not folder.is_dir():
+            raise StageError(
+                f"{role}.model is the file {folder.name}; expected a model, since objective {config.objective} runs it. "
+                f"Name one with weights as {role}.model, or set sft.objective: sft."
+            )
+        limit = positions(folder)
         if limit is not None and config.max_length > limit:
             raise StageError(
                 f"sft.max_length is {config.max_length}, but the {role} has only {limit} positions. Set it to {limit} "
