@@ -152,6 +152,7 @@ EXAMPLE = pa.schema(
         ("completion", MESSAGES),
         ("spans", SPANS),
         ("split", pa.string()),  # train | validation
+        ("place", pa.float64()),  # in the order it is to be learnt in, 0 first, below 1; null where there is none
         ("domain", pa.string()),
         ("task", pa.string()),
         ("answer", pa.string()),

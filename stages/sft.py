@@ -105,12 +105,24 @@ def prepare(config: Config, tokenizer: Any, rows: Sequence[Mapping[str, Any]], s
         left_out=[*dropped, *missed],
         audit=audits.audit(tokenizer, train, longer, config.max_length, system),
         train_batches=batches.all_batches(
-            [one.length for one in train], config.batch_tokens, config.seed, config.epochs, config.pool_batches
+            [one.length for one in train],
+            config.batch_tokens,
+            config.seed,
+            config.epochs,
+            config.pool_batches,
+            places_of(train, ordered),
         ),
         validation_batches=batches.epoch_batches(
             [one.length for one in validation], config.batch_tokens, config.seed, 0, len(validation) + 1
         ),
     )
+
+
+def places_of(examples: Sequence[Encoded], rows: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """The place of each example in the order that mix declares; None where it declares none."""
+    places = {row["id"]: row.get("place") for row in rows}
+    found = [place for one in examples if (place := places[one.id]) is not None]
+    return found if len(found) == len(examples) else None
 
 
 def interval(steps: int, evaluations: int) -> int:
@@ -366,7 +378,7 @@ STAGE = Stage(
     version=1,
     config=Config,
     run=run,
-    reads={"examples": Reads("mix", "examples", ("id", "prompt", "completion", "split"))},
+    reads={"examples": Reads("mix", "examples", ("id", "prompt", "completion", "split"), later=("place",))},
     artifacts=("checkpoint",),
     roles={"student": ("system", "chat_template")},
     weights=("student",),

@@ -10,6 +10,7 @@ from pydantic import ValidationError
 
 from pipeline.roles import Student
 from pipeline.stage import StageError
+from pipeline.training.encode import Encoded
 from stages import sft
 from tests import tiny
 from tests.desk import DeskInputs, DeskOutput
@@ -191,3 +192,11 @@ def test_several_visible_gpus_are_refused_before_anything_is_loaded(
     monkeypatch.setattr(sft, "load_tokenizer", lambda *_: pytest.fail("loaded a tokenizer"))
     with pytest.raises(StageError, match=r"found 3 visible GPUs; .* one GPU\. .*CUDA_VISIBLE_DEVICES=0"):
         trained(tmp_path, student, tiny.examples(4))
+
+
+def test_examples_are_met_in_the_order_that_mix_declares() -> None:
+    rows = [{"id": f"{n}", "place": n / 9} for n in range(9)]
+    encoded = [Encoded(row["id"], (), "", [1], [2]) for row in reversed(rows)]
+    assert sft.places_of(encoded, rows) == [n / 9 for n in reversed(range(9))]
+    assert sft.places_of(encoded, [{**row, "place": None} for row in rows]) is None
+    assert sft.places_of(encoded, [{"id": row["id"]} for row in rows]) is None  # of a mix made before there were places
