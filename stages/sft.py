@@ -153,7 +153,13 @@ def prepare(
     validation, _, missed = encode(tokenizer, (row for row in ordered if row["split"] != "train"), config.max_length)
     lengths = [one.length for one in train]
     train_batches = batches.all_batches(
-        lengths, config.batch_tokens, config.seed, config.epochs, config.pool_batches, config.batch_examples
+        lengths,
+        config.batch_tokens,
+        config.seed,
+        config.epochs,
+        config.pool_batches,
+        config.batch_examples,
+        places_of(train, ordered),
     )
     wasted = 0.0 if packed else batches.padding_share(in_parts(config, train_batches, lengths), lengths)
     return Material(
@@ -171,6 +177,13 @@ def prepare(
 def in_parts(config: Config, planned: Sequence[list[int]], lengths: Sequence[int]) -> list[list[int]]:
     """The parts of all batches, padded."""
     return [part for batch in planned for part in batches.parts(batch, lengths, config.batch_tokens)]
+
+
+def places_of(examples: Sequence[Encoded], rows: Sequence[Mapping[str, Any]]) -> list[float] | None:
+    """The place of each example in the order that mix declares; None where it declares none."""
+    places = {row["id"]: row.get("place") for row in rows}
+    found = [place for one in examples if (place := places[one.id]) is not None]
+    return found if len(found) == len(examples) else None
 
 
 def interval(steps: int, evaluations: int) -> int:
@@ -620,8 +633,12 @@ STAGE = Stage(
     version=1,
     config=Config,
     run=run,
-    # A trace's id and its completion hardly leave open how it ended.
-    reads={"examples": Reads("mix", "examples", ("id", "prompt", "completion", "split"), told=("domain", "finish"))},
+    reads={
+        # A trace's id and its completion hardly leave open how it ended.
+        "examples": Reads(
+            "mix", "examples", ("id", "prompt", "completion", "split"), later=("place",), told=("domain", "finish")
+        )
+    },
     artifacts=("checkpoint",),
     more_artifacts=("peer",),
     roles=roles,

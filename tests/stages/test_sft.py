@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pipeline.roles import Student
 from pipeline.section import declared
 from pipeline.stage import StageError
+from pipeline.training.encode import Encoded
 from stages import sft
 from tests import tiny
 from tests.desk import DeskInputs, DeskOutput
@@ -284,3 +285,11 @@ def test_where_and_how_fast_it_trains_is_no_part_of_its_identity() -> None:
     assert declared(sft.Config(exec=other)) == declared(sft.Config())
     assert "wild_loss_factor" not in declared(sft.Config())
     assert declared(sft.Config(batch_examples=64))["batch_examples"] == 64
+
+
+def test_examples_are_met_in_the_order_that_mix_declares() -> None:
+    rows = [{"id": f"{n}", "place": n / 9} for n in range(9)]
+    encoded = [Encoded(row["id"], (), "", [1], [2]) for row in reversed(rows)]
+    assert sft.places_of(encoded, rows) == [n / 9 for n in reversed(range(9))]
+    assert sft.places_of(encoded, [{**row, "place": None} for row in rows]) is None
+    assert sft.places_of(encoded, [{"id": row["id"]} for row in rows]) is None  # of a mix made before there were places

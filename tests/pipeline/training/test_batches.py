@@ -33,6 +33,19 @@ def test_a_training_is_its_epochs_in_a_row() -> None:
     assert whole == first + second
 
 
+def test_with_places_the_pools_come_in_their_order_in_every_epoch() -> None:
+    places = [(13 * index % 300) / 300 for index in range(300)]
+    epochs = [
+        epoch_batches([100] * 300, 1000, seed=5, epoch=epoch, pool_batches=8, places=places) for epoch in range(2)
+    ]
+    for batches in epochs:
+        order = [places[index] for batch in batches for index in batch]
+        pools = [order[start : start + 80] for start in range(0, 300, 80)]
+        assert [place for pool in pools for place in sorted(pool)] == sorted(places)
+        assert pools[0] != sorted(pools[0])
+    assert epochs[0] != epochs[1]
+
+
 @pytest.mark.parametrize(
     ("batches", "share"),
     [([[0, 1], [2]], 10 / 70), ([[0], [1], [2]], 0.0), ([[0, 1, 2]], 30 / 90), ([], 0.0)],
