@@ -19,25 +19,21 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from pipeline import engines, orders, sampling
+from pipeline import orders
 from pipeline.golds import PSEUDO, SUSPECTED, Attempts, Doubt, PseudoGolds
-from pipeline.opinions import Panel, Row
-from pipeline.orders import Order
+from pipeline.opinions import JUDGE, JudgeModel, Panel
 from pipeline.records import PASS_RATE, VERDICT
 from pipeline.roles import WORDS, Judge, Role, thinkers
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.statistics import wilson
-from pipeline.store import writing
 from pipeline.variants import Agreement
 from pipeline.verifiers import VERIFIERS, VERSION, lacking
 from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Pool, PoolError, processors
 
 ROWS = 2048  # verdicts written at once
-JUDGE = "judge"  # the verifier whose answers need an opinion, and the role that gives it
-ERROR_SHARE_LIMIT = 0.05  # more failed opinions than this fail the stage
 
 
 class VerifyExec(Section):
@@ -158,11 +154,16 @@ def judged(
                 tally.agreed[problem_id] = (PSEUDO, majority)
             yield verdict
         tally.agreed |= {key: (SUSPECTED, agreed) for key, agreed in attempts.suspected(pool).items()}
-    if free and inputs.judge is not None:
-        order, thinking = judging(inputs.judge, inputs), inputs.judge.thinking
-        for problem_id, verdict in panel.decided(order, thinking, lambda made: ask(made, inputs, output)):
+    if free:
+        model = JudgeModel(
+            inputs,
+            output.work / "judge.log",
+            lambda done, total, note: output.progress(Progress(done, total, "opinions", note)),
+        )
+        for problem_id, verdict in panel.decided(model):
             tally.add(problem_id, JUDGE, verdict["outcome"])
             yield verdict
+        output.facts["opinions"] = model.figures
 
 
 def free_answers(problems: pa.Table, judge: Judge | None) -> dict[str, str]:
@@ -171,36 +172,6 @@ def free_answers(problems: pa.Table, judge: Judge | None) -> dict[str, str]:
     if judge is None or not asked.num_rows:
         return {}
     return dict(zip(asked["id"].to_pylist(), asked["text"].to_pylist(), strict=True))
-
-
-def judging(judge: Judge, inputs: Inputs) -> Order:
-    """What the judge model is asked, yet without questions."""
-    texts = {name: inputs.prompt(name) for name in orders.prompt_names(judge)}
-    return Order(
-        role=judge,
-        weights=inputs.weights(JUDGE),
-        problems=list,
-        texts=texts,
-        tokenizer=orders.open_tokenizer(judge, lambda: inputs.model(JUDGE), texts),
-        sampling=judge.sampling,
-        samples=1,
-        max_tokens=judge.max_tokens,
-    )
-
-
-def ask(order: Order, inputs: Inputs, output: Output) -> list[Row]:
-    """The judge's answers; those that the store lacks are asked for, and are in it as soon as they are there."""
-    files = orders.engine_files(order.role, lambda: inputs.model(JUDGE))
-    with writing(inputs.store, order.weights) as store:
-        figures, _ = sampling.complete(
-            [order],
-            store,
-            lambda seed: engines.start(order.role, files, seed, output.work / "judge.log"),
-            lambda done, total, note: output.progress(Progress(done, total, "opinions", note)),
-            ERROR_SHARE_LIMIT,
-        )
-        output.facts["opinions"] = figures.facts()
-        return [{key: row[key] for key in ("problem_id", "raw", "finish")} for row in orders.completions(order, store)]
 
 
 def run(config: Config, inputs: Inputs, output: Output) -> None:

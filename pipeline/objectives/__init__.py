@@ -16,9 +16,18 @@ if TYPE_CHECKING:
     import torch
 
 OBJECTIVES: Mapping[str, str] = MappingProxyType(
-    {"sft": "pipeline.objectives.sft", "soft_labels": "pipeline.objectives.soft_labels"}
+    {
+        "sft": "pipeline.objectives.sft",
+        "soft_labels": "pipeline.objectives.soft_labels",
+        "features": "pipeline.objectives.features",
+        "mutual": "pipeline.objectives.mutual",
+    }
 )
 IGNORED = -100  # the label of a token that is not learnt; torch's and transformers' convention
+
+
+def _no_second(role: str) -> Any:
+    raise LookupError(f"this training has no {role}")
 
 
 @dataclass(frozen=True)
@@ -32,6 +41,7 @@ class Context:
     attention: str = "sdpa"  # how the student attends, as transformers names it
     seed: int = 0
     targets: Path | None = None  # where the soft targets of the examples lie (`targets.py`), for one that learns them
+    second: Callable[[str], Any] = _no_second  # a role's name -> its model, to be trained as the student is
 
 
 class Loss(NamedTuple):

@@ -113,7 +113,7 @@ def trainer_loop(network: Any, examples: list[Encoded], plan: list[list[int]], f
     objective = objectives.load("sft")
     context = objectives.Context(network, tiny.tokenizer(), torch.bfloat16, lambda role: folder)
     arm = trainer.PlannedTrainer(
-        trainer.Plan(objective.make(objective.Config(), context), plan, [], 0),
+        trainer.Plan(objective.make(objective.Config(), context), plan, [], 0, part_tokens=1 << 30),
         model=network,
         args=SFTConfig(**settings | {"save_strategy": "no"}),
         train_dataset=trainer.as_dataset(examples),

@@ -54,12 +54,6 @@ def test_a_trace_of_the_best_teacher_that_repeats_one_of_a_weaker_stays() -> Non
     assert kept(revive(hear_best([*weaker, repeats(2, "t0", teacher="two")]))) == ["t2"]
 
 
-def test_the_judge_s_highest_score_comes_first_and_no_score_last() -> None:
-    scores = [0.2, None, 0.9, 0.9]
-    some = [trace(n, judge_score=score, completion_tokens=20 - n) for n, score in enumerate(scores)]
-    assert ranks(some, "judge") == {"t3": 0, "t2": 1, "t0": 2, "t1": 3}
-
-
 def test_the_most_diverse_come_first_and_copies_last() -> None:
     texts = {
         "t0": "we add three to five and that makes eight in all",
