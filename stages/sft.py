@@ -3,32 +3,34 @@
 It makes no examples and judges no answers; a killed training goes on from its newest complete checkpoint.
 """
 
-import importlib.util
 import json
 import math
 import os
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline import heap, objectives
+from pipeline import heap, labelling, objectives
 from pipeline import student as students
 from pipeline.manifest import write_durably
+from pipeline.objectives import targets
 from pipeline.objectives.features import Config as Features
 from pipeline.objectives.mutual import Config as Mutual
-from pipeline.records import content_id
+from pipeline.objectives.soft_labels import Config as SoftLabels
+from pipeline.records import SOFT_LABELS, content_id
 from pipeline.roles import Role
 from pipeline.section import Section, declared
 from pipeline.stage import Inputs, Output, Progress, Reads, Roles, Stage, StageError
 from pipeline.templates import load_tokenizer
 from pipeline.training import audit as audits
-from pipeline.training import batches, checkpoints, start
+from pipeline.training import batches, checkpoints, pairing, start
 from pipeline.training.encode import Encoded, LeftOut, digest, encode
 
 if TYPE_CHECKING:
@@ -69,7 +71,7 @@ class Config(Section):
     """How the student is trained."""
 
     later: ClassVar[frozenset[str]] = frozenset(
-        {"features", "mutual", "batch_examples", "wild_loss_factor", "wild_loss_steps"}
+        {"soft_labels", "features", "mutual", "batch_examples", "wild_loss_factor", "wild_loss_steps"}
     )
     locations: ClassVar[frozenset[str]] = frozenset({"start"})
 
@@ -77,6 +79,7 @@ class Config(Section):
     # The tokenizer and the untouched student of eval are those of `student` all the same.
     start: str | None = None
     objective: str = "sft"  # what it minimises: a name in objectives.OBJECTIVES
+    soft_labels: SoftLabels | None = None  # of objective soft_labels
     features: Features | None = None  # of objective features
     mutual: Mutual | None = None  # of objective mutual
     # Train all weights, or an adapter; qlora: one on weights held in 4 bits, on a GPU.
@@ -265,7 +268,7 @@ def added_tokens(inputs: Inputs, tokenizer: Any) -> list[int]:
 
 def installed(name: str) -> bool:
     """Whether a library is there, without importing it."""
-    return importlib.util.find_spec(name) is not None
+    return find_spec(name) is not None
 
 
 def attention(choice: str, longest: int, on_gpu: bool, compute_dtype: str = "bfloat16") -> Any:
@@ -370,7 +373,13 @@ def begun_with(config: Config, inputs: Inputs) -> Path:
 
 
 def build_trainer(
-    config: Config, inputs: Inputs, output: Output, tokenizer: Any, material: Material, begun: Path | None
+    config: Config,
+    inputs: Inputs,
+    output: Output,
+    tokenizer: Any,
+    material: Material,
+    begun: Path | None,
+    soft_targets: Path | None = None,
 ) -> "PlannedTrainer":
     """The trainer with model, batches and callbacks, ready to train."""
     import torch
@@ -413,6 +422,7 @@ def build_trainer(
         folder=inputs.model,
         attention=attending,
         seed=config.seed,
+        targets=soft_targets,
         second=second,
     )
     return trainer.PlannedTrainer(
@@ -476,7 +486,7 @@ def checked(config: Config, inputs: Inputs, tokenizer: Any, output: Output) -> M
 
     from pipeline.training.model import positions
 
-    for role in weights(config):
+    for role in ("student", *beside(config)):
         folder = inputs.model(role)
         if not folder.is_dir():
             raise StageError(
@@ -505,6 +515,77 @@ def checked(config: Config, inputs: Inputs, tokenizer: Any, output: Output) -> M
     if not material.validation:
         output.say("no validation examples: no validation loss, no early stopping, the last checkpoint is kept")
     return material
+
+
+def beside(config: Config) -> tuple[str, ...]:
+    """The role whose model the objective runs beside the student, where it runs one."""
+    return (BESIDE[config.objective],) if config.objective in BESIDE else ()
+
+
+def learns_soft_labels(config: Config) -> bool:
+    """Whether the objective needs the teachers' distributions."""
+    return config.objective == "soft_labels"
+
+
+def rows_of(inputs: Inputs, name: str) -> Iterator[dict[str, Any]]:
+    """The rows of a dataset; none where it was written by a run that did not know it yet."""
+    try:
+        yield from (row for table in inputs.batches(name, 1024) for row in table.to_pylist())
+    except KeyError:
+        return
+
+
+def teacher_of(inputs: Inputs, label: str) -> pairing.Teacher:
+    """The teacher whose traces carry a label. Raises StageError where the recipe has none of that name."""
+    names = {role.label: name for name, role in inputs.teachers.items()}
+    if label not in names:
+        raise StageError(
+            f"found soft labels of the teacher {label}; expected one of {', '.join(names)}. Run generate again."
+        )
+    return pairing.opened(inputs.model(names[label]))
+
+
+def soft_targets(config: Config, inputs: Inputs, output: Output, tokenizer: Any, material: Material) -> Path | None:
+    """Where the examples' soft targets lie, paired with them token by token; None for an objective without any.
+
+    Raises StageError where too many traces have no labels, or too few of their tokens are covered.
+    """
+    wanted = config.soft_labels
+    if wanted is None:
+        return None
+    these = pairing.wanted(
+        [*material.train, *material.validation], rows_of(inputs, "layouts"), rows_of(inputs, "labels")
+    )
+    lacking = these.unlabelled
+    if len(lacking) > wanted.max_unlabelled_share * len(these.layouts) or not these.labelled:
+        raise StageError(
+            f"{len(lacking)} of {len(these.layouts)} traces to learn from have no soft labels, the first is "
+            f"{(lacking or ['none'])[0]}; at most {wanted.max_unlabelled_share:.1%} may have none, and one has to have "
+            f"some. Set generate.logprobs (50, say) and run generate again: its completions are kept and scored. Where "
+            f"some cannot be scored, raise sft.soft_labels.max_unlabelled_share."
+        )
+    folder = output.work / "targets"
+    facts = pairing.pair(
+        folder,
+        these,
+        rows_of(inputs, "traces"),
+        partial(labelling.read, inputs.store),
+        tokenizer,
+        partial(teacher_of, inputs),
+        lambda done, total: output.progress(Progress(done, total, "traces", "pairing soft labels")),
+    )
+    output.facts["soft_labels"] = facts
+    output.say(
+        f"soft labels: {facts['covered_share']:.1%} of {facts['tokens']} tokens learnt from {facts['traces']} traces "
+        f"are covered; there {facts['candidates']} candidates hold {facts['candidates_mass']:.2%} of the mass"
+    )
+    if facts["covered_share"] < wanted.min_covered_share:
+        raise StageError(
+            f"the audit refuses to train: soft labels cover {facts['covered_share']:.1%} of the tokens learnt from "
+            f"traces; at least {wanted.min_covered_share:.1%} have to be (sft.soft_labels.min_covered_share). Take a "
+            f"student whose tokenizer cuts text more as the teacher's does, or the objective sft."
+        )
+    return folder
 
 
 def refuse_many_gpus() -> None:
@@ -567,13 +648,16 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     material = checked(config, inputs, tokenizer, output)
     output.facts["student"] = students.figures(inputs.model("student"))
     output.say(students.line(output.facts["student"]))
+    folder = soft_targets(config, inputs, output, tokenizer, material)
+    paired = [] if folder is None else [targets.said_of(folder)]
     plan = content_id(
         declared(config),
         inputs.weights("student"),
         digest(material.train),
         digest(material.validation),
         *start.digest(config.start, inputs.root).values(),
-        *(inputs.weights(role) for role in weights(config)[1:]),
+        *(inputs.weights(role) for role in beside(config)),
+        *paired,
     )
     last = begun_at(output, plan)
     if last is None:
@@ -583,7 +667,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     from pipeline.training import model
     from pipeline.training.trainer import Diverged
 
-    trainer = build_trainer(config, inputs, output, tokenizer, material, last)
+    trainer = build_trainer(config, inputs, output, tokenizer, material, last, folder)
     training = time.monotonic()
     try:
         with heap.kept():
@@ -619,13 +703,13 @@ def contents(config: Config, root: Path) -> dict[str, str]:
 
 
 def roles(config: Config) -> Roles:
-    """The student with what renders its prompts, and the role whose model the objective runs beside it."""
+    """The student with what renders its prompts, and those whose files the objective needs beside it."""
     return {"student": ("system", "chat_template"), **dict.fromkeys(weights(config)[1:], ())}
 
 
 def weights(config: Config) -> tuple[str, ...]:
-    """The student, and the role whose model the objective runs beside it."""
-    return ("student", BESIDE[config.objective]) if config.objective in BESIDE else ("student",)
+    """The student, the role whose model the objective runs beside it, and teachers whose tokenizers it may need."""
+    return ("student", *beside(config), *(("teachers",) if learns_soft_labels(config) else ()))
 
 
 STAGE = Stage(
@@ -637,7 +721,10 @@ STAGE = Stage(
         # A trace's id and its completion hardly leave open how it ended.
         "examples": Reads(
             "mix", "examples", ("id", "prompt", "completion", "split"), later=("place",), told=("domain", "finish")
-        )
+        ),
+        "layouts": Reads("mix", "examples", ("id", "spans", "teacher"), when=learns_soft_labels),
+        "labels": Reads("generate", "soft_labels", tuple(SOFT_LABELS.names), when=learns_soft_labels),
+        "traces": Reads("generate", "traces", ("id", "raw", "token_ids", "finish"), when=learns_soft_labels),
     },
     artifacts=("checkpoint",),
     more_artifacts=("peer",),
