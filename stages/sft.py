@@ -457,8 +457,8 @@ def checked(config: Config, inputs: Inputs, tokenizer: Any, output: Output) -> M
         folder = inputs.model(role)
         if not folder.is_dir():
             raise StageError(
-                f"{role}.model is the file {folder.name}; expected a model, since objective {config.objective} runs it. "
-                f"Name one with weights as {role}.model, or set sft.objective: sft."
+                f"{role}.model is the file {folder.name}; expected a model, since objective {config.objective} runs "
+                f"it. Name one with weights as {role}.model, or set sft.objective: sft."
             )
         limit = positions(folder)
         if limit is not None and config.max_length > limit:
