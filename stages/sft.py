@@ -40,7 +40,7 @@ CURVE_POINTS = 500  # of the training loss in the manifest; TensorBoard has ever
 OPTIMIZER_FILE = "optimizer.pt"  # of a checkpoint, as transformers names it
 BESIDE = {"features": "teacher", "mutual": "peer"}  # objective -> the role whose model it runs beside the student
 DIVERGED_FILE = "diverged.json"  # in the stage's folder: the batches at which a training was stopped
-PACKABLE = ("sft", "soft_labels")  # objectives that look at learnt positions alone, wherever they stand
+PACKABLE = ("sft", "soft_labels", "mutual")  # objectives that look at learnt positions alone, wherever they stand
 
 
 class Lora(Section):
