@@ -45,7 +45,7 @@ LAYERS = (
     ("embedding", "orders", "routing", "pilot", "training", "sources", "page", "scoring", "variants", "golds"),
     ("schedule", "wanted"),
     ("sampling",),
-    ("adaptive", "augment", "labelling", "opinions"),
+    ("adaptive", "augment", "labelling", "opinions", "ratings"),
     ("blending", "choosing", "general", "shares", "verdicts"),
     ("stage",),
     ("stages",),
