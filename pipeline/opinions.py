@@ -10,11 +10,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from pipeline import engines, orders, sampling
+from pipeline import orders, sampling
 from pipeline.orders import Order
 from pipeline.records import content_id
 from pipeline.roles import Judge
-from pipeline.store import writing
 from pipeline.think import split
 from pipeline.verifiers import Judgement, undecided
 from pipeline.verifiers.judge import UNASKED, decided, fenced, verdict
@@ -77,18 +76,17 @@ class JudgeModel:
 
     def ask(self, order: Order) -> list["Row"]:
         """Its answers; those that the store lacks are asked for, and are in it as soon as they are there."""
-        files = orders.engine_files(self.role, lambda: self.inputs.model(JUDGE))
-        with writing(self.inputs.store, order.weights) as store:
-            figures, _ = sampling.complete(
-                [order],
-                store,
-                lambda seed: engines.start(self.role, files, seed, self.log),
-                self.show,
-                ERROR_SHARE_LIMIT,
-            )
-            self.figures = figures.facts()
-            found = orders.completions(order, store)
-            return [{key: row[key] for key in ("problem_id", "raw", "finish")} for row in found]
+        store, figures, _ = sampling.buy(
+            [order],
+            self.inputs.store,
+            lambda: orders.engine_files(self.role, lambda: self.inputs.model(JUDGE)),
+            self.log,
+            self.show,
+            ERROR_SHARE_LIMIT,
+        )
+        self.figures = figures.facts()
+        found = orders.completions(order, store)
+        return [{key: row[key] for key in ("problem_id", "raw", "finish")} for row in found]
 
 
 @dataclass(frozen=True)

@@ -154,6 +154,7 @@ EXAMPLE = pa.schema(
         ("prompt", MESSAGES),
         ("completion", MESSAGES),
         ("spans", SPANS),
+        ("finish", pa.string()),  # how the trace ended: stop | length; null for a general example, which is whole
         ("split", pa.string()),  # train | validation
         ("place", pa.float64()),  # in the order it is to be learnt in, 0 first, below 1; null where there is none
         ("domain", pa.string()),

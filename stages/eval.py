@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline import engines, orders, sampling, scoring
+from pipeline import orders, sampling, scoring
 from pipeline.opinions import JUDGE, JudgeModel, Panel
 from pipeline.orders import Order
 from pipeline.records import SCORE, content_id
@@ -23,9 +23,8 @@ from pipeline.sampling import Figures
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
-from pipeline.store import writing
 from pipeline.text import fold
-from pipeline.verifiers import lacking
+from pipeline.verifiers import label, lacking
 from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Pool, processors
 
@@ -179,6 +178,14 @@ def vote(verdict: Row) -> str | None:
     return None if answer is None else fold(answer)
 
 
+def classes(question: Row, verdict: Row) -> tuple[str | None, str | None]:
+    """The class that is right and the one that an answer names; None for either where there is none."""
+    if question["verifier"] != "label":
+        return None, None
+    given = json.loads(verdict["detail"])["answer"]
+    return label.classes(given, question["answer"], json.loads(question["verifier_data"] or "{}")) or (None, None)
+
+
 @dataclass
 class Held:
     """The answers that wait for the judge model's opinion."""
@@ -191,7 +198,10 @@ def scored(subject: Subject, completion: Row, question: Row, verdict: Row) -> tu
     """The SCORE row of an answer, and what the figures need of it."""
     row = score(subject, completion, question, verdict)
     values = {key: row[key] for key in ("problem_id", "task", "outcome", "finish", "completion_tokens")}
-    return row, scoring.Answer(**values, reasons=tuple(row["reasons"]), vote=vote(verdict))
+    expected, said = classes(question, verdict)
+    return row, scoring.Answer(
+        **values, reasons=tuple(row["reasons"]), vote=vote(verdict), expected=expected, said=said
+    )
 
 
 def judged(
@@ -238,19 +248,19 @@ def examine(
     """Ask one model, with one prompt or several, what the store lacks; judge all of its answers and write scores."""
     first = group[0]
     asked = [order_of(config, inputs, subject, known) for subject in group]
-    with writing(inputs.store, first.weights) as store:
-        figures, _ = sampling.complete(
-            asked,
-            store,
-            lambda seed: engines.start(first.role, first.files(), seed, output.work / f"{first.model}.log"),
-            lambda done, total, note: output.progress(Progress(done, total, "answers", f"{first.model}: {note}")),
-            config.error_share_limit,
-        )
-        examined = []
-        for subject, order in zip(group, asked, strict=True):
-            found = (orders.cut(order, row) for row in orders.completions(order, store))
-            rows = judged(pool, subject, found, known, held)
-            examined.append((subject, written(config, output, subject.label, rows, len(known))))
+    store, figures, _ = sampling.buy(
+        asked,
+        inputs.store,
+        first.files,
+        output.work / f"{first.model}.log",
+        lambda done, total, note: output.progress(Progress(done, total, "answers", f"{first.model}: {note}")),
+        config.error_share_limit,
+    )
+    examined = []
+    for subject, order in zip(group, asked, strict=True):
+        found = (orders.cut(order, row) for row in orders.completions(order, store))
+        rows = judged(pool, subject, found, known, held)
+        examined.append((subject, written(config, output, subject.label, rows, len(known))))
     return examined, figures
 
 
@@ -360,6 +370,8 @@ def tell(config: Config, output: Output, subject: Subject, answers: Sequence[sco
             f"No answer of the {subject.label} could be judged; see eval's scores, and the verifiers' limits."
         )
     output.say(f"{subject.label}: pass@1 {found['pass_at_1']:.3f}, cut off {found['truncated_share'] or 0:.1%}")
+    for name, row in found.get("classes", {}).items():
+        output.say(f"{subject.label}, {name} ({row['answers']} answers): {scoring.class_line(row)}")
     if (found["undecided_share"] or 0) > NOTICEABLE_SHARE:
         output.say(f"{subject.label}: {found['undecided_share']:.1%} of answers could not be judged and do not count.")
     output.counts.update(f"{subject.model}_{answer.outcome}" for answer in answers)

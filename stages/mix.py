@@ -56,7 +56,8 @@ class Config(Shares):
     general: tuple[GeneralSource, ...] = ()
     # In which order the student meets the examples: by the problem's pass rate, then length; by length; null: in none.
     curriculum: Literal["easy_first", "hard_first", "short_first"] | None = None
-    trace_format: TraceFormat = "think"  # think: reasoning in think tags, then the answer; plain: the text as it came
+    # think: reasoning in think tags, then the answer; plain: the text as it came; answer: the answer alone
+    trace_format: TraceFormat = "think"
     validation_share: float = Field(0.05, ge=0, lt=1)  # share of problems kept for validation
 
     @field_validator("pass_rate_band")
@@ -105,7 +106,8 @@ def example(
     trace: dict[str, Any], problem: dict[str, Any], prompt: list[dict[str, str]], config: Config, thinking: bool
 ) -> dict[str, Any]:
     """One EXAMPLE row: the student's prompt, the laid-out trace and where both come from."""
-    spans = lay_out(trace["raw"], thinking, config.trace_format, code=problem["verifier"] == "code")
+    ended = trace["finish"] != "length"
+    spans = lay_out(trace["raw"], thinking, config.trace_format, problem["verifier"] == "code", ended)
     # A rewriting goes where its parent goes: training sees no validation problem in other words.
     parent_id = problem.get("parent_id")
     return {
@@ -115,6 +117,7 @@ def example(
         "prompt": prompt,
         "completion": [{"role": "assistant", "content": assemble(trace["raw"], spans)}],
         "spans": spans,
+        "finish": trace["finish"],
         "split": "validation" if in_validation(parent_id or problem["id"], config.validation_share) else "train",
         **{key: problem[key] for key in ("domain", "task", "answer", "source", "license")},
         **{key: trace[key] for key in ("teacher", "weights", "sampling")},
@@ -406,7 +409,7 @@ STAGE = Stage(
         "traces": Reads(
             "generate",
             "traces",
-            ("id", "problem_id", "sample", "completion_tokens", "raw", "teacher", "weights", "sampling"),
+            ("id", "problem_id", "sample", "completion_tokens", "raw", "finish", "teacher", "weights", "sampling"),
         ),
         "held_out": Reads("seed", "problems", ("id", "text", "task", "split"), when=with_general),
         "verify": Reads("verify", "verdicts", _VERDICT_COLUMNS),

@@ -151,6 +151,22 @@ def test_the_better_base_prompt_counts_and_both_are_reported(tmp_path: Path, fak
     assert {prompt.split("]")[0] for name, prompt, _ in fake.asked if name == "checkpoint"} == {"[question"}
 
 
+def test_a_classification_is_told_class_by_class(tmp_path: Path, fake: Fake) -> None:
+    given = inputs(tmp_path)
+    rows = [
+        {**problem(number), "verifier": "label", "verifier_data": json.dumps({"synonyms": {"right": [number + 1]}})}
+        | {"answer": "right"}
+        for number in range(8)
+    ]
+    given._tables["problems"] = as_table(rows, PROBLEM)
+    output = DeskOutput(tmp_path)
+    run(Config(exec={"workers": 1}), given, output)
+    student = output.facts["models"]["student"]
+    assert student["classes"] == {"right": {"answers": 8, "precision": 1.0, "recall": 0.5, "f1": 2 * 4 / (8 + 4)}}
+    assert student["macro_f1"] == student["classes"]["right"]["f1"]
+    assert any("right (8 answers): precision 1.000, recall 0.500, F1 0.667" in line for line in output.lines)
+
+
 def test_nothing_is_asked_twice(tmp_path: Path, fake: Fake) -> None:
     run(Config(exec={"workers": 1}), inputs(tmp_path), DeskOutput(tmp_path))
     assert len(fake.asked) == 24

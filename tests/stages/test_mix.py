@@ -105,6 +105,18 @@ def test_examples_carry_their_lineage_and_each_teachers_own_form_of_thinking(tmp
     assert json.loads(json.dumps(output.facts)) == output.facts
 
 
+def test_a_cut_off_trace_that_is_kept_says_so_and_its_reasoning_is_not_closed(tmp_path: Path) -> None:
+    inputs = desk(tmp_path, {"t": Teacher(model="thinker", thinking=True)}, {"c"})
+    rows = inputs.table("traces").to_pylist()
+    rows[0]["finish"], rows[1] = "stop", {**rows[1], "finish": "length", "raw": "<think>add one and"}
+    inputs._tables["traces"] = as_table(rows, TRACE)
+    output = DeskOutput(tmp_path)
+    run(Config(validation_share=0.0), inputs, output)
+    found = {row["id"]: (row["finish"], row["completion"][0]["content"]) for row in output.rows("examples")}
+    assert found["a"][0] == "stop"
+    assert found["b"] == ("length", "<think>\nadd one and")
+
+
 def test_nothing_left_is_an_error_that_names_the_commonest_reasons(tmp_path: Path) -> None:
     inputs = desk(tmp_path, {"t": Teacher(model="thinker", thinking=True)}, {"a", "b", "c"})
     with pytest.raises(StageError, match=r"None of 3 traces is left; the commonest reasons: wrong_answer \(3\)"):
