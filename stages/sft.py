@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -148,6 +148,7 @@ class Material:
     audit: audits.Audit
     train_batches: list[list[int]]
     validation_batches: list[list[int]]
+    targets: Path | None = None  # where the soft targets of the examples lie, for an objective that learns them
 
 
 def prepare(
@@ -380,13 +381,7 @@ def begun_with(config: Config, inputs: Inputs) -> Path:
 
 
 def build_trainer(
-    config: Config,
-    inputs: Inputs,
-    output: Output,
-    tokenizer: Any,
-    material: Material,
-    begun: Path | None,
-    soft_targets: Path | None = None,
+    config: Config, inputs: Inputs, output: Output, tokenizer: Any, material: Material, begun: Path | None
 ) -> "PlannedTrainer":
     """The trainer with model, batches and callbacks, ready to train."""
     import torch
@@ -429,7 +424,7 @@ def build_trainer(
         folder=inputs.model,
         attention=attending,
         seed=config.seed,
-        targets=soft_targets,
+        targets=material.targets,
         second=second,
     )
     return trainer.PlannedTrainer(
@@ -657,8 +652,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     material = checked(config, inputs, tokenizer, output)
     output.facts["student"] = students.figures(inputs.model("student"))
     output.say(students.line(output.facts["student"]))
-    folder = soft_targets(config, inputs, output, tokenizer, material)
-    paired = [] if folder is None else [targets.said_of(folder)]
+    material = replace(material, targets=soft_targets(config, inputs, output, tokenizer, material))
+    paired = [] if material.targets is None else [targets.said_of(material.targets)]
     plan = content_id(
         declared(config),
         inputs.weights("student"),
@@ -676,7 +671,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     from pipeline.training import model
     from pipeline.training.trainer import Diverged
 
-    trainer = build_trainer(config, inputs, output, tokenizer, material, last, folder)
+    trainer = build_trainer(config, inputs, output, tokenizer, material, last)
     training = time.monotonic()
     try:
         with heap.kept():
