@@ -156,7 +156,6 @@ def trl(network: Any, examples: list[Encoded], size: int, strategy: str, folder:
             num_train_epochs=1,
             learning_rate=LEARNING_RATE,
             lr_scheduler_type="cosine",
-            warmup_ratio=0.05,
             bf16=True,
             gradient_checkpointing=False,
             save_strategy="no",
