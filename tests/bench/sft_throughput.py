@@ -157,6 +157,7 @@ def trl(network: Any, examples: list[Encoded], size: int, strategy: str, folder:
             learning_rate=LEARNING_RATE,
             lr_scheduler_type="cosine",
             bf16=True,
+            use_cpu=True,
             gradient_checkpointing=False,
             save_strategy="no",
             report_to="none",
