@@ -11,8 +11,8 @@ from typing import Literal
 from pipeline.blending import unlike_first
 
 # Which of a problem's traces come first: the earliest sample; the fewest tokens; each as unlike those before it as can
-# be.
-Prefer = Literal["first", "shortest", "diverse"]
+# be; the judge model's highest rating.
+Prefer = Literal["first", "shortest", "diverse", "judge"]
 Reasons = tuple[tuple[str, str], ...]
 """All that speaks against a trace: (stage, slug), in the funnel's order."""
 
@@ -29,6 +29,7 @@ class Candidate:
     survivor: str | None  # the trace it duplicates
     teacher: str = ""
     right: bool | None = None  # its answer; None: undecided
+    rating: float | None = None  # the judge model's; None: it gave none, or was not asked for
 
     @property
     def good(self) -> bool:
@@ -115,7 +116,8 @@ def ranks(
 ) -> dict[str, int]:
     """The place of each passing trace among those of its problem (`each`: of its problem and teacher), 0 first.
 
-    `texts` holds the raw text of the traces, by id; only `diverse` reads it.
+    `texts` holds the raw text of the traces, by id; only `diverse` reads it. With `judge`, traces without a rating come
+    after those that have one.
     """
     groups: dict[tuple[str, str], list[Candidate]] = {}
     for candidate in candidates:
@@ -133,8 +135,9 @@ def ranks(
     return found
 
 
-def _preference(one: Candidate, prefer: Prefer) -> tuple[int, int, str]:
-    return (0 if prefer == "first" else one.completion_tokens), one.sample, one.id
+def _preference(one: Candidate, prefer: Prefer) -> tuple[float, int, int, str]:
+    by_rating = -(one.rating or 0.0) if prefer == "judge" else 0.0
+    return by_rating, (0 if prefer == "first" else one.completion_tokens), one.sample, one.id
 
 
 def over_cap(places: Mapping[str, int], cap: int | None) -> set[str]:

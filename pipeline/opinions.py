@@ -50,13 +50,14 @@ class JudgeModel:
     inputs: Provides
     log: Path  # of its engine
     show: Callable[[int, int, str], None]  # opinions there, opinions wanted, a note
+    prompt: str | None = None  # a template in place of the one that the recipe names
     figures: dict[str, Any] = field(default_factory=dict)  # of the asking, once it was asked
 
     @property
     def role(self) -> Judge:
         judge = self.inputs.judge
         assert judge is not None, "a recipe without a judge model asks none"
-        return judge
+        return judge if self.prompt is None else judge.model_copy(update={"prompt": self.prompt})
 
     @property
     def order(self) -> Order:

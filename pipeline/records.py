@@ -118,6 +118,9 @@ VERDICT = pa.schema(
     ]
 )
 
+# How well the judge model finds a right trace reasoned and written. id is the trace's.
+RATING = pa.schema([("id", pa.string()), ("score", pa.float64())])  # 1 to 10; null where it gave none
+
 # What a text has in common with others, so that it need not be read again. id hashes the text and how it was signed.
 SIGNATURE = pa.schema(
     [

@@ -131,6 +131,7 @@ def candidates(config: Config, inputs: Inputs) -> list[Candidate]:
     said = {stage: judged(inputs, stage, traces["id"]) for stage in FUNNEL if stage != "mix"}
     right = [{"pass": True, "fail": False}.get(outcome) for outcome, _ in said["verify"].kinds]
     survivors = {place: json.loads(text).get("survivor") for place, text in said["dedupe"].details.items()}
+    rating = ratings(inputs) if config.prefer == "judge" else {}
     against: dict[tuple[int, ...], Reasons] = {}  # by the codes of all verdicts, few of which are different
     found = []
     values = zip(*(traces[name].to_pylist() for name in columns), strict=True)
@@ -149,7 +150,28 @@ def candidates(config: Config, inputs: Inputs) -> list[Candidate]:
                 survivor=survivors.get(place),
                 teacher=intern(teacher or ""),
                 right=right[each[of_verify]],
+                rating=rating.get(trace_id),
             )
+        )
+    return found
+
+
+def ratings(inputs: Inputs) -> dict[str, float]:
+    """The judge model's rating of each trace that has one. Raises StageError where none has."""
+    try:
+        tables = list(inputs.batches("ratings"))
+    except KeyError:  # of a verify that was run before it could rate
+        tables = []
+    found = {
+        trace_id: score
+        for table in tables
+        for trace_id, score in zip(table["id"].to_pylist(), table["score"].to_pylist(), strict=True)
+        if score is not None
+    }
+    if not found:
+        raise StageError(
+            "mix.prefer is judge, and verify has no rating of any trace. Set verify.rate: true and name a model under "
+            "`judge`, or prefer shortest, diverse or first."
         )
     return found
 
@@ -360,6 +382,11 @@ def contents(config: Config, root: Path) -> dict[str, str]:
     return general.digests(config.general, root)
 
 
+def by_judge(config: Config) -> bool:
+    """Whether ratings decide."""
+    return config.prefer == "judge"
+
+
 def with_general(config: Config) -> bool:
     """Whether the recipe adds a general set."""
     return bool(config.general)
@@ -386,6 +413,7 @@ STAGE = Stage(
         ),
         "held_out": Reads("seed", "problems", ("id", "text", "task", "split"), when=with_general),
         "verify": Reads("verify", "verdicts", _VERDICT_COLUMNS),
+        "ratings": Reads("verify", "ratings", ("id", "score"), when=by_judge),
         "filter": Reads("filter", "verdicts", _VERDICT_COLUMNS),
         "dedupe": Reads("dedupe", "verdicts", _VERDICT_COLUMNS),
         "decontaminate": Reads("decontaminate", "verdicts", _VERDICT_COLUMNS),

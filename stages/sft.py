@@ -71,7 +71,7 @@ class Config(Section):
     """How the student is trained."""
 
     later: ClassVar[frozenset[str]] = frozenset(
-        {"soft_labels", "features", "mutual", "batch_examples", "wild_loss_factor", "wild_loss_steps"}
+        {"soft_labels", "features", "mutual", "batch_examples", "wild_loss_factor", "wild_loss_steps", "loss_tokens"}
     )
     locations: ClassVar[frozenset[str]] = frozenset({"start"})
 
@@ -86,6 +86,9 @@ class Config(Section):
     method: Literal["full", "lora", "qlora"] = "full"
     lora: Lora = Lora()
     epochs: int = Field(3, ge=1)  # passes over the training examples
+    # Tokens to learn from in the whole training, in as many passes as that takes; `epochs` then says only how often the
+    # validation loss is taken. null: `epochs` passes.
+    loss_tokens: int | None = Field(None, ge=1)
     learning_rate: float = Field(1e-4, gt=0)  # at its peak
     schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after the warm-up
     warmup_share: float = Field(0.05, ge=0, lt=1)  # of all steps, rising linearly from 0
@@ -155,15 +158,19 @@ def prepare(
     train, longer, dropped = encode(tokenizer, (row for row in ordered if row["split"] == "train"), config.max_length)
     validation, _, missed = encode(tokenizer, (row for row in ordered if row["split"] != "train"), config.max_length)
     lengths = [one.length for one in train]
-    train_batches = batches.all_batches(
+    of_epoch = partial(
+        batches.epoch_batches,
         lengths,
         config.batch_tokens,
         config.seed,
-        config.epochs,
-        config.pool_batches,
-        config.batch_examples,
-        places_of(train, ordered),
+        pool_batches=config.pool_batches,
+        batch_examples=config.batch_examples,
+        places=places_of(train, ordered),
     )
+    if config.loss_tokens is None:
+        train_batches = [batch for epoch in range(config.epochs) for batch in of_epoch(epoch)]
+    else:
+        train_batches = batches.within(of_epoch, [len(one.completion) for one in train], config.loss_tokens)
     wasted = 0.0 if packed else batches.padding_share(in_parts(config, train_batches, lengths), lengths)
     return Material(
         train=train,
@@ -458,6 +465,7 @@ def results(
     trained = [index for batch in material.train_batches[begun : state.global_step] for index in batch]
     stepping = seconds - sum(trainer.plan.seconds.values())
     tokens = sum(lengths[index] for index in trained)
+    whole = [index for batch in material.train_batches[: state.global_step] for index in batch]
     best = state.best_global_step if material.validation and config.keep == "best" else None
     return {
         "steps": state.global_step,
@@ -472,6 +480,7 @@ def results(
         },
         "best_step": best or state.global_step,
         "tokens_per_epoch": sum(lengths),
+        "loss_tokens": sum(len(material.train[index].completion) for index in whole),
         "padding_share": material.audit.padding_share,
         "tokens_per_s": tokens / stepping if tokens and stepping > 0 else None,
         "seconds_stepping": stepping,

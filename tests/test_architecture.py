@@ -59,7 +59,7 @@ LAYERS = (
     ),
     ("schedule", "wanted"),
     ("sampling",),
-    ("adaptive", "augment", "labelling", "opinions"),
+    ("adaptive", "augment", "labelling", "opinions", "ratings"),
     ("blending", "choosing", "general", "shares", "verdicts"),
     ("stage",),
     ("stages",),

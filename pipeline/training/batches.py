@@ -3,7 +3,8 @@ the student at once; it holds no tokens and imports no torch.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 
 
 def epoch_batches(
@@ -67,21 +68,21 @@ def _cut(ascending: Sequence[int], lengths: Sequence[int], batch_tokens: int) ->
     return batches
 
 
-def all_batches(
-    lengths: Sequence[int],
-    batch_tokens: int,
-    seed: int,
-    epochs: int,
-    pool_batches: int,
-    batch_examples: int | None = None,
-    places: Sequence[float] | None = None,
-) -> list[list[int]]:
-    """The batches of a whole training, epoch after epoch; an epoch's number of batches may differ by a few."""
-    return [
-        batch
-        for epoch in range(epochs)
-        for batch in epoch_batches(lengths, batch_tokens, seed, epoch, pool_batches, batch_examples, places)
-    ]
+def within(of_epoch: Callable[[int], list[list[int]]], learnt: Sequence[int], budget: int) -> list[list[int]]:
+    """The batches of epoch after epoch, up to where the tokens learnt in them are nearest to a budget.
+
+    of_epoch: an epoch's batches by its number, from 0 on. learnt: the tokens to learn of each example.
+    """
+    found: list[list[int]] = []
+    left = budget
+    for epoch in count() if any(learnt) else ():
+        for batch in of_epoch(epoch):
+            tokens = sum(learnt[index] for index in batch)
+            if left < tokens / 2:
+                return found
+            found.append(batch)
+            left -= tokens
+    return found
 
 
 def parts(batch: Sequence[int], lengths: Sequence[int], batch_tokens: int, packed: bool = False) -> list[list[int]]:

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from pipeline.records import EXAMPLE, PROBLEM, TRACE, VERDICT
+from pipeline.records import EXAMPLE, PROBLEM, RATING, TRACE, VERDICT
 from pipeline.roles import Student, Teacher
 from pipeline.section import declared
 from pipeline.shards import as_table
@@ -299,6 +299,18 @@ def test_examples_say_where_in_the_order_asked_for_they_stand(tmp_path: Path) ->
     output = DeskOutput(tmp_path)
     run(Config(), inputs, output)
     assert {row["place"] for row in output.rows("examples")} == {None}
+
+
+def test_the_judge_s_choice_needs_ratings_and_takes_the_best(tmp_path: Path) -> None:
+    inputs = desk(tmp_path, {"t": Teacher(model="thinker", thinking=True)}, {"c"})
+    config = Config(prefer="judge", traces_per_problem=1)
+    with pytest.raises(StageError, match="verify has no rating of any trace"):
+        run(config, inputs, DeskOutput(tmp_path))
+    rows = [{"id": key, "score": score} for key, score in {"a": 1.0, "b": 7.0, "c": 9.0}.items()]
+    inputs._tables["ratings"] = as_table(rows, RATING)
+    output = DeskOutput(tmp_path)
+    run(config, inputs, output)
+    assert [row["id"] for row in output.rows("examples")] == ["b"]
 
 
 def test_a_general_set_joins_the_traces_without_what_is_held_out(tmp_path: Path) -> None:
