@@ -25,7 +25,6 @@ from pipeline.verifiers.pool import Pool, processors
 GENERAL = ("math", "exact")
 COMPARING_LIMIT_S = 10.0  # of one comparison of two answers
 COMPARING_MEMORY_MIB = 1024  # that one comparison may add to its process
-ASKED_FILE = "asked.txt"  # in the folder of `seed`: the ids last asked for, each after the identity of its model
 
 Row = Mapping[str, Any]
 Answers = Mapping[str, Sequence[Row]]  # problem id -> its samples' rows: sample, raw, finish, cause

@@ -1,4 +1,4 @@
-"""Names -> local weights: an entry of data/models.yaml, a hub id at a commit, or a path.
+"""Names -> local weights: an entry of data/models.yaml, a hub id at a commit, a path, or a student made from one.
 
 It runs no model and decides nothing about prompts. `resolve` needs no network; `pin` and `fetch` may use it. Code of a
 model's repository is never fetched or run, and neither are pickled weights.
@@ -14,31 +14,32 @@ from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
 
-from pipeline import lock, mirror
+from pipeline import lock, mirror, student
 from pipeline.digests import remembered
 from pipeline.manifest import replace_folder, write_durably
 from pipeline.mirror import Mirror
 from pipeline.records import content_id
-from pipeline.roles import Role
+from pipeline.roles import Role, Student
 from pipeline.section import Section
 from pipeline.text import closest
 
 CATALOGUE = Path("data/models.yaml")
 FOLDER = Path("data/models")
+MADE = "made"  # the folder in it of students made from a model's layers
 
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([0-9a-f]{40}))?")
 # What a model is read from. Pickled weights (*.bin) and code (*.py) are left behind on purpose.
 NEEDED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.gguf")
 # JSON that trainers and this project leave beside weights, which no loader of a model reads.
-BESIDE = ("trainer_state.json", mirror.SEAL)
+BESIDE = ("trainer_state.json", mirror.SEAL, student.RECORD)
 
 Say = Callable[[str], None]
-Kind = Literal["mirror", "hub", "path", "served"]
+Kind = Literal["mirror", "hub", "path", "served", "made"]
 
 
 class ModelError(ValueError):
@@ -83,10 +84,11 @@ class Model:
     license: str | None = None
     mirror: Mirror | None = None
     config: Mapping[str, int | float | str | bool] = field(default_factory=dict)  # see Entry.config
+    base: "Model | None" = None  # what a made student is made from
 
     @property
     def pinned(self) -> bool:
-        return self.kind != "hub" or self.commit is not None
+        return self.base.pinned if self.base else self.kind != "hub" or self.commit is not None
 
 
 def resolve(wanted: str | Role, root: Path) -> Model:
@@ -96,6 +98,8 @@ def resolve(wanted: str | Role, root: Path) -> Model:
     Raises ModelError for anything else, for a path that does not exist, and for a damaged data/models.yaml.
     """
     if isinstance(wanted, Role):
+        if isinstance(wanted, Student) and wanted.made:
+            return _made(wanted, root)
         if wanted.engine == "openai":
             return Model(wanted.model, "served", f"served:{wanted.model}", "an OpenAI-compatible server", present=True)
         wanted = wanted.model
@@ -144,6 +148,22 @@ def _listed(name: str, entry: Entry, root: Path) -> Model:
         return model
     identity = f"{model.identity}+{content_id(entry.config)}"
     return replace(model, identity=identity, config=entry.config, folder=root / FOLDER / name)
+
+
+def _made(wanted: Student, root: Path) -> Model:
+    base = resolve(wanted.model, root)
+    key = content_id("student", student.VERSION, base.identity, wanted.layers, wanted.think_tokens)
+    folder, identity = root / FOLDER / MADE / key[:16], f"made:{key}"
+    return Model(
+        f"{MADE}-{key[:16]}",
+        "made",
+        identity,
+        source=f"made from {base.name}",
+        present=mirror.sealed_files(folder, identity) is not None,
+        folder=folder,
+        license=base.license,
+        base=base,
+    )
 
 
 def _on_hub(name: str, hub: str, commit: str | None, license: str | None) -> Model:
@@ -216,6 +236,10 @@ def pin(wanted: str | Role, root: Path, say: Say) -> Model:
     model = resolve(wanted, root)
     if model.pinned:
         return model
+    if model.base is not None:
+        assert isinstance(wanted, Student)
+        pin(wanted.model, root, say)
+        return resolve(wanted, root)
     with _alone(root, "catalogue", say):
         model = resolve(wanted, root)
         if not model.pinned:
@@ -257,6 +281,9 @@ def fetch(wanted: str | Role, root: Path, say: Say) -> Path:
     model = pin(wanted, root, say)
     if model.mirror:
         return _fetch_mirror(model, model.mirror, root, say, wanted)
+    if model.base is not None:
+        assert isinstance(wanted, Student)
+        return _make(model, wanted, root, say)
     if model.kind == "hub":
         snapshot = _fetch_snapshot(model, say, wanted)
         return _with_config(model, snapshot, root, say) if model.config else snapshot
@@ -283,8 +310,41 @@ def _fetch_mirror(model: Model, source: mirror.Mirror, root: Path, say: Say, wan
     return model.folder
 
 
+def _make(model: Model, wanted: Student, root: Path, say: Say) -> Path:
+    """The folder of a student made from a model, made once and by one process."""
+    assert model.folder is not None
+    if _intact(model, root):
+        return model.folder
+    source = fetch(wanted.model, root, say)
+    with _alone(root, model.name, say):
+        if _intact(model, root):
+            return model.folder
+        started = time.monotonic()
+        new, aside = (model.folder.with_name(f".{model.folder.name}.{word}") for word in ("partial", "replaced"))
+        shutil.rmtree(new, ignore_errors=True)
+        try:
+            layers = None if wanted.layers is None else student.chosen(_config(source), wanted.layers)
+            say(f"making the student from {wanted.model}")
+            student.run_make(source, new, layers, wanted.think_tokens)
+        except student.StudentError as error:
+            raise ModelError(f"No student can be made from {wanted.model}: {error}.") from error
+        mirror.seal(new, model.identity)
+        replace_folder(new, model.folder, aside)
+        shutil.rmtree(aside, ignore_errors=True)
+        say(f"the student is ready in {model.folder} after {time.monotonic() - started:.0f} s")
+    return model.folder
+
+
+def _config(folder: Path) -> dict[str, Any]:
+    try:
+        found: dict[str, Any] = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise student.StudentError(f"{folder} has no config.json that can be read ({error})") from error
+    return found
+
+
 def _intact(model: Model, root: Path) -> bool:
-    """Every file of a converted model still has the digest it was sealed with."""
+    """Every file of a converted or made model still has the digest it was sealed with."""
     assert model.folder is not None
     files = mirror.sealed_files(model.folder, model.identity)
     if files is None or not all((model.folder / name).is_file() for name in files):

@@ -17,6 +17,8 @@ from pipeline.roles import Judge, Role, Student, Teacher, thinkers
 from pipeline.section import Section
 from pipeline.text import closest
 
+WITH_WEIGHTS = ("vllm", "hf")  # engines that run a model of this machine
+
 
 class RecipeError(Exception):
     """A recipe cannot be used; the message says what was found, what was expected, and the fix."""
@@ -58,7 +60,7 @@ class Recipe:
             "description": self.description,
             "teacher": self.teacher.model_dump(mode="json"),
             "more_teachers": {name: role.model_dump(mode="json") for name, role in self.more_teachers.items()},
-            "student": self.student.model_dump(mode="json"),
+            "student": self.student.model_dump(mode="json", by_alias=True),
             **({} if self.judge is None else {"judge": self.judge.model_dump(mode="json")}),
             **{name: section.model_dump(mode="json") for name, section in self.sections.items()},
         }
@@ -106,6 +108,7 @@ def check(values: dict[str, Any], name: str, where: str) -> Recipe:
         )
     models = {key: getattr(checked, key) for key in ("description", "teacher", "more_teachers", "student", "judge")}
     _check_names(models["more_teachers"], where)
+    models["student"] = _with_model(models["student"], {"teacher": models["teacher"], **models["more_teachers"]}, where)
     recipe = Recipe(name=run, **models, sections=sections)
     try:
         thinkers(recipe.teachers)
@@ -121,6 +124,26 @@ def _check_names(teachers: Mapping[str, Teacher], where: str) -> None:
                 f"{where}: more_teachers has the name {name!r}; expected letters, digits, '-' and '_', and none of "
                 f"teacher, teachers, student and judge."
             )
+
+
+def _with_model(student: Student, teachers: Mapping[str, Teacher], where: str) -> Student:
+    """The student with the model of the teacher that its `from` names."""
+    if student.source is None:
+        return student
+    teacher = teachers.get(student.source)
+    if teacher is None:
+        near = closest(student.source, teachers)
+        hint = f" Did you mean {near}?" if near else ""
+        raise RecipeError(
+            f"{where}: student.from is {student.source!r}; expected one of the teachers, {', '.join(teachers)}.{hint}"
+        )
+    if teacher.engine not in WITH_WEIGHTS:
+        raise RecipeError(
+            f"{where}: student.from is {student.source}, whose engine is {teacher.engine}: it has no weights here to "
+            f"make a student from. Expected a teacher on engine {' or '.join(WITH_WEIGHTS)}; or name the student's "
+            f"source by itself: student.model with the same layers."
+        )
+    return student.model_copy(update={"model": teacher.model, "source": None})
 
 
 class _Loader(yaml.SafeLoader):
@@ -216,7 +239,7 @@ def _known_keys(place: Sequence[Any]) -> list[str]:
     for part in place:
         inner = [_inside(kind.model_fields[part].annotation) for kind in kinds if part in kind.model_fields]
         kinds = [kind for group in inner for kind in group] if inner else _tagged(kinds, part)
-    return [key for kind in kinds for key in kind.model_fields]
+    return [field.alias or key for kind in kinds for key, field in kind.model_fields.items()]
 
 
 def _tagged(kinds: list[Any], part: Any) -> list[Any]:

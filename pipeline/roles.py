@@ -4,10 +4,11 @@ It loads nothing: `models.py` finds weights, `engines/` runs them.
 """
 
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-from pydantic import Field, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from pipeline.section import Section
 
@@ -150,7 +151,44 @@ class Teacher(Role):
 
 
 class Student(Role):
-    """The model that is trained."""
+    """The model that is trained: one as it is, or one made from a model's own layers and embeddings.
+
+    `from: teacher` stands for the model of that teacher. The untouched student that is examined is the made one.
+    """
+
+    model: str = ""
+    source: str | None = Field(None, alias="from")  # "teacher", or one of more_teachers; in place of model
+    # Which layers stay, by number from 0, or how many, evenly spaced with the first and the last; null: all.
+    layers: int | tuple[int, ...] | None = None
+    # The think tags become a token each, its embedding the mean of its pieces'; where they are tokens, they stay so.
+    think_tokens: bool = False
+
+    @property
+    def made(self) -> bool:
+        """Whether it is made from a model rather than being one as it is."""
+        return self.layers is not None or self.think_tokens
+
+    @model_validator(mode="after")
+    def _one_origin(self) -> "Student":
+        if bool(self.model) == bool(self.source):
+            raise ValueError(
+                f"found model {self.model!r} and from {self.source!r}; expected one of them. Name a model, or set "
+                f"from: teacher"
+            )
+        return self
+
+    @field_validator("layers")
+    @classmethod
+    def _rising(cls, layers: int | tuple[int, ...] | None) -> int | tuple[int, ...] | None:
+        if layers is None:
+            return None
+        numbers = (layers - 1,) if isinstance(layers, int) else layers
+        if not numbers or any(after <= before for before, after in pairwise((-1, *numbers))):
+            raise ValueError(
+                "expected a number of layers from 1 on, or the numbers of those that stay, from 0 on, rising, each "
+                "once, such as [0, 2, 4]"
+            )
+        return layers
 
 
 class Judge(Role):

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline import engines, orders, sampling, scoring
+from pipeline import orders, sampling, scoring
 from pipeline.orders import Order
 from pipeline.records import SCORE, content_id
 from pipeline.roles import WORDS, Role, Sampling
@@ -22,7 +22,6 @@ from pipeline.sampling import Figures
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
-from pipeline.store import writing
 from pipeline.text import fold
 from pipeline.verifiers import label, lacking
 from pipeline.verifiers.judging import Answered, judge_rows
@@ -227,18 +226,18 @@ def examine(
     """Ask one model, with one prompt or several, what the store lacks; judge all of its answers and write scores."""
     first = group[0]
     asked = [order_of(config, inputs, subject, known) for subject in group]
-    with writing(inputs.store, first.weights) as store:
-        figures, _ = sampling.complete(
-            asked,
-            store,
-            lambda seed: engines.start(first.role, first.files(), seed, output.work / f"{first.model}.log"),
-            lambda done, total, note: output.progress(Progress(done, total, "answers", f"{first.model}: {note}")),
-            config.error_share_limit,
-        )
-        examined = []
-        for subject, order in zip(group, asked, strict=True):
-            found = (orders.cut(order, row) for row in orders.completions(order, store))
-            examined.append((subject, judge(config, output, pool, subject, found, known)))
+    store, figures, _ = sampling.buy(
+        asked,
+        inputs.store,
+        first.files,
+        output.work / f"{first.model}.log",
+        lambda done, total, note: output.progress(Progress(done, total, "answers", f"{first.model}: {note}")),
+        config.error_share_limit,
+    )
+    examined = []
+    for subject, order in zip(group, asked, strict=True):
+        found = (orders.cut(order, row) for row in orders.completions(order, store))
+        examined.append((subject, judge(config, output, pool, subject, found, known)))
     return examined, figures
 
 

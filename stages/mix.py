@@ -82,7 +82,8 @@ class Config(Section):
     general: tuple[GeneralSource, ...] = ()
     # In which order the examples stand: as the traces do; by the problem's pass rate, then length; by length.
     order: Literal["traces", "easy_first", "hard_first", "short_first"] = "traces"
-    trace_format: TraceFormat = "think"  # think: reasoning in think tags, then the answer; plain: the text as it came
+    # think: reasoning in think tags, then the answer; plain: the text as it came; answer: the answer alone
+    trace_format: TraceFormat = "think"
     validation_share: float = Field(0.05, ge=0, lt=1)  # share of problems kept for validation
 
     @model_validator(mode="after")

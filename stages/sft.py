@@ -3,7 +3,6 @@
 It makes no examples and judges no answers; a killed training goes on from its newest complete checkpoint.
 """
 
-import importlib.util
 import json
 import math
 import os
@@ -11,12 +10,14 @@ import shutil
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator, model_validator
 
 from pipeline import heap, objectives
+from pipeline import student as students
 from pipeline.manifest import write_durably
 from pipeline.records import content_id
 from pipeline.roles import Role
@@ -66,7 +67,8 @@ class Config(Section):
     later: ClassVar[frozenset[str]] = frozenset({"batch_examples", "wild_loss_factor", "wild_loss_steps"})
 
     objective: str = "sft"  # what it minimises: a name in objectives.OBJECTIVES
-    method: Literal["full", "lora"] = "full"  # train all weights, or an adapter
+    # Train all weights, or an adapter; qlora: one on weights held in 4 bits, on a GPU.
+    method: Literal["full", "lora", "qlora"] = "full"
     lora: Lora = Lora()
     epochs: int = Field(3, ge=1)  # passes over the training examples
     learning_rate: float = Field(1e-4, gt=0)  # at its peak
@@ -215,19 +217,30 @@ def arguments(config: Config, folder: Path, steps: int, evaluated: bool, on_gpu:
 _SCHEDULES = {"linear": "linear", "constant": "constant_with_warmup"}
 
 
-def adapter(lora: Lora) -> dict[str, Any]:
-    """PEFT's names for an adapter's values."""
+def adapter(lora: Lora, added_tokens: Sequence[int]) -> dict[str, Any]:
+    """PEFT's names for an adapter's values. Rows of tokens that the student was given are trained beside it.
+
+    While such a row is the mean of others, no greedy answer could ever hold its token.
+    """
+    trained = {name: list(added_tokens) for name in ("embed_tokens", "lm_head")}
     return {
         "r": lora.rank,
         "lora_alpha": lora.alpha,
         "lora_dropout": lora.dropout,
         "target_modules": list(lora.targets),
+        "trainable_token_indices": trained if added_tokens else None,
     }
 
 
 def installed(name: str) -> bool:
     """Whether a library is there, without importing it."""
-    return importlib.util.find_spec(name) is not None
+    return find_spec(name) is not None
+
+
+def added_tokens(inputs: Inputs, tokenizer: Any) -> list[int]:
+    """The ids of the tokens that the student was given when it was made."""
+    found = students.figures(inputs.model("student")).get("added_tokens", ())
+    return [int(tokenizer.convert_tokens_to_ids(token)) for token in found]
 
 
 def attention(choice: str, longest: int, on_gpu: bool, compute_dtype: str = "bfloat16") -> Any:
@@ -346,9 +359,10 @@ def build_trainer(
         inputs.model("student"),
         config.master_dtype,
         attending,
-        adapter(config.lora) if config.method == "lora" else None,
+        None if config.method == "full" else adapter(config.lora, added_tokens(inputs, tokenizer)),
         config.seed,
         settings["gradient_checkpointing"],
+        four_bits=config.method == "qlora",
     )
     context = objectives.Context(
         student=student,
@@ -455,6 +469,24 @@ def refuse_many_gpus() -> None:
         )
 
 
+def refuse_four_bits_without_a_gpu(method: str) -> None:
+    """Raises StageError where the method is QLoRA and this machine has no GPU, or not the library, to run it."""
+    import torch
+
+    if method != "qlora":
+        return
+    if not torch.cuda.is_available():
+        raise StageError(
+            "sft.method is qlora, and torch sees no CUDA GPU; expected one, since weights held in 4 bits are trained "
+            "on a GPU alone. Set sft.method: lora, or run on a machine with a GPU."
+        )
+    if find_spec("bitsandbytes") is None:
+        raise StageError(
+            "sft.method is qlora, and bitsandbytes is not installed; expected it, since it holds the weights in 4 "
+            "bits. The extra `gpu` has it (make clean, then any target); or set sft.method: lora."
+        )
+
+
 def begun_at(output: Output, plan: str) -> Path | None:
     """The checkpoint that a training of this plan goes on from. One without the optimizer's state is none.
 
@@ -472,11 +504,14 @@ def begun_at(output: Output, plan: str) -> Path | None:
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Audit, train (or go on training), and write the checkpoint."""
     refuse_many_gpus()
+    refuse_four_bits_without_a_gpu(config.method)
     check_reporters(config.exec.report_to)
     (output.folder / DIVERGED_FILE).unlink(missing_ok=True)
     template = inputs.student.chat_template
     tokenizer = load_tokenizer(inputs.model("student"), inputs.prompt(f"chat/{template}") if template else None)
     material = checked(config, inputs, tokenizer, output)
+    output.facts["student"] = students.figures(inputs.model("student"))
+    output.say(students.line(output.facts["student"]))
     plan = content_id(declared(config), inputs.weights("student"), digest(material.train), digest(material.validation))
     last = begun_at(output, plan)
     if last is None:

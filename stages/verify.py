@@ -19,7 +19,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from pipeline import engines, orders, sampling
+from pipeline import orders, sampling
 from pipeline.golds import PSEUDO, SUSPECTED, Attempts, Doubt, PseudoGolds
 from pipeline.opinions import Panel, Row
 from pipeline.orders import Order
@@ -29,7 +29,6 @@ from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.statistics import wilson
-from pipeline.store import writing
 from pipeline.variants import Agreement
 from pipeline.verifiers import VERIFIERS, VERSION, lacking
 from pipeline.verifiers.judging import Answered, judge_rows
@@ -190,17 +189,16 @@ def judging(judge: Judge, inputs: Inputs) -> Order:
 
 def ask(order: Order, inputs: Inputs, output: Output) -> list[Row]:
     """The judge's answers; those that the store lacks are asked for, and are in it as soon as they are there."""
-    files = orders.engine_files(order.role, lambda: inputs.model(JUDGE))
-    with writing(inputs.store, order.weights) as store:
-        figures, _ = sampling.complete(
-            [order],
-            store,
-            lambda seed: engines.start(order.role, files, seed, output.work / "judge.log"),
-            lambda done, total, note: output.progress(Progress(done, total, "opinions", note)),
-            ERROR_SHARE_LIMIT,
-        )
-        output.facts["opinions"] = figures.facts()
-        return [{key: row[key] for key in ("problem_id", "raw", "finish")} for row in orders.completions(order, store)]
+    store, figures, _ = sampling.buy(
+        [order],
+        inputs.store,
+        lambda: orders.engine_files(order.role, lambda: inputs.model(JUDGE)),
+        output.work / "judge.log",
+        lambda done, total, note: output.progress(Progress(done, total, "opinions", note)),
+        ERROR_SHARE_LIMIT,
+    )
+    output.facts["opinions"] = figures.facts()
+    return [{key: row[key] for key in ("problem_id", "raw", "finish")} for row in orders.completions(order, store)]
 
 
 def run(config: Config, inputs: Inputs, output: Output) -> None:

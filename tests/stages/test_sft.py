@@ -98,6 +98,29 @@ def test_an_adapter_is_trained_and_merged(tmp_path: Path, student: Path) -> None
     assert set(before) == set(after)
 
 
+def test_an_adapter_learns_the_tokens_that_a_student_was_given(tmp_path: Path, student: Path) -> None:
+    from transformers import AutoTokenizer
+
+    from pipeline.student import make
+
+    given = tmp_path / "given"
+    make(student, given, None, True)
+    lora = {"rank": 4, "targets": ["q_proj"]}
+    output = trained(tmp_path, given, tiny.examples(20, validation=4), method="lora", lora=lora)
+    tokenizer = AutoTokenizer.from_pretrained(output.folder / "checkpoint")
+    ids = {tokenizer.convert_tokens_to_ids(tag) for tag in output.facts["student"]["added_tokens"]}
+    assert len(ids) == 2
+    before, after = (weights(folder)["model.embed_tokens.weight"] for folder in (given, output.folder / "checkpoint"))
+    changed = (before.to(after.dtype) != after).any(dim=1).nonzero().flatten().tolist()
+    assert set(changed) == ids
+    assert any("and the tokens" in line for line in output.lines)
+
+
+def test_weights_in_four_bits_are_refused_without_a_gpu(tmp_path: Path, student: Path) -> None:
+    with pytest.raises(StageError, match=r"torch sees no CUDA GPU; expected one.*Set sft.method: lora"):
+        trained(tmp_path, student, tiny.examples(4), method="qlora")
+
+
 def test_without_validation_the_last_checkpoint_is_kept(tmp_path: Path, student: Path) -> None:
     output = trained(tmp_path, student, tiny.examples(12), epochs=1)
     assert output.facts["eval_loss"] == []

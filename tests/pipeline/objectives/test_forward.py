@@ -1,6 +1,5 @@
 """Running a student for an objective: hidden states where it learns, and losses of its head a chunk at a time."""
 
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -61,13 +60,12 @@ def gradients(model: Any, loss: Any) -> dict[str, Any]:
 
 
 @pytest.fixture(params=["one chunk", "many chunks and blocks"])
-def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def chunks(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
     from pipeline.objectives import forward
 
     if request.param != "one chunk":
         monkeypatch.setattr(forward, "CHUNK_ENTRIES", 7 * VOCABULARY)
         monkeypatch.setattr(forward, "BLOCK_ENTRIES", {"cpu": 3 * VOCABULARY})
-    yield
 
 
 def adapted(targets: list[str]) -> Any:
@@ -100,14 +98,14 @@ def test_the_loss_in_chunks_and_its_gradients_are_those_of_all_logits(kind: str)
     wanted = dense(model, given)
     assert found.positions == int((given["labels"][:, 1:] != IGNORED).sum())
     assert found.total.dtype == torch.float32
-    assert float(found.total) == pytest.approx(float(wanted), rel=1e-6)
+    assert found.total.item() == pytest.approx(wanted.item(), rel=1e-6)
     ours, theirs = gradients(model, found.total / 7), gradients(model, wanted / 7)
     assert ours.keys() == theirs.keys()
     for name, value in ours.items():
         assert torch.allclose(value, theirs[name], atol=1e-5), name
     with torch.inference_mode():
         again = sft.make(sft.Config(), context).loss(model, given, 1.0)
-    assert float(again.total) == pytest.approx(float(wanted), rel=1e-6)
+    assert again.total.item() == pytest.approx(wanted.item(), rel=1e-6)
 
 
 @pytest.mark.usefixtures("chunks")
@@ -121,7 +119,7 @@ def test_in_bfloat16_the_loss_is_as_near_the_exact_one_as_that_of_all_logits() -
     rounded = gradients(model, plain)
     objective = sft.CrossEntropy(torch.bfloat16)
     ours = objective.loss(model, given, 0.0).total
-    assert float(ours) == pytest.approx(float(plain), rel=2e-3)
+    assert ours.item() == pytest.approx(plain.item(), rel=2e-3)
     for name, value in gradients(model, ours).items():
         far = (rounded[name] - exact[name]).norm()
         assert (value - exact[name]).norm() <= 1.5 * far, name

@@ -1,6 +1,7 @@
 """The shelf of objectives, and what supervised fine-tuning minimises."""
 
 import math
+
 import pytest
 
 from pipeline import objectives
@@ -40,6 +41,5 @@ def test_the_cross_entropy_of_far_logits_is_that_of_near_ones(shift: float) -> N
     dense = torch.nn.functional.cross_entropy(logits.requires_grad_(), targets, reduction="sum")
     (wanted,) = torch.autograd.grad(dense, logits)
     value, gradient = sft.cross_entropy(targets)((logits.detach() + shift).float(), slice(0, 5))
-    assert float(value) == pytest.approx(float(dense), rel=1e-6)
+    assert value.item() == pytest.approx(dense.item(), rel=1e-6)
     assert torch.allclose(gradient.double(), wanted, atol=1e-4 if shift else 1e-6)
-
