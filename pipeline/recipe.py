@@ -13,7 +13,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from pipeline import plan
-from pipeline.roles import Judge, Role, Student, Teacher, thinkers
+from pipeline.roles import Judge, Peer, Role, Student, Teacher, thinkers
 from pipeline.section import Section
 from pipeline.text import closest
 
@@ -35,6 +35,7 @@ class Recipe:
     student: Student
     sections: Mapping[str, Section]
     judge: Judge | None = None
+    peer: Peer | None = None
 
     @property
     def teachers(self) -> dict[str, Teacher]:
@@ -44,12 +45,17 @@ class Recipe:
     @property
     def roles(self) -> dict[str, Role]:
         """All models by name."""
-        return {**self.teachers, "student": self.student} | ({} if self.judge is None else {"judge": self.judge})
+        return {**self.teachers, "student": self.student, **self._optional}
+
+    @property
+    def _optional(self) -> dict[str, Role]:
+        found: dict[str, Role | None] = {"judge": self.judge, "peer": self.peer}
+        return {name: role for name, role in found.items() if role is not None}
 
     def named(self, role: str) -> tuple[str, ...]:
-        """The names of the models that a stage means by a role: "teachers" stands for all of them, "judge" for none
-        where there is none."""
-        if role == "judge" and self.judge is None:
+        """The names of the models that a stage means by a role: "teachers" stands for all of them, "judge" and "peer"
+        for none where there is none."""
+        if role in ("judge", "peer") and role not in self._optional:
             return ()
         return tuple(self.teachers) if role == "teachers" else (role,)
 
@@ -61,7 +67,7 @@ class Recipe:
             "teacher": self.teacher.model_dump(mode="json"),
             "more_teachers": {name: role.model_dump(mode="json") for name, role in self.more_teachers.items()},
             "student": self.student.model_dump(mode="json", by_alias=True),
-            **({} if self.judge is None else {"judge": self.judge.model_dump(mode="json")}),
+            **{name: role.model_dump(mode="json") for name, role in self._optional.items()},
             **{name: section.model_dump(mode="json") for name, section in self.sections.items()},
         }
 
@@ -71,7 +77,7 @@ def model() -> type[BaseModel]:
     """The pydantic model of a whole recipe, made from the stages' configs."""
     fields: dict[str, Any] = {"name": (str | None, None), "description": (str, "")}
     fields |= {"teacher": (Teacher, ...), "more_teachers": (dict[str, Teacher], {}), "student": (Student, ...)}
-    fields["judge"] = (Judge | None, None)
+    fields |= {"judge": (Judge | None, None), "peer": (Peer | None, None)}
     for stage in plan.stages():
         required = any(field.is_required() for field in stage.config.model_fields.values())
         fields[stage.name] = (stage.config, ... if required else stage.config())
@@ -106,7 +112,8 @@ def check(values: dict[str, Any], name: str, where: str) -> Recipe:
         raise RecipeError(
             f"{where}: name is {run!r}; expected letters, digits, '-', '_' and '.', since it names a folder."
         )
-    models = {key: getattr(checked, key) for key in ("description", "teacher", "more_teachers", "student", "judge")}
+    keys = ("description", "teacher", "more_teachers", "student", "judge", "peer")
+    models = {key: getattr(checked, key) for key in keys}
     _check_names(models["more_teachers"], where)
     models["student"] = _with_model(models["student"], {"teacher": models["teacher"], **models["more_teachers"]}, where)
     recipe = Recipe(name=run, **models, sections=sections)
@@ -117,12 +124,15 @@ def check(values: dict[str, Any], name: str, where: str) -> Recipe:
     return recipe
 
 
+_TAKEN = ("teacher", "teachers", "student", "judge", "peer")  # names of models that mean something by themselves
+
+
 def _check_names(teachers: Mapping[str, Teacher], where: str) -> None:
     for name in teachers:
-        if name in ("teacher", "teachers", "student", "judge") or not name.replace("-", "").replace("_", "").isalnum():
+        if name in _TAKEN or not name.replace("-", "").replace("_", "").isalnum():
             raise RecipeError(
                 f"{where}: more_teachers has the name {name!r}; expected letters, digits, '-' and '_', and none of "
-                f"teacher, teachers, student and judge."
+                f"{', '.join(_TAKEN[:-1])} and {_TAKEN[-1]}."
             )
 
 

@@ -15,7 +15,7 @@ from pipeline import models, plan
 from pipeline.manifest import Change, Identity, Intent, Manifest, explain, read_intent, read_manifest
 from pipeline.recipe import Recipe
 from pipeline.records import content_id
-from pipeline.roles import Judge, Student, Teacher
+from pipeline.roles import Judge, Peer, Student, Teacher
 from pipeline.section import declared
 from pipeline.shards import read_shard
 from pipeline.stage import Reads, Stage, StageError
@@ -174,6 +174,11 @@ class RunInputs:
     def judge(self) -> Judge | None:
         self._declare("judge")
         return self._run.recipe.judge
+
+    @property
+    def peer(self) -> Peer | None:
+        self._declare("peer")
+        return self._run.recipe.peer
 
     @property
     def store(self) -> Path:

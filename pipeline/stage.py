@@ -12,7 +12,7 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa
 
 from pipeline.manifest import Manifest, Shard
-from pipeline.roles import Judge, Role, Student, Teacher
+from pipeline.roles import Judge, Peer, Role, Student, Teacher
 from pipeline.section import Section
 
 
@@ -83,6 +83,10 @@ class Inputs(Protocol):
     @property
     def judge(self) -> Judge | None:
         """The model that is asked for opinions, where the recipe has one."""
+
+    @property
+    def peer(self) -> Peer | None:
+        """The second student, where the recipe has one."""
 
     def table(self, name: str) -> pa.Table:
         """All rows of a declared dataset, its declared columns only."""
@@ -165,8 +169,9 @@ class Stage:
     reads: Mapping[str, Reads]
     writes: Mapping[str, pa.Schema] = field(default_factory=dict)
     artifacts: tuple[str, ...] = ()
+    more_artifacts: tuple[str, ...] = ()  # that only some configs make
     # Role -> the keys that can change the output; of its config where that decides which. A role is "teacher",
-    # "student", "teachers" for all teachers, or "judge", where there is one.
+    # "student", "teachers" for all teachers, or "judge" or "peer", where there is one.
     roles: Roles | Callable[[Any], Roles] = field(default_factory=dict)
     weights: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()  # roles whose weights it runs; likewise
     prompts: Callable[[Any, Mapping[str, Role]], tuple[str, ...]] = no_names

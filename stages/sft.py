@@ -19,10 +19,12 @@ from pydantic import Field, field_validator, model_validator
 from pipeline import heap, objectives
 from pipeline import student as students
 from pipeline.manifest import write_durably
+from pipeline.objectives.features import Config as Features
+from pipeline.objectives.mutual import Config as Mutual
 from pipeline.records import content_id
 from pipeline.roles import Role
 from pipeline.section import Section, declared
-from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
+from pipeline.stage import Inputs, Output, Progress, Reads, Roles, Stage, StageError
 from pipeline.templates import load_tokenizer
 from pipeline.training import audit as audits
 from pipeline.training import batches, checkpoints
@@ -33,6 +35,7 @@ if TYPE_CHECKING:
 
 CURVE_POINTS = 500  # of the training loss in the manifest; TensorBoard has every step
 OPTIMIZER_FILE = "optimizer.pt"  # of a checkpoint, as transformers names it
+BESIDE = {"features": "teacher", "mutual": "peer"}  # objective -> the role whose model it runs beside the student
 DIVERGED_FILE = "diverged.json"  # in the stage's folder: the batches at which a training was stopped
 PACKABLE = ("sft", "soft_labels")  # objectives that look at learnt positions alone, wherever they stand
 
@@ -64,9 +67,13 @@ class Exec(Section):
 class Config(Section):
     """How the student is trained."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"batch_examples", "wild_loss_factor", "wild_loss_steps"})
+    later: ClassVar[frozenset[str]] = frozenset(
+        {"features", "mutual", "batch_examples", "wild_loss_factor", "wild_loss_steps"}
+    )
 
     objective: str = "sft"  # what it minimises: a name in objectives.OBJECTIVES
+    features: Features | None = None  # of objective features
+    mutual: Mutual | None = None  # of objective mutual
     # Train all weights, or an adapter; qlora: one on weights held in 4 bits, on a GPU.
     method: Literal["full", "lora", "qlora"] = "full"
     lora: Lora = Lora()
@@ -355,15 +362,26 @@ def build_trainer(
     settings = arguments(config, output.work / "trainer", steps, evaluated, on_gpu)
     longest = max(one.length for one in [*material.train, *material.validation])
     attending = attention(config.exec.attention, longest, on_gpu, config.compute_dtype)
-    student = model.load(
-        inputs.model("student"),
-        config.master_dtype,
-        attending,
-        None if config.method == "full" else adapter(config.lora, added_tokens(inputs, tokenizer)),
-        config.seed,
-        settings["gradient_checkpointing"],
-        four_bits=config.method == "qlora",
-    )
+    checkpointing = settings["gradient_checkpointing"]
+
+    def load(role: str, seed: int) -> Any:
+        return model.load(
+            inputs.model(role),
+            config.master_dtype,
+            attending,
+            None if config.method == "full" else adapter(config.lora, added_tokens(inputs, tokenizer)),
+            seed,
+            checkpointing,
+            four_bits=config.method == "qlora",
+        )
+
+    def second(role: str) -> Any:
+        made = load(role, config.seed + 1)
+        if checkpointing:  # the trainer sees to the student's
+            made.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
+        return made
+
+    student = load("student", config.seed)
     context = objectives.Context(
         student=student,
         tokenizer=tokenizer,
@@ -371,6 +389,7 @@ def build_trainer(
         folder=inputs.model,
         attention=attending,
         seed=config.seed,
+        second=second,
     )
     return trainer.PlannedTrainer(
         trainer.Plan(
@@ -433,12 +452,13 @@ def checked(config: Config, inputs: Inputs, tokenizer: Any, output: Output) -> M
 
     from pipeline.training.model import positions
 
-    limit = positions(inputs.model("student"))
-    if limit is not None and config.max_length > limit:
-        raise StageError(
-            f"sft.max_length is {config.max_length}, but the student has only {limit} positions. Set it to {limit} "
-            f"or less."
-        )
+    for role in weights(config):
+        limit = positions(inputs.model(role))
+        if limit is not None and config.max_length > limit:
+            raise StageError(
+                f"sft.max_length is {config.max_length}, but the {role} has only {limit} positions. Set it to {limit} "
+                f"or less."
+            )
     student = inputs.student
     system = inputs.prompt(student.system).strip() if student.system else None
     packed = is_packed(config, attention(config.exec.attention, 0, torch.cuda.is_available(), config.compute_dtype))
@@ -507,12 +527,23 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     refuse_four_bits_without_a_gpu(config.method)
     check_reporters(config.exec.report_to)
     (output.folder / DIVERGED_FILE).unlink(missing_ok=True)
+    if config.objective == "mutual" and inputs.peer is None:
+        raise StageError(
+            "found no peer in the recipe; expected a second student, since sft.objective is mutual. Add a section "
+            "peer: {model: ...} of the student's family, or set sft.objective: sft."
+        )
     template = inputs.student.chat_template
     tokenizer = load_tokenizer(inputs.model("student"), inputs.prompt(f"chat/{template}") if template else None)
     material = checked(config, inputs, tokenizer, output)
     output.facts["student"] = students.figures(inputs.model("student"))
     output.say(students.line(output.facts["student"]))
-    plan = content_id(declared(config), inputs.weights("student"), digest(material.train), digest(material.validation))
+    plan = content_id(
+        declared(config),
+        inputs.weights("student"),
+        digest(material.train),
+        digest(material.validation),
+        *(inputs.weights(role) for role in weights(config)[1:]),
+    )
     last = begun_at(output, plan)
     if last is None:
         shutil.rmtree(output.folder / "logs", ignore_errors=True)
@@ -531,6 +562,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     begun = 0 if last is None else checkpoints.step_of(last)
     output.facts.update(results(config, material, trainer, begun, time.monotonic() - training))
     model.save(trainer.model, tokenizer, output.artifact("checkpoint"), config.save_dtype)
+    if config.objective == "mutual":
+        model.save(trainer.beside["peer"], tokenizer, output.artifact("peer"), config.save_dtype)
 
 
 def saved(error: "Diverged", folder: Path) -> str:
@@ -549,6 +582,16 @@ def prompts(config: Config, roles: Mapping[str, Role]) -> tuple[str, ...]:
     return ((student.system,) if student.system else ()) + chat
 
 
+def roles(config: Config) -> Roles:
+    """The student with what renders its prompts, and the role whose model the objective runs beside it."""
+    return {"student": ("system", "chat_template"), **dict.fromkeys(weights(config)[1:], ())}
+
+
+def weights(config: Config) -> tuple[str, ...]:
+    """The student, and the role whose model the objective runs beside it."""
+    return ("student", BESIDE[config.objective]) if config.objective in BESIDE else ("student",)
+
+
 STAGE = Stage(
     name="sft",
     version=1,
@@ -557,8 +600,9 @@ STAGE = Stage(
     # A trace's id and its completion hardly leave open how it ended.
     reads={"examples": Reads("mix", "examples", ("id", "prompt", "completion", "split"), told=("domain", "finish"))},
     artifacts=("checkpoint",),
-    roles={"student": ("system", "chat_template")},
-    weights=("student",),
+    more_artifacts=("peer",),
+    roles=roles,
+    weights=weights,
     prompts=prompts,
     on_stale="ask",
 )

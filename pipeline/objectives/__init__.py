@@ -15,8 +15,18 @@ from pipeline.section import Section
 if TYPE_CHECKING:
     import torch
 
-OBJECTIVES: Mapping[str, str] = MappingProxyType({"sft": "pipeline.objectives.sft"})
+OBJECTIVES: Mapping[str, str] = MappingProxyType(
+    {
+        "sft": "pipeline.objectives.sft",
+        "features": "pipeline.objectives.features",
+        "mutual": "pipeline.objectives.mutual",
+    }
+)
 IGNORED = -100  # the label of a token that is not learnt; torch's and transformers' convention
+
+
+def _no_second(role: str) -> Any:
+    raise LookupError(f"this training has no {role}")
 
 
 @dataclass(frozen=True)
@@ -29,6 +39,7 @@ class Context:
     folder: Callable[[str], Path]  # a role's name -> the folder of its model, for those that the stage declares
     attention: str = "sdpa"  # how the student attends, as transformers names it
     seed: int = 0
+    second: Callable[[str], Any] = _no_second  # a role's name -> its model, to be trained as the student is
 
 
 class Loss(NamedTuple):

@@ -175,7 +175,8 @@ def _to_gradient(logits: torch.Tensor, start: int, loss: ChunkLoss) -> torch.Ten
 
 def _recomputed(head: Any, hidden: torch.Tensor, loss: ChunkLoss, compute_dtype: torch.dtype) -> torch.Tensor:
     """As `chunked`, for a head that is more than a product (an adapter on it, packed weights): it runs twice."""
-    size = max(1, CHUNK_ENTRIES // head.out_features)
+    # An adapter that trains single tokens keeps the head inside, and does not say its size.
+    size = max(1, CHUNK_ENTRIES // getattr(head, "original_module", head).out_features)
     mixed = compute_dtype != torch.float32
 
     def of(some: torch.Tensor, start: int) -> torch.Tensor:

@@ -194,7 +194,7 @@ class PlannedTrainer(SFTTrainer):
     def __init__(self, plan: Plan, **kwargs: Any) -> None:
         self.plan = plan
         self.model: Any
-        # While one of several parts goes through the student: what its summed loss is divided by, and whether it counts.
+        # Of the part that goes through the student: what its summed loss is divided by, and whether it counts.
         self.learnt: float | None = None
         self.counted = True
         self.rank, self.world = kwargs["args"].process_index, kwargs["args"].world_size

@@ -214,6 +214,21 @@ def test_more_teachers_have_names_of_their_own(tmp_path: Path) -> None:
         load(write(tmp_path, MINIMAL + "more_teachers: {student: {model: c}}\n"))
 
 
+def test_a_peer_is_a_second_student_where_there_is_one(tmp_path: Path) -> None:
+    plain = load(write(tmp_path, MINIMAL))
+    assert (plain.peer, plain.named("peer"), "peer" in plain.roles, "peer" in plain.resolved()) == (
+        None,
+        (),
+        False,
+        False,
+    )
+    found = load(write(tmp_path, MINIMAL + "peer: {model: p}\n"))
+    assert (found.named("peer"), found.roles["peer"].model) == (("peer",), "p")
+    assert found.resolved()["peer"]["model"] == "p"
+    with pytest.raises(RecipeError, match="more_teachers has the name 'peer'"):
+        load(write(tmp_path, MINIMAL + "more_teachers: {peer: {model: c}}\n"))
+
+
 def test_a_judge_is_a_model_of_its_own_where_there_is_one(tmp_path: Path) -> None:
     plain = load(write(tmp_path, MINIMAL))
     assert (plain.judge, plain.named("judge"), "judge" in plain.roles) == (None, (), False)
