@@ -83,8 +83,22 @@ class Run:
             prompts={name: _digest(self.prompt(name)) for name in stage.prompts(config, roles)},
             models={name: self.weights(name) for role in stage.weights_of(config) for name in named(role)},
             contents=stage.contents(config, self.root),
-            inputs={name: self._input_identity(read) for name, read in stage.reads.items() if read.when(config)},
+            inputs={name: self._input_identity(read) for name, read in self.reads(stage).items()},
         )
+
+    def reads(self, stage: Stage) -> dict[str, Reads]:
+        """What a stage reads in this run: what its config calls for, of what the other stage's config gives."""
+        config = self.recipe.sections[stage.name]
+        return {
+            name: read
+            for name, read in stage.reads.items()
+            if read.when(config) and read.given(self.recipe.sections[read.stage])
+        }
+
+    def upstream(self, name: str) -> list[str]:
+        """The stages whose output a stage reads in this run, in order."""
+        stages = {read.stage for read in self.reads(plan.stage(name)).values()}
+        return [other for other in plan.ORDER if other in stages]
 
     def _role_keys(self, name: str, keys: Sequence[str]) -> dict[str, object]:
         role = self.recipe.roles[name]
@@ -130,7 +144,7 @@ class Run:
         states: dict[str, State] = {}
         for name in plan.ORDER:
             state = self.state(name)
-            waits = [other for other in plan.upstream(name) if states[other].word != "fresh"]
+            waits = [other for other in self.upstream(name) if states[other].word != "fresh"]
             if state.word == "fresh" and waits:
                 changes = [Change(key=f"inputs.{other}", old="fresh", new=states[other].word) for other in waits]
                 state = State("stale", changes, state.manifest, state.intent)
@@ -215,6 +229,9 @@ class RunInputs:
         if manifest is None:
             raise StageError(f"Stage {self._stage.name} reads {read.stage}, which has not finished. Run it first.")
         return manifest
+
+    def has(self, name: str) -> bool:
+        return name in self._run.reads(self._stage)
 
     def prompt(self, name: str) -> str:
         if name not in self._prompts:

@@ -72,7 +72,7 @@ class Runner:
     def only(self, name: str, force: Iterable[str] = ()) -> None:
         """Run one stage; what it reads must be fresh already. Raises StageError where it is not."""
         states = self.run.states()
-        waits = [other for other in plan.upstream(name) if states[other].word != "fresh"]
+        waits = [other for other in self.run.upstream(name) if states[other].word != "fresh"]
         if waits:
             words = ", ".join(f"{other} ({states[other].word})" for other in waits)
             raise StageError(f"Stage {name} reads {words}. Run up to it with --to {name}, which runs them first.")

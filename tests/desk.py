@@ -63,6 +63,9 @@ class DeskInputs:
     def manifest(self, name: str) -> Manifest:
         return self._manifests[name]
 
+    def has(self, name: str) -> bool:
+        return name in self._manifests
+
     def prompt(self, name: str) -> str:
         ending = ".jinja" if name.startswith("chat/") else ".txt"
         return (ROOT / "prompts" / f"{name}{ending}").read_text(encoding="utf-8")
