@@ -18,6 +18,8 @@ from pipeline.roles import Role
 from pipeline.run import Run
 from pipeline.stage import StageError
 
+# What `vllm serve` runs. The command itself asks for a package called vllm, which the CPU build is not (0.32).
+SERVER = "vllm.entrypoints.launchers.api_server.entry"
 POLL_S = 0.5  # between two looks whether the server is up
 END_S = 15.0  # what it gets to end by itself before it is killed
 
@@ -63,7 +65,7 @@ def command(folder: Path, name: str, role: Role, host: str, port: int, more: Seq
         values["tensor-parallel-size"] = settings.tensor_parallel_size
     options = [word for key, value in values.items() if value is not None for word in (f"--{key}", str(value))]
     eager = ["--enforce-eager"] if vllm.on_cpu() else []
-    return [sys.executable, "-m", "vllm.entrypoints.cli.main", "serve", str(folder), *options, *eager, *more]
+    return [sys.executable, "-m", SERVER, "--model", str(folder), *options, *eager, *more]
 
 
 def environment() -> Mapping[str, str]:

@@ -1,7 +1,6 @@
 """A whole small run's export, in 8 bits, behind vLLM's own server: one chat completion, then Ctrl-C."""
 
 import json
-import os
 import signal
 import socket
 import subprocess
@@ -11,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline.engines.lifeline import descendants, started
+from pipeline.templates import load_tokenizer, prompt_ids
 from tests import small
 
 
@@ -49,18 +49,13 @@ def test_the_exported_student_answers_a_chat_until_it_is_interrupted(tmp_path: P
         answer = asked(f"http://127.0.0.1:{port}", "What is 10 + 30?")
         assert answer["usage"]["completion_tokens"] == 5
         assert answer["choices"][0]["message"]["role"] == "assistant"
-        # the chat template of the student: <|im_start|>user\n...<|im_end|>\n<|im_start|>assistant\n
-        from tests.tiny import tokenizer
-
-        made = tokenizer()
-        text = made.apply_chat_template(
-            [{"role": "user", "content": "What is 10 + 30?"}], tokenize=False, add_generation_prompt=True
-        )
-        assert answer["usage"]["prompt_tokens"] == len(made(text, add_special_tokens=False)["input_ids"])
+        made = load_tokenizer(tmp_path / "student")
+        prompt = prompt_ids(made, [{"role": "user", "content": "What is 10 + 30?"}])
+        assert answer["usage"]["prompt_tokens"] == len(prompt), "not asked in the student's chat template"
         below = descendants(server.pid)
         assert len(below) >= 2
     finally:
-        os.kill(server.pid, signal.SIGINT)
+        server.send_signal(signal.SIGINT)
         code = server.wait(timeout=60)
     assert code == 0, log.read_text()
     assert all(started(pid) != born for pid, born in below.items())
