@@ -9,8 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pipeline import plan
-from pipeline.augment import ASKED_FILE
+from pipeline import plan, wanted
 from pipeline.digests import sha256
 from pipeline.manifest import INTENT_FILE, MANIFEST_FILE, File, Manifest, read_manifest, write_durably
 from pipeline.pilot import PILOT_FILE
@@ -20,7 +19,7 @@ from pipeline.shards import add_sums, file_entry
 CHECKSUMS = "checksums.json"
 # What of a stage's folder no manifest lists: its records, a running stage's state, a pilot's predictions, which
 # variants were asked for, and what was logged for TensorBoard.
-_UNRECORDED = (INTENT_FILE, MANIFEST_FILE, PILOT_FILE, ASKED_FILE, "work", "logs")
+_UNRECORDED = (INTENT_FILE, MANIFEST_FILE, PILOT_FILE, wanted.FOLDER, "work", "logs")
 
 
 def checksums(folder: Path) -> None:
@@ -45,9 +44,11 @@ def check(folder: Path) -> list[str]:
         return _check_published(folder)
     if (folder / MANIFEST_FILE).is_file():
         return _check_stage(folder)
-    stages = [folder / name for name in plan.ORDER if (folder / name / MANIFEST_FILE).is_file()]
+    places = [folder, *sorted(folder.glob("round-*"))]
+    stages = [place / name for place in places for name in plan.ORDER if (place / name / MANIFEST_FILE).is_file()]
     if stages:
-        return [f"{stage.name}/{finding}" for stage in stages for finding in _check_stage(stage)]
+        found = [(stage.relative_to(folder).as_posix(), finding) for stage in stages for finding in _check_stage(stage)]
+        return [f"{name}/{finding}" for name, finding in found]
     return [f"{folder} holds neither {CHECKSUMS} nor {MANIFEST_FILE}; expected a published dataset, a stage or a run"]
 
 

@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import signal
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -46,6 +46,12 @@ SetOption = Annotated[
 ]
 DataOption = Annotated[
     Path, typer.Option("--data", envvar="SEQDISTILL_DATA", help="Where runs and the completion store lie.")
+]
+RoundOption = Annotated[
+    int | None,
+    typer.Option(
+        "--round", min=1, help="Of a recipe with rounds, which one's generate to eval; without it the first's."
+    ),
 ]
 StageArgument = Annotated[str, typer.Argument(help=f"One of: {', '.join(plan.ORDER)}.")]
 DEFAULT_DATA = ROOT / "data"
@@ -100,6 +106,7 @@ def run(
     ] = "",
     only: Annotated[str, typer.Option(help="The one stage to run; what it reads must be fresh.")] = "",
     force: Annotated[list[str] | None, typer.Option(help="Run this stage although it is stale and dear.")] = None,
+    number: RoundOption = None,
     settings: SetOption = None,
     data: DataOption = DEFAULT_DATA,
 ) -> None:
@@ -111,11 +118,10 @@ def run(
         with _terminable(), Display(out) as display:
             runner = Runner(_load(recipe_path, settings, data), display.watcher())
             if only:
-                runner.only(_known_stage(only), forced)
+                Runner(runner.run.at(_known_stage(only), number), runner.watcher).only(only, forced)
             else:
-                last = plan.ORDER.index(_known_stage(to)) if to else len(plan.ORDER) - 1
-                runner.execute(plan.ORDER[: last + 1], forced)
-        if (only or to or "report") == "report":
+                runner.through(_known_stage(to or "report"), forced, number)
+        if (only or to or "report") == "report" and number is None:
             _summary(runner.run)
 
 
@@ -151,11 +157,23 @@ def _summary(this: Run) -> None:
     out.print(table)
     if report["exports"]:
         out.print(_exports_table(report["exports"]))
+    if report["rounds"]:
+        out.print(_rounds_table(report["rounds"]))
     difference = report["paired"]["student_minus_base"]
     gap = report["gap_recovered"]
     out.print(f"student - base: {_figure(difference, 'difference')}    gap recovered: {_figure(gap, 'value')}")
     out.print(_funnel_table(report["funnel"]))
     out.print(f"Report: {escape(str(folder / 'index.html'))}")
+
+
+def _rounds_table(rounds: dict[str, Any]) -> Table:
+    table = Table(title=f"Rounds, by the block {rounds['split']}: {rounds['why']}", title_justify="left")
+    for column in ("round", "pass@1", "95 % interval", "mean tokens"):
+        table.add_column(column, justify="right", overflow="fold")
+    for row in rounds["rounds"]:
+        name = f"{row['round']} (chosen)" if row["round"] == rounds["chosen"] else str(row["round"])
+        table.add_row(name, _number(row["pass_at_1"]), _range(row), _number(row["mean_tokens"], ".0f"))
+    return table
 
 
 def _figure(row: dict[str, Any], key: str) -> str:
@@ -202,22 +220,47 @@ def status(
     """A line per stage: absent, partial, stale or fresh; rows, seconds, fingerprint, counts by reason."""
     with _errors():
         this = _load(recipe_path, settings, data)
-        rows = {name: _status_row(state.word, state.manifest) for name, state in this.states().items()}
+        found = _status(this)
     if as_json:
-        out.print_json(json.dumps({"run": this.recipe.name, "stages": rows}))
+        out.print_json(json.dumps(found))
         return
-    out.print(f"run {this.recipe.name}")
-    cells = [_status_cells(name, row) for name, row in rows.items()]
-    widths = [max(len(row[number]) for row in cells) for number in range(5)]
+    groups = [(f"run {found['run']}", found["stages"])]
+    if "rounds" in found:
+        own = {name: found["stages"][name] for name in ("eval", "report")}
+        groups = [(f"run {found['run']}", {"seed": found["stages"]["seed"]})]
+        groups += [(f"round {row['round']}", row["stages"]) for row in found["rounds"]]
+        groups += [(f"{found['why']}; of round {found['chosen']}'s student", own)]
+    cells = [(title, [_status_cells(name, row) for name, row in rows.items()]) for title, rows in groups]
+    widths = [max(len(row[number]) for _, rows in cells for row in rows) for number in range(5)]
     colors = {"fresh": "green", "stale": "yellow", "partial": "cyan", "absent": "dim"}
-    for name, state, rows_text, seconds, mark, counts in cells:
-        # A line per stage however narrow the screen is: the counts give way, which --json has whole.
-        out.print(
-            f"{name:<{widths[0]}}  [{colors[state]}]{state:<{widths[1]}}[/]  {rows_text:<{widths[2]}}  "
-            f"{seconds:>{widths[3]}}  {mark:<{widths[4]}}  {escape(counts)}",
-            no_wrap=True,
-            overflow="ellipsis",
-        )
+    for title, lines in cells:
+        out.print(escape(title), no_wrap=True, overflow="ellipsis")
+        for name, state, rows_text, seconds, mark, counts in lines:
+            # A line per stage however narrow the screen is: the counts give way, which --json has whole.
+            out.print(
+                f"{name:<{widths[0]}}  [{colors[state]}]{state:<{widths[1]}}[/]  {rows_text:<{widths[2]}}  "
+                f"{seconds:>{widths[3]}}  {mark:<{widths[4]}}  {escape(counts)}",
+                no_wrap=True,
+                overflow="ellipsis",
+            )
+
+
+def _status(this: Run) -> dict[str, Any]:
+    """The stages with their states; where there are rounds, those of each, and the run's own beside them."""
+
+    def rows(run: Run, names: Sequence[str]) -> dict[str, Any]:
+        states = run.states()
+        return {name: _status_row(states[name].word, states[name].manifest) for name in names}
+
+    count = this.recipe.rounds.count
+    if count == 1:
+        return {"run": this.recipe.name, "stages": rows(this, plan.ORDER)}
+    standing, closing = this.standing(), this.closing()
+    own = [name for name in plan.ORDER if name not in plan.ROUND or name == "eval"]
+    numbers = range(1, 1 + (len(standing.accuracies) if standing.ended else count))
+    rounds = [{"round": number, "stages": rows(this.in_round(number), plan.ROUND)} for number in numbers]
+    facts = {"chosen": standing.chosen, "accuracies": standing.accuracies, "why": standing.why}
+    return {"run": this.recipe.name, "stages": rows(closing, own), "rounds": rounds, **facts}
 
 
 def _status_cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
@@ -243,13 +286,19 @@ def _status_row(word: str, manifest: Manifest | None) -> dict[str, Any]:
 
 @app.command(epilog="Example: seqdistill explain pipeline/recipes/demo.yaml sft --set sft.epochs=4")
 def explain(
-    recipe_path: RecipeArgument, stage: StageArgument, settings: SetOption = None, data: DataOption = DEFAULT_DATA
+    recipe_path: RecipeArgument,
+    stage: StageArgument,
+    number: RoundOption = None,
+    settings: SetOption = None,
+    data: DataOption = DEFAULT_DATA,
 ) -> None:
     """Which keys make a stage stale: old and new values."""
     _known_stage(stage)
     with _errors():
-        state = _load(recipe_path, settings, data).states()[stage]
-    out.print(f"{stage} is {state.word}.")
+        this = _load(recipe_path, settings, data).at(stage, number)
+        state = this.states()[stage]
+    where = f" of round {number}" if number else ""
+    out.print(f"{stage}{where} is {state.word}.")
     for change in state.changes:
         old, new = (json.dumps(value, ensure_ascii=False) for value in (change.old, change.new))
         out.print(f"  {escape(change.key)}: {escape(old)} -> {escape(new)}")
@@ -262,6 +311,7 @@ def peek(
     count: Annotated[int, typer.Option("-n", min=1, help="How many rows.")] = 3,
     reason: Annotated[str, typer.Option(help="Only rows with this reason.")] = "",
     problem: Annotated[str, typer.Option(help="Only rows of this problem (the start of its id will do).")] = "",
+    number: RoundOption = None,
     settings: SetOption = None,
     data: DataOption = DEFAULT_DATA,
 ) -> None:
@@ -270,7 +320,7 @@ def peek(
 
     _known_stage(stage)
     with _errors():
-        found = rows(_load(recipe_path, settings, data), stage, count, reason, problem)
+        found = rows(_load(recipe_path, settings, data).at(stage, number), stage, count, reason, problem)
     for row in found:
         out.rule(escape(row.title), align="left")
         for key, value in row.fields.items():
@@ -299,7 +349,7 @@ def plan_command(
     from pipeline.estimate import estimate, missing, variants
 
     with _errors():
-        this = _load(recipe_path, settings, data)
+        this = _load(recipe_path, settings, data).at("generate", None)
         bill = variants(this)
         if bill is not None and bill.missing:
             raise StageError(
@@ -337,11 +387,11 @@ def publish(
     from pipeline import publish as publishing
 
     with _errors():
-        this = _load(recipe_path, settings, data)
+        this = _load(recipe_path, settings, data).closing()
         word = this.states()["mix"].word
         if word != "fresh":
             raise StageError(f"mix is {word}; only a fresh mix is published. Run it first with --to mix.")
-        publishing.publish(this.folder, dest, languages or ())
+        publishing.publish(this.stage_folder("mix").parent, dest, languages or (), this.stage_folder("seed"))
         out.print(f"Published to {escape(str(dest))}")
         if push:
 

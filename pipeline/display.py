@@ -53,7 +53,10 @@ class Display:
 
     def watcher(self) -> Watcher:
         """The callbacks for a Runner."""
-        return Watcher(starts=self._starts, moves=self._moves, says=self._says, ends=self._ends)
+        return Watcher(tells=self._tells, starts=self._starts, moves=self._moves, says=self._says, ends=self._ends)
+
+    def _tells(self, line: str) -> None:
+        self._console.print(f"[bold cyan]{escape(line)}[/]")
 
     def _starts(self, name: str, state: State) -> None:
         self._console.print(f"[bold]{name}[/] ({state.word})")

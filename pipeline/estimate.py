@@ -62,7 +62,9 @@ def last_timed(run: Run) -> Manifest | None:
     weights = run.weights("teacher")
     timed = [
         manifest
-        for manifest in _readable(run.folder.parent.glob("*/generate"))
+        for manifest in _readable(
+            folder for place in ("*/generate", "*/round-*/generate") for folder in run.folder.parent.glob(place)
+        )
         if manifest.identity.models.get("teacher") == weights and manifest.facts.get("tokens_per_s")
     ]
     return max(timed, key=lambda manifest: manifest.finished, default=None)

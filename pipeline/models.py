@@ -10,9 +10,9 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import AbstractContextManager
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -55,9 +55,13 @@ class Entry(Section):
     commit: str | None = Field(None, pattern=r"^[0-9a-f]{40}$")  # of `hub`
     mirror: Mirror | None = None
     path: str | None = None  # a folder, from the project's root where it is relative
+    # Values that stand in the model's config.json in place of its own: a longer context, say. Of a commit only.
+    config: dict[str, int | float | str | bool] = {}
 
     @model_validator(mode="after")
     def _one_source(self) -> "Entry":
+        if self.config and not self.commit:
+            raise ValueError("config changes a model of the hub: give its hub and commit, or edit the folder's own")
         if sum(source is not None for source in (self.mirror, self.commit, self.path)) != 1:
             raise ValueError("give exactly one source: mirror, commit (with hub) or path")
         if self.commit and not self.hub:
@@ -79,6 +83,7 @@ class Model:
     commit: str | None = None
     license: str | None = None
     mirror: Mirror | None = None
+    config: Mapping[str, int | float | str | bool] = field(default_factory=dict)  # see Entry.config
     base: "Model | None" = None  # what a made student is made from
 
     @property
@@ -138,7 +143,11 @@ def _listed(name: str, entry: Entry, root: Path) -> Model:
             raise ModelError(f"{CATALOGUE} says {name} lies in {path}, which does not exist. Correct the path.")
         return _local(name, path, root)
     assert entry.hub is not None
-    return _on_hub(name, entry.hub, entry.commit, entry.license)
+    model = _on_hub(name, entry.hub, entry.commit, entry.license)
+    if not entry.config:
+        return model
+    identity = f"{model.identity}+{content_id(entry.config)}"
+    return replace(model, identity=identity, config=entry.config, folder=root / FOLDER / name)
 
 
 def _made(wanted: Student, root: Path) -> Model:
@@ -276,7 +285,8 @@ def fetch(wanted: str | Role, root: Path, say: Say) -> Path:
         assert isinstance(wanted, Student)
         return _make(model, wanted, root, say)
     if model.kind == "hub":
-        return _fetch_snapshot(model, say, wanted)
+        snapshot = _fetch_snapshot(model, say, wanted)
+        return _with_config(model, snapshot, root, say) if model.config else snapshot
     if model.folder is None:
         raise ModelError(f"{model.name} runs on a server and has no files here. Name a local model instead.")
     return model.folder
@@ -358,6 +368,29 @@ def _fetch_snapshot(model: Model, say: Say, wanted: str | Role) -> Path:
     if not any(folder.glob("*.safetensors")):
         raise ModelError(f"{model.identity} has no safetensors; pickled weights are not loaded. Name another model.")
     return folder
+
+
+def _with_config(model: Model, snapshot: Path, root: Path, say: Say) -> Path:
+    """A folder of links to a snapshot's files, but for a config.json that has the model's changes in it."""
+    assert model.folder is not None
+    values = json.loads((snapshot / "config.json").read_text(encoding="utf-8")) | dict(model.config)
+    text = json.dumps(values, indent=2) + "\n"
+    links = {file.name: file.resolve() for file in sorted(snapshot.iterdir()) if file.name != "config.json"}
+    with _alone(root, model.name, say):
+        if model.folder.is_dir():
+            there = {file.name: file.resolve() for file in model.folder.iterdir() if file.name != "config.json"}
+            written = model.folder / "config.json"
+            if there == links and written.is_file() and written.read_text(encoding="utf-8") == text:
+                return model.folder
+        building = model.folder.with_name(f".{model.folder.name}.{os.getpid()}.tmp")
+        shutil.rmtree(building, ignore_errors=True)
+        building.mkdir(parents=True)
+        for name, file in links.items():
+            (building / name).symlink_to(file)
+        write_durably(building / "config.json", text)
+        replace_folder(building, model.folder, model.folder.with_name(f".{model.folder.name}.old"))
+        shutil.rmtree(model.folder.with_name(f".{model.folder.name}.old"), ignore_errors=True)
+    return model.folder
 
 
 def _ways_out(problem: str, hub: str | None, wanted: str | Role) -> str:

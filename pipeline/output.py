@@ -69,7 +69,7 @@ class RunOutput:
         self._shards[dataset].append(shard)
 
     def artifact(self, name: str) -> Path:
-        if name not in self._stage.artifacts:
+        if name not in (*self._stage.artifacts, *self._stage.more_artifacts):
             raise LookupError(f"stage {self._stage.name} does not declare the artifact {name}")
         path = self._partial(name)
         if path.exists():

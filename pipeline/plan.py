@@ -6,6 +6,7 @@ from typing import cast
 from pipeline.stage import Stage
 
 ORDER = ("seed", "generate", "verify", "filter", "dedupe", "decontaminate", "mix", "sft", "export", "eval", "report")
+ROUND = ORDER[ORDER.index("generate") : ORDER.index("report")]  # what a round repeats, where a recipe has rounds
 
 
 def stage(name: str) -> Stage:

@@ -43,14 +43,15 @@ class Published:
     rows: dict[str, int]
 
 
-def publish(run_folder: Path, dest: Path, languages: Sequence[str] = ()) -> Published:
+def publish(run_folder: Path, dest: Path, languages: Sequence[str] = (), seed_folder: Path | None = None) -> Published:
     """Copy the mix of a run out as a dataset folder at `dest`, whole or not at all.
 
-    `languages` (the hub's codes: "en") go into the card; the rows do not say. An earlier published folder at
-    `dest` that is still intact is replaced; anything else there is refused. Raises PublishError.
+    run_folder: of the run, or of one of its rounds, which share the seed in `seed_folder`. languages (the hub's codes:
+    "en") go into the card; the rows do not say. An earlier published folder at `dest` that is still intact is replaced;
+    anything else there is refused. Raises PublishError.
     """
     _check_languages(languages)
-    manifests = _lineage(run_folder)
+    manifests = _lineage(run_folder, seed_folder or run_folder / "seed")
     mix = manifests["mix"]
     damage = check(run_folder / "mix")
     if damage:
@@ -86,11 +87,11 @@ def _check_languages(languages: Sequence[str]) -> None:
         )
 
 
-def _lineage(run_folder: Path) -> dict[str, Manifest]:
+def _lineage(run_folder: Path, seed_folder: Path) -> dict[str, Manifest]:
     """The manifests of the mix and of every stage before it that has one."""
     names = plan.ORDER[: plan.ORDER.index("mix") + 1]
     try:
-        found = {name: read_manifest(run_folder / name) for name in names}
+        found = {name: read_manifest(seed_folder if name == "seed" else run_folder / name) for name in names}
     except ValueError as error:
         raise PublishError(str(error)) from error
     manifests = {name: manifest for name, manifest in found.items() if manifest is not None}

@@ -4,16 +4,17 @@ It computes nothing and reads no data: values in, frozen sections out.
 """
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from pipeline import plan
-from pipeline.roles import Judge, Role, Student, Teacher, thinkers
+from pipeline.roles import Judge, Peer, Role, Student, Teacher, thinkers
+from pipeline.rounds import LAST_STUDENT, Rounds, as_teacher
 from pipeline.section import Section
 from pipeline.text import closest
 
@@ -35,21 +36,30 @@ class Recipe:
     student: Student
     sections: Mapping[str, Section]
     judge: Judge | None = None
+    peer: Peer | None = None
+    rounds: Rounds = field(default_factory=Rounds)
+    silent: frozenset[str] = frozenset()  # the teachers that are not asked for traces
 
     @property
     def teachers(self) -> dict[str, Teacher]:
-        """All teachers by name, the one called "teacher" first."""
-        return {"teacher": self.teacher, **self.more_teachers}
+        """All teachers that are asked for traces by name, the one called "teacher" first."""
+        known = {"teacher": self.teacher, **self.more_teachers}
+        return {name: teacher for name, teacher in known.items() if name not in self.silent}
 
     @property
     def roles(self) -> dict[str, Role]:
         """All models by name."""
-        return {**self.teachers, "student": self.student} | ({} if self.judge is None else {"judge": self.judge})
+        return {"teacher": self.teacher, **self.more_teachers, "student": self.student, **self._optional}
+
+    @property
+    def _optional(self) -> dict[str, Role]:
+        found: dict[str, Role | None] = {"judge": self.judge, "peer": self.peer}
+        return {name: role for name, role in found.items() if role is not None}
 
     def named(self, role: str) -> tuple[str, ...]:
-        """The names of the models that a stage means by a role: "teachers" stands for all of them, "judge" for none
-        where there is none."""
-        if role == "judge" and self.judge is None:
+        """The names of the models that a stage means by a role: "teachers" stands for all of them, "judge" and "peer"
+        for none where there is none."""
+        if role in ("judge", "peer") and role not in self._optional:
             return ()
         return tuple(self.teachers) if role == "teachers" else (role,)
 
@@ -61,9 +71,32 @@ class Recipe:
             "teacher": self.teacher.model_dump(mode="json"),
             "more_teachers": {name: role.model_dump(mode="json") for name, role in self.more_teachers.items()},
             "student": self.student.model_dump(mode="json", by_alias=True),
-            **({} if self.judge is None else {"judge": self.judge.model_dump(mode="json")}),
+            **{name: role.model_dump(mode="json", by_alias=True) for name, role in self._optional.items()},
+            "rounds": self.rounds.model_dump(mode="json"),
             **{name: section.model_dump(mode="json") for name, section in self.sections.items()},
         }
+
+    def in_round(self, number: int, checkpoint: Path | None, deciding: bool) -> "Recipe":
+        """This recipe as its round of that number, from 1 on, has it.
+
+        checkpoint: where the last round's student lies; None in the first one. deciding: eval asks the block that
+        decides between rounds, not its own.
+        """
+        sections: dict[str, Any] = dict(self.sections)
+        more, silent = dict(self.more_teachers), self.silent
+        if checkpoint is not None:
+            thinks = sections["mix"].trace_format == "think"
+            more[LAST_STUDENT] = as_teacher(self.student, thinks)
+            silent = frozenset() if self.rounds.keep_teachers else frozenset({"teacher", *self.more_teachers})
+            if self.rounds.start == "last":
+                sections["sft"] = sections["sft"].model_copy(update={"start": str(checkpoint)})
+        # A route of the last student, or of a teacher that is silent from now on, is no mistake in the other rounds.
+        apart = {LAST_STUDENT, "teacher", *self.more_teachers} - ({"teacher", *more} - silent)
+        routes = {name: route for name, route in sections["generate"].routes.items() if name not in apart}
+        sections["generate"] = sections["generate"].model_copy(update={"routes": routes})
+        if deciding:
+            sections["eval"] = sections["eval"].model_copy(update={"split": self.rounds.split})
+        return replace(self, more_teachers=more, silent=silent, sections=sections)
 
 
 @cache
@@ -71,7 +104,7 @@ def model() -> type[BaseModel]:
     """The pydantic model of a whole recipe, made from the stages' configs."""
     fields: dict[str, Any] = {"name": (str | None, None), "description": (str, "")}
     fields |= {"teacher": (Teacher, ...), "more_teachers": (dict[str, Teacher], {}), "student": (Student, ...)}
-    fields["judge"] = (Judge | None, None)
+    fields |= {"judge": (Judge | None, None), "peer": (Peer | None, None), "rounds": (Rounds, Rounds())}
     for stage in plan.stages():
         required = any(field.is_required() for field in stage.config.model_fields.values())
         fields[stage.name] = (stage.config, ... if required else stage.config())
@@ -106,10 +139,13 @@ def check(values: dict[str, Any], name: str, where: str) -> Recipe:
         raise RecipeError(
             f"{where}: name is {run!r}; expected letters, digits, '-', '_' and '.', since it names a folder."
         )
-    models = {key: getattr(checked, key) for key in ("description", "teacher", "more_teachers", "student", "judge")}
+    keys = ("description", "teacher", "more_teachers", "student", "judge", "peer", "rounds")
+    models = {key: getattr(checked, key) for key in keys}
     _check_names(models["more_teachers"], where)
-    models["student"] = _with_model(models["student"], {"teacher": models["teacher"], **models["more_teachers"]}, where)
+    teachers = {"teacher": models["teacher"], **models["more_teachers"]}
+    models |= {key: _with_model(models[key], teachers, where) for key in ("student", "peer") if models[key] is not None}
     recipe = Recipe(name=run, **models, sections=sections)
+    _check_rounds(recipe, where)
     try:
         thinkers(recipe.teachers)
     except ValueError as error:
@@ -117,13 +153,34 @@ def check(values: dict[str, Any], name: str, where: str) -> Recipe:
     return recipe
 
 
+# Names of models that mean something by themselves.
+_TAKEN = ("teacher", "teachers", "student", "judge", "peer", LAST_STUDENT)
+
+
 def _check_names(teachers: Mapping[str, Teacher], where: str) -> None:
     for name in teachers:
-        if name in ("teacher", "teachers", "student", "judge") or not name.replace("-", "").replace("_", "").isalnum():
+        if name in _TAKEN or not name.replace("-", "").replace("_", "").isalnum():
             raise RecipeError(
                 f"{where}: more_teachers has the name {name!r}; expected letters, digits, '-' and '_', and none of "
-                f"teacher, teachers, student and judge."
+                f"{', '.join(_TAKEN[:-1])} and {_TAKEN[-1]}."
             )
+
+
+def _check_rounds(recipe: Recipe, where: str) -> None:
+    """Raise RecipeError for rounds that could not be run, or whose choice would use up the held-out block."""
+    rounds, sections = recipe.rounds, cast(dict[str, Any], recipe.sections)
+    if rounds.count == 1:
+        return
+    if rounds.split == sections["eval"].split:
+        raise RecipeError(
+            f"{where}: rounds.split and eval.split are both {rounds.split!r}; a round chosen by a block's scores looks "
+            f"better there than it is. Expected two blocks: one that decides (rounds.split), one that is reported."
+        )
+    if recipe.student.engine not in WITH_WEIGHTS:
+        raise RecipeError(
+            f"{where}: student.engine is {recipe.student.engine}; with rounds the student is a teacher too, and a "
+            f"checkpoint on the disk runs on {' or '.join(WITH_WEIGHTS)}. Set student.engine to one of them."
+        )
 
 
 def _with_model(student: Student, teachers: Mapping[str, Teacher], where: str) -> Student:
@@ -135,13 +192,13 @@ def _with_model(student: Student, teachers: Mapping[str, Teacher], where: str) -
         near = closest(student.source, teachers)
         hint = f" Did you mean {near}?" if near else ""
         raise RecipeError(
-            f"{where}: student.from is {student.source!r}; expected one of the teachers, {', '.join(teachers)}.{hint}"
+            f"{where}: from is {student.source!r}; expected one of the teachers, {', '.join(teachers)}.{hint}"
         )
     if teacher.engine not in WITH_WEIGHTS:
         raise RecipeError(
-            f"{where}: student.from is {student.source}, whose engine is {teacher.engine}: it has no weights here to "
+            f"{where}: from is {student.source}, whose engine is {teacher.engine}: it has no weights here to "
             f"make a student from. Expected a teacher on engine {' or '.join(WITH_WEIGHTS)}; or name the student's "
-            f"source by itself: student.model with the same layers."
+            f"source by itself: model, with the same layers."
         )
     return student.model_copy(update={"model": teacher.model, "source": None})
 

@@ -191,6 +191,10 @@ class Student(Role):
         return layers
 
 
+class Peer(Student):
+    """A second student, that teaches the first while both are trained (objective `mutual`)."""
+
+
 class Judge(Role):
     """The model that is asked whether a free answer means what the reference says (verifier `judge`)."""
 

@@ -5,7 +5,7 @@ It compares and reads; it executes no stage (`runner.py`).
 
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Literal
 
@@ -15,7 +15,8 @@ from pipeline import models, plan
 from pipeline.manifest import Change, Identity, Intent, Manifest, explain, read_intent, read_manifest
 from pipeline.recipe import Recipe
 from pipeline.records import content_id
-from pipeline.roles import Judge, Student, Teacher
+from pipeline.roles import Judge, Peer, Student, Teacher
+from pipeline.rounds import LAST_STUDENT, Standing, standing
 from pipeline.section import declared
 from pipeline.shards import read_shard
 from pipeline.stage import Reads, Stage, StageError
@@ -36,11 +37,14 @@ class State:
 
 @dataclass
 class Run:
-    """A recipe in a data folder."""
+    """A recipe in a data folder: the whole of it, or, where it has rounds, as one of them sees it (`in_round`)."""
 
     recipe: Recipe
     data: Path = ROOT / "data"
     root: Path = ROOT
+    number: int | None = None  # of the round; None: all of the recipe
+    before: "Run | None" = None  # the round before, whose student teaches in this one
+    history: "tuple[Run, ...]" = ()  # of the run that closes rounds: those it chose from
     _prompts: dict[str, str] = field(default_factory=dict, repr=False)
 
     @property
@@ -52,7 +56,74 @@ class Run:
         return self.data / "store"
 
     def stage_folder(self, name: str) -> Path:
-        return self.folder / name
+        """Where a stage lies. A round has its own folder but for seed, which all share; the run's own eval (of the
+        chosen round's student) and report lie beside the rounds.
+        """
+        alone, inside = self.folder / name, self.folder / f"round-{self.number or 1}" / name
+        if name not in plan.ROUND or (name == "eval" and (self.number is None or self.history)):
+            return alone
+        if name == "eval" or self.number not in (None, 1):
+            return inside
+        # The first round is what a run without rounds is: whatever their number becomes, it stays where it was made.
+        wanted, other = (alone, inside) if self.number is None else (inside, alone)
+        return other if other.exists() and not wanted.exists() else wanted
+
+    def in_round(self, number: int) -> "Run":
+        """The round of that number, from 1 on. Its eval asks the block that decides between rounds."""
+        return self._round(number, ())
+
+    def _round(self, number: int, history: "tuple[Run, ...]") -> "Run":
+        assert self.number is None, "a round is of the whole run"
+        before = self.in_round(number - 1) if number > 1 else None
+        checkpoint = before.stage_folder("sft") / "checkpoint" if before else None
+        recipe = self.recipe.in_round(number, checkpoint, deciding=not history)
+        return replace(self, recipe=recipe, number=number, before=before, history=history)
+
+    def standing(self) -> Standing:
+        """What the rounds that are fresh, from the first one on, came to."""
+        scored: list[Manifest] = []
+        for number in range(1, self.recipe.rounds.count + 1):
+            this = self.in_round(number)
+            state = this.states()["eval"]
+            if state.word != "fresh" or state.manifest is None:
+                break
+            scored.append(state.manifest)
+        return self.standing_by(scored)
+
+    def standing_by(self, scored: Sequence[Manifest]) -> Standing:
+        """Where rounds stand by the manifests of their evals."""
+        accuracies = [float(manifest.facts["models"]["student"]["pass_at_1"]) for manifest in scored]
+        return standing(self.recipe.rounds, accuracies)
+
+    def closing(self) -> "Run":
+        """The run as the chosen round leaves it, whose student its own eval asks; itself where there are no rounds."""
+        if self.recipe.rounds.count == 1:
+            return self
+        found = self.standing()
+        scored = range(1, max(len(found.accuracies), 1) + 1)
+        return self._round(found.chosen, tuple(self.in_round(number) for number in scored))
+
+    def at(self, name: str, number: int | None) -> "Run":
+        """The round where a stage is meant. Without a number: the run's own, of those that each round has the first.
+
+        Raises StageError for a round that the recipe does not have, and for a stage that no round has.
+        """
+        count = self.recipe.rounds.count
+        if number is None:
+            own = name not in plan.ROUND or name == "eval"
+            return self.closing() if own or count == 1 else self.in_round(1)
+        if number > count or count == 1:
+            raise StageError(
+                f"found --round {number}, and the recipe has rounds: {count}. Raise rounds, or leave it out."
+            )
+        if name not in plan.ROUND:
+            raise StageError(f"{name} is of the whole run, not of a round. Leave --round out.")
+        return self.in_round(number)
+
+    @property
+    def label(self) -> str:
+        """The run, and the round where it is one, for people."""
+        return self.recipe.name + (f", round {self.number}" if self.number is not None and not self.history else "")
 
     def manifest(self, name: str) -> Manifest | None:
         return read_manifest(self.stage_folder(name))
@@ -83,7 +154,8 @@ class Run:
             prompts={name: _digest(self.prompt(name)) for name in stage.prompts(config, roles)},
             models={name: self.weights(name) for role in stage.weights_of(config) for name in named(role)},
             contents=stage.contents(config, self.root),
-            inputs={name: self._input_identity(read) for name, read in self.reads(stage).items()},
+            inputs={name: self._input_identity(read) for name, read in self.reads(stage).items()}
+            | ({"rounds": self._rounds_identity()} if stage.shows_rounds and self.history else {}),
         )
 
     def reads(self, stage: Stage) -> dict[str, Reads]:
@@ -99,6 +171,10 @@ class Run:
         """The stages whose output a stage reads in this run, in order."""
         stages = {read.stage for read in self.reads(plan.stage(name)).values()}
         return [other for other in plan.ORDER if other in stages]
+
+    def _rounds_identity(self) -> dict[str, str]:
+        found = {f"round-{one.number}": one.manifest("eval") for one in self.history}
+        return {name: content_id(one.model_dump(mode="json")) if one else "" for name, one in found.items()}
 
     def _role_keys(self, name: str, keys: Sequence[str]) -> dict[str, object]:
         role = self.recipe.roles[name]
@@ -121,7 +197,10 @@ class Run:
         return {column: known.get(column, "") for column in read.columns} | later
 
     def weights(self, name: str) -> str:
-        """The identity of a model's weights."""
+        """The identity of a model's weights. The last student's is its checkpoint's, empty while there is none."""
+        if name == LAST_STUDENT:
+            manifest = None if self.before is None else self.before.manifest("sft")
+            return "" if manifest is None else manifest.artifacts["checkpoint"].fingerprint
         return models.resolve(self.recipe.roles[name], self.root).identity
 
     def state(self, name: str) -> State:
@@ -144,12 +223,22 @@ class Run:
         states: dict[str, State] = {}
         for name in plan.ORDER:
             state = self.state(name)
-            waits = [other for other in self.upstream(name) if states[other].word != "fresh"]
+            waits = self.waits(name, states)
             if state.word == "fresh" and waits:
-                changes = [Change(key=f"inputs.{other}", old="fresh", new=states[other].word) for other in waits]
+                changes = [Change(key=f"inputs.{other}", old="fresh", new=word) for other, word in waits.items()]
                 state = State("stale", changes, state.manifest, state.intent)
             states[name] = state
         return states
+
+    def waits(self, name: str, states: Mapping[str, State]) -> dict[str, str]:
+        """What a stage reads that is not fresh, each with its word; `states` are those of the stages before it.
+
+        The first stage of a round waits for the student of the round before.
+        """
+        found: dict[str, str] = {other: states[other].word for other in self.upstream(name)}
+        if name == plan.ROUND[0] and self.before is not None:
+            found[f"round-{self.before.number}/sft"] = self.before.states()["sft"].word
+        return {other: word for other, word in found.items() if word != "fresh"}
 
 
 def _digest(text: str) -> str:
@@ -190,6 +279,11 @@ class RunInputs:
         return self._run.recipe.judge
 
     @property
+    def peer(self) -> Peer | None:
+        self._declare("peer")
+        return self._run.recipe.peer
+
+    @property
     def store(self) -> Path:
         return self._run.store
 
@@ -208,20 +302,12 @@ class RunInputs:
     def _tables(self, name: str) -> Iterator[pa.Table]:
         read = self._stage.reads[name]
         for shard in self.manifest(name).datasets[read.dataset].shards:
-            columns = [*read.columns, *(column for column in read.later if column in shard.columns)]
+            columns = [*read.columns, *(column for column in (*read.later, *read.told) if column in shard.columns)]
             yield read_shard(self._run.stage_folder(read.stage), shard, columns)
 
     def folder(self, name: str) -> Path:
         read = self._stage.reads[name]
-        folder = self._run.stage_folder(read.stage)
-        for file in self.manifest(name).artifacts[read.artifact].files:
-            path = folder / file.path
-            if not path.exists() or path.stat().st_size != file.bytes:
-                raise StageError(
-                    f"{path} is missing or has another size than the manifest says ({file.bytes} bytes). Restore "
-                    f"it, or delete {folder} and run stage {read.stage} again."
-                )
-        return folder / read.artifact
+        return _artifact(self._run.stage_folder(read.stage), self.manifest(name), read.artifact)
 
     def manifest(self, name: str) -> Manifest:
         read = self._stage.reads[name]
@@ -243,6 +329,30 @@ class RunInputs:
             raise LookupError(f"stage {self._stage.name} does not declare the weights of {name}")
         return self._run.weights(name)
 
+    def rounds(self) -> tuple[Standing, list[Manifest]] | None:
+        if not self._stage.shows_rounds:
+            raise LookupError(f"stage {self._stage.name} does not declare that it shows rounds")
+        manifests = [found for one in self._run.history if (found := one.manifest("eval")) is not None]
+        return (self._run.standing_by(manifests), manifests) if manifests else None
+
     def model(self, name: str) -> Path:
         self.weights(name)
+        if name == LAST_STUDENT:
+            before = self._run.before
+            manifest = None if before is None else before.manifest("sft")
+            if before is None or manifest is None:
+                raise StageError(f"Round {self._run.number} asks the student of the round before. Run that one first.")
+            return _artifact(before.stage_folder("sft"), manifest, "checkpoint")
         return models.fetch(self._run.recipe.roles[name], self._run.root, self._say)
+
+
+def _artifact(folder: Path, manifest: Manifest, name: str) -> Path:
+    """The folder of a stage's artifact, its files checked by size."""
+    for file in manifest.artifacts[name].files:
+        path = folder / file.path
+        if not path.exists() or path.stat().st_size != file.bytes:
+            raise StageError(
+                f"{path} is missing or has another size than the manifest says ({file.bytes} bytes). Restore it, or "
+                f"delete {folder} and run stage {manifest.stage} again."
+            )
+    return folder / name

@@ -9,7 +9,8 @@ import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -25,7 +26,9 @@ from pipeline.manifest import (
     write_record,
 )
 from pipeline.output import RunOutput
+from pipeline.rounds import LAST_STUDENT
 from pipeline.run import Run, RunInputs, State
+from pipeline.shards import read_shards
 from pipeline.stage import Bill, Progress, Stage, StageError
 
 RECORDED_PACKAGES = (
@@ -47,8 +50,10 @@ class Stale(Exception):
 
 @dataclass(frozen=True)
 class Watcher:
-    """Callbacks for a person watching: a stage starts (with its word), moves, speaks, ends or is skipped."""
+    """Callbacks for a person watching: a stage starts (with its word), moves, speaks, ends or is skipped; and a line
+    about the run as a whole."""
 
+    tells: Callable[[str], None] = lambda line: None
     starts: Callable[[str, State], None] = lambda name, state: None
     moves: Callable[[str, Progress], None] = lambda name, moment: None
     says: Callable[[str, str], None] = lambda name, line: None
@@ -62,19 +67,71 @@ class Runner:
     run: Run
     watcher: Watcher = field(default_factory=Watcher)
 
+    def through(self, to: str, force: Iterable[str] = (), number: int | None = None) -> None:
+        """Bring a stage and all before it to fresh, round after round where the recipe has rounds. Raises as `execute`.
+
+        A stage of a round is meant in the round of that number, or in the first; eval without a number is the run's
+        own, which comes after all rounds, as report does.
+        """
+        force, rounds = tuple(force), self.run.recipe.rounds
+        self.run.at(to, number)  # refuses a round that is not there
+        if rounds.count == 1 or to == "seed":
+            self.execute(plan.ORDER[: plan.ORDER.index(to) + 1], force)
+            return
+        self.execute(["seed"], force)
+        self._refuse_without(rounds.split)
+        if to in plan.ROUND and (number is not None or to != "eval"):
+            self._rounds(number or 1, to, force)
+            found = self.run.standing()
+            if found.ended and (number or 1) > len(found.accuracies):
+                raise StageError(f"Round {number} is not run: {found.why}. The best one is round {found.chosen}.")
+            return
+        self._rounds(rounds.count, "eval", force)
+        found = self.run.standing()
+        self.watcher.tells(f"{found.why}; the student of round {found.chosen} is examined")
+        stages = plan.ORDER[plan.ORDER.index("eval") : plan.ORDER.index(to) + 1]
+        Runner(self.run.closing(), self.watcher).execute(stages, force)
+
+    def _rounds(self, last: int, to: str, force: Sequence[str]) -> None:
+        """Rounds up to a stage of the `last` one, and no further than to the one where accuracy stopped rising."""
+        for number in range(1, last + 1):
+            found = self.run.standing()
+            if found.ended and number > len(found.accuracies):
+                return
+            self.watcher.tells(f"round {number} of at most {self.run.recipe.rounds.count}")
+            stages = plan.ROUND if number < last else plan.ROUND[: plan.ROUND.index(to) + 1]
+            Runner(self.run.in_round(number), self.watcher).execute(stages, force)
+
+    def _refuse_without(self, split: str) -> None:
+        """Raise StageError where seed drew no such block: no round could be scored, which would show after hours."""
+        manifest = self.run.manifest("seed")
+        assert manifest is not None
+        shards = manifest.datasets["problems"].shards
+        tables = read_shards(self.run.stage_folder("seed"), shards, ("split",))
+        blocks = {value for table in tables for value in table.column("split").unique().to_pylist()}
+        if split not in blocks:
+            raise StageError(
+                f"No problem is in the block {split!r}, by which rounds are chosen. Blocks that seed wrote: "
+                f"{', '.join(sorted(blocks))}. Set rounds.split, or hold such a block out (seed.held_out, or the split "
+                f"of a source)."
+            )
+
     def execute(self, names: Iterable[str], force: Iterable[str] = ()) -> None:
         """Bring these stages to fresh, in order. Raises Stale, StageError or lock.Locked."""
         forced = set(force)
         for name in names:
-            with lock.hold(self.run.folder / f".{name}.lock", f"stage {name} of run {self.run.recipe.name}"):
+            with self._alone(name):
                 self._one(plan.stage(name), forced)
+
+    def _alone(self, name: str) -> AbstractContextManager[None]:
+        path = self.run.stage_folder(name).parent / f".{name}.lock"
+        return lock.hold(path, f"stage {name} of run {self.run.label}")
 
     def only(self, name: str, force: Iterable[str] = ()) -> None:
         """Run one stage; what it reads must be fresh already. Raises StageError where it is not."""
-        states = self.run.states()
-        waits = [other for other in self.run.upstream(name) if states[other].word != "fresh"]
+        waits = self.run.waits(name, self.run.states())
         if waits:
-            words = ", ".join(f"{other} ({states[other].word})" for other in waits)
+            words = ", ".join(f"{other} ({word})" for other, word in waits.items())
             raise StageError(f"Stage {name} reads {words}. Run up to it with --to {name}, which runs them first.")
         self.execute([name], force)
 
@@ -82,7 +139,8 @@ class Runner:
         recipe = self.run.recipe
         for role in stage.weights_of(recipe.sections[stage.name]):
             for name in recipe.named(role):
-                models.pin(recipe.roles[name], self.run.root, lambda line: self.watcher.says(stage.name, line))
+                if name != LAST_STUDENT:
+                    models.pin(recipe.roles[name], self.run.root, lambda line: self.watcher.says(stage.name, line))
         state = self.run.state(stage.name)
         if state.word == "fresh":
             assert state.manifest is not None
@@ -109,7 +167,7 @@ class Runner:
         """Do a share of a stage's work, which is kept; what it says of the whole. Raises as `execute` does."""
         stage = plan.stage(name)
         assert stage.pilot is not None
-        with lock.hold(self.run.folder / f".{name}.lock", f"stage {name} of run {self.run.recipe.name}"):
+        with self._alone(name):
             state = self.run.state(name)
             self.watcher.starts(name, state)
             config = self.run.recipe.sections[name]
@@ -130,9 +188,11 @@ class Runner:
                 return None
             cost = f"Running it again moves its folder aside ({stage.name}.old-...); nothing is deleted."
         started = "finished" if state.manifest else "was interrupted"
-        lines = [f"Stage {stage.name} {started} with other values than the recipe has now:"]
+        where = "" if self.run.number is None or self.run.history else f" of round {self.run.number}"
+        lines = [f"Stage {stage.name}{where} {started} with other values than the recipe has now:"]
         lines += [f"  {change.key}: {_brief(change.old)} -> {_brief(change.new)}" for change in state.changes]
-        ways = f"Go on with --force {stage.name} (make {stage.name} FORCE={stage.name}), or set the values back."
+        target = "distill" if where else stage.name
+        ways = f"Go on with --force {stage.name} (make {target} FORCE={stage.name}), or set the values back."
         return "\n".join([*lines, cost, ways])
 
     def _inputs(self, stage: Stage) -> RunInputs:

@@ -10,15 +10,16 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, fields
 from itertools import chain
+from pathlib import Path
 from typing import Any
 
-from pipeline import templates
+from pipeline import engines, templates
 from pipeline.engines import Completion, Engine, Request
 from pipeline.key_index import KeyIndex
 from pipeline.orders import LOCAL, Order, Row, Step, lacking, samples
 from pipeline.records import content_id
 from pipeline.schedule import Decision, Schedule
-from pipeline.store import Store
+from pipeline.store import Store, writing
 
 Show = Callable[[int, int, str], None]
 REPLACED = "\ufffd"  # what stands in a text for half a character
@@ -74,6 +75,31 @@ def engine_seed(pending: Iterable[str]) -> int:
     """A seed from the ids still to make: another set of them never replays the samples of this one."""
     total = sum(int(each, 16) for each in pending) % 2**128  # in any order, and none of them held
     return int(content_id("engine seed", f"{total:032x}"), 16) % 2**31
+
+
+def buy(
+    orders: Sequence[Order],
+    root: Path,
+    files: Callable[[], Path | None],
+    log: Path,
+    progress: Show,
+    error_share_limit: float = 1.0,
+) -> tuple[Store, Figures, list[tuple[Order, Decision]]]:
+    """Have the engine of the orders' role make what the store of their weights lacks; locks the store meanwhile.
+
+    root: the folder of the completion stores. files: finds what the engine reads (`orders.engine_files`), called only
+    if one is started. log: where the engine's own words go. Else as `complete`. Returns the store as it is then, too.
+    """
+    first = orders[0]
+    with writing(root, first.weights) as store:
+        figures, decisions = complete(
+            orders,
+            store,
+            lambda seed: engines.start(first.role, files(), seed, log),
+            progress,
+            error_share_limit,
+        )
+    return store, figures, decisions
 
 
 def complete(

@@ -29,6 +29,9 @@ class Answer:
     finish: str
     completion_tokens: int
     vote: str | None = None
+    # Of a classification: the label that is right, and the one that it says; None where it says none.
+    expected: str | None = None
+    said: str | None = None
 
     @property
     def right(self) -> bool:
@@ -57,7 +60,7 @@ def figures(answers: Sequence[Answer], samples: int) -> dict[str, Any]:
     """All that is said of one model with one prompt, as JSON values; shares are of all answers it gave.
 
     `samples`: answers asked for per question. pass@k and cons@k (k = samples) stand there where k > 1, over the
-    questions with k judged answers.
+    questions with k judged answers. Of classifications every class has its figures (see `by_class`).
     """
     tasks = sorted({answer.task for answer in answers})
     found = {
@@ -66,7 +69,41 @@ def figures(answers: Sequence[Answer], samples: int) -> dict[str, Any]:
         **_rates(answers),
         "tasks": {task: _accuracy([one for one in answers if one.task == task], samples) for task in tasks},
     }
-    return found | (_of_many(answers, samples) if samples > 1 else {})
+    return found | (_of_many(answers, samples) if samples > 1 else {}) | by_class(answers)
+
+
+def by_class(answers: Sequence[Answer]) -> dict[str, Any]:
+    """Precision, recall and F1 of each class over the judged answers to classifications, and the mean of F1 over the
+    classes that are asked for; nothing where there is no classification.
+
+    An answer that names no class is a miss of its own and a false alarm of none. None: nothing to divide by (van
+    Rijsbergen 1979, "Information Retrieval", chapter 7).
+    """
+    judged = [answer for answer in answers if answer.judged and answer.expected is not None]
+    if not judged:
+        return {}
+    names = sorted({name for answer in judged for name in (answer.expected, answer.said) if name is not None})
+    found = {
+        name: _class([one.expected == name for one in judged], [one.said == name for one in judged]) for name in names
+    }
+    return {"classes": found, "macro_f1": _mean([row["f1"] for row in found.values() if row["answers"]])}
+
+
+def class_line(row: Mapping[str, Any]) -> str:
+    """The figures of a class for a person."""
+    shown = {name: "-" if row[name] is None else f"{row[name]:.3f}" for name in ("precision", "recall", "f1")}
+    return f"precision {shown['precision']}, recall {shown['recall']}, F1 {shown['f1']}"
+
+
+def _class(expected: Sequence[bool], said: Sequence[bool]) -> dict[str, Any]:
+    """Of one class: whether each answer should name it, and whether it does."""
+    right = sum(one and other for one, other in zip(expected, said, strict=True))
+    return {
+        "answers": sum(expected),
+        "precision": right / sum(said) if any(said) else None,
+        "recall": right / sum(expected) if any(expected) else None,
+        "f1": 2 * right / (sum(expected) + sum(said)),
+    }
 
 
 def _accuracy(answers: Sequence[Answer], samples: int) -> dict[str, Any]:

@@ -27,7 +27,11 @@ Say = Callable[[str], None]
 
 
 def exported(run: Run, form: str | None) -> Path:
-    """The folder of a fresh export: of a format, or of the first that the recipe names. Raises StageError."""
+    """The folder of a fresh export: of a format, or of the first that the recipe names. Raises StageError.
+
+    Of a recipe with rounds, it is the chosen round's.
+    """
+    run = run.closing()
     word = run.states()["export"].word
     if word != "fresh":
         raise StageError(f"export is {word}; only a fresh export is served. Run it first with --to export.")

@@ -12,7 +12,8 @@ from typing import Any, Literal, Protocol
 import pyarrow as pa
 
 from pipeline.manifest import Manifest, Shard
-from pipeline.roles import Judge, Role, Student, Teacher
+from pipeline.roles import Judge, Peer, Role, Student, Teacher
+from pipeline.rounds import Standing
 from pipeline.section import Section
 
 
@@ -24,7 +25,8 @@ class StageError(Exception):
 class Reads:
     """Something another stage wrote: columns of a dataset, an artifact, or (both empty) all of it.
 
-    Columns that runs were made without are named in `later`: where they were not written, rows lack them.
+    Columns that runs were made without are named in `later`: where they were not written, rows lack them. So it is with
+    those in `told`, which enter no identity: they change what the stage says of its work, or tell nothing new.
     """
 
     stage: str
@@ -34,6 +36,7 @@ class Reads:
     when: Callable[[Any], bool] = lambda config: True  # whether a stage with this config reads it
     given: Callable[[Any], bool] = lambda config: True  # whether `stage` has something to read, by its own config
     later: tuple[str, ...] = ()
+    told: tuple[str, ...] = ()
     facts: bool = False  # all that its manifest says: how it went as well as what came of it
 
 
@@ -83,6 +86,10 @@ class Inputs(Protocol):
     def judge(self) -> Judge | None:
         """The model that is asked for opinions, where the recipe has one."""
 
+    @property
+    def peer(self) -> Peer | None:
+        """The second student, where the recipe has one."""
+
     def table(self, name: str) -> pa.Table:
         """All rows of a declared dataset, its declared columns only."""
 
@@ -97,6 +104,9 @@ class Inputs(Protocol):
 
     def has(self, name: str) -> bool:
         """Whether a declared input is read in this run (`Reads.when` and `Reads.given`)."""
+
+    def rounds(self) -> tuple[Standing, list[Manifest]] | None:
+        """How the run's rounds stand, and the manifest of each one's eval; None for a run without rounds."""
 
     def prompt(self, name: str) -> str:
         """The text of a declared prompt template; "chat/x" for a chat template."""
@@ -167,13 +177,15 @@ class Stage:
     reads: Mapping[str, Reads]
     writes: Mapping[str, pa.Schema] = field(default_factory=dict)
     artifacts: tuple[str, ...] = ()
+    more_artifacts: tuple[str, ...] = ()  # that only some configs make
     # Role -> the keys that can change the output; of its config where that decides which. A role is "teacher",
-    # "student", "teachers" for all teachers, or "judge", where there is one.
+    # "student", "teachers" for all teachers, or "judge" or "peer", where there is one.
     roles: Roles | Callable[[Any], Roles] = field(default_factory=dict)
     weights: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()  # roles whose weights it runs; likewise
     prompts: Callable[[Any, Mapping[str, Role]], tuple[str, ...]] = no_names
     # Digests of the files that a config names: their content is identity, their path is not.
     contents: Callable[[Any, Path], dict[str, str]] = no_contents
+    shows_rounds: bool = False  # it reads the scores of every round, where there are rounds
     on_stale: Literal["rebuild", "ask"] = "rebuild"  # ask: costs too much to do again unasked
     bill: Callable[[Any, Inputs, Output], Bill] | None = None  # for a stage that reuses by id what it once bought
     # For a stage that spends: do a share of its work, which is kept, and say as JSON what the whole will take.

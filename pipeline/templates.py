@@ -151,14 +151,14 @@ def decode(tokenizer: Any, token_ids: Sequence[int]) -> str:
 
 
 def example_ids(
-    tokenizer: Any, messages: Messages, completion: str, ending: Sequence[int]
+    tokenizer: Any, messages: Messages, completion: str, ending: Sequence[int], ended: bool = True
 ) -> tuple[list[int], list[int]]:
     """Token ids of a training example: the prompt (equal to `prompt_ids`) and the completion with its end token.
 
-    `ending` is what `ending_ids` says, which is the same for all examples. The two parts are tokenised apart, as a
-    model that continues the prompt sees them. Where the template's generation prompt already opens the think tag, the
-    completion's own is left out. Raises EndTokenInside where the end token stands within the completion: no model
-    could ever reach what follows it.
+    `ending` is what `ending_ids` says, which is the same for all examples; a completion that was cut off (not `ended`)
+    gets none. The two parts are tokenised apart, as a model that continues the prompt sees them. Where the template's
+    generation prompt already opens the think tag, the completion's own is left out. Raises EndTokenInside where the end
+    token stands within the completion: no model could ever reach what follows it.
     """
     text = render(tokenizer, messages)
     reply = encode(tokenizer, _without_opened_tag(text, completion))
@@ -169,7 +169,25 @@ def example_ids(
             f"a completion contains the end token {tokenizer.decode([ending[-1]])!r} in its middle; expected it only "
             f"at its end. Filter the trace."
         )
-    return encode(tokenizer, text), [*reply, *ending]
+    return encode(tokenizer, text), [*reply, *ending] if ended else reply
+
+
+def rewritten(tokenizer: Any, messages: Messages, completion: str, ending: Sequence[int]) -> tuple[str, str] | None:
+    """Where the template alone would write a conversation with its reply otherwise than `example_ids` does, byte for
+    byte: what is trained on and what the template writes, both from where they part; None where they agree.
+
+    White space after the end token is not compared. Raises as `render` does.
+    """
+    end = decode(tokenizer, ending)
+    said = completion.removesuffix(decode(tokenizer, ending[-1:]))
+    prompt = render(tokenizer, messages)
+    trained = prompt + _without_opened_tag(prompt, said)
+    whole = render_whole(tokenizer, messages, said)
+    if whole.startswith(trained) and (whole[len(trained) :].removeprefix(end).strip() == ""):
+        return None
+    alike = zip(trained, whole, strict=False)
+    common = next((place for place, (one, other) in enumerate(alike) if one != other), min(len(trained), len(whole)))
+    return (trained + end)[common:], whole[common:]
 
 
 def _without_opened_tag(prompt: str, completion: str) -> str:

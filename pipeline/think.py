@@ -13,7 +13,7 @@ from pipeline.text import answer_span, code_span
 OPEN = "<think>"
 CLOSE = "</think>"
 
-TraceFormat = Literal["think", "plain"]
+TraceFormat = Literal["think", "plain", "answer"]
 
 
 class Span(TypedDict):
@@ -80,21 +80,29 @@ def _answer_line(raw: str, code: bool) -> int:
     return len(raw) if block is None else raw.rfind("\n", 0, block[0] - 1) + 1
 
 
-def lay_out(raw: str, thinking: bool, trace_format: TraceFormat, code: bool = False) -> list[Span]:
+def lay_out(raw: str, thinking: bool, trace_format: TraceFormat, code: bool = False, ended: bool = True) -> list[Span]:
     r"""The spans of a training completion. `code`: the answer is a program, in a code block.
 
     `plain` copies the raw text. `think` copies the reasoning between think tags and the answer after them; where a
     teacher without thinking wrote its answer within its only line, the line is the reasoning and `\boxed{answer}` (or
-    the answer as it stands) is copied again after it.
+    the answer as it stands) is copied again after it. Reasoning that was cut off (not `ended`) is not closed for it.
+    `answer` copies the answer alone: what follows the reasoning of a teacher that thinks, a program, or else
+    `\boxed{answer}`; nothing where there is no answer.
     """
     first, last = _trimmed(raw, (0, len(raw)))
     if trace_format == "plain":
         return [copied(first, last)]
     parts = split(raw, thinking, code)
     reasoning, answer = _trimmed(raw, parts.reasoning), _trimmed(raw, parts.answer)
+    if trace_format == "answer":
+        answer = answer if thinking or code else _marked_answer(raw)
+        return [copied(*answer)] if answer[0] < answer[1] else []
+    unclosed = not ended and answer[0] == answer[1] and CLOSE not in raw
     if reasoning[0] == reasoning[1] and not thinking:
         reasoning, answer = (first, last), answer if code else _marked_answer(raw)
-    spans = [inserted(f"{OPEN}\n"), copied(*reasoning), inserted(f"\n{CLOSE}\n\n"), copied(*answer)]
+    spans = [inserted(f"{OPEN}\n"), copied(*reasoning)]
+    if not unclosed:
+        spans += [inserted(f"\n{CLOSE}\n\n"), copied(*answer)]
     return [span for span in spans if span["text"] is not None or span["start"] != span["end"]]
 
 

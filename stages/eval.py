@@ -8,15 +8,16 @@ serve every later student.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline import engines, orders, quantisation, sampling, scoring
+from pipeline import orders, quantisation, sampling, scoring
+from pipeline.opinions import JUDGE, JudgeModel, Panel
 from pipeline.orders import Order
 from pipeline.records import SCORE, content_id
 from pipeline.roles import WORDS, Role, Sampling
@@ -24,9 +25,8 @@ from pipeline.sampling import Figures
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
-from pipeline.store import writing
 from pipeline.text import fold
-from pipeline.verifiers import lacking
+from pipeline.verifiers import label, lacking
 from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Pool, processors
 
@@ -195,10 +195,38 @@ def vote(verdict: Row) -> str | None:
     return None if answer is None else fold(answer)
 
 
+def classes(question: Row, verdict: Row) -> tuple[str | None, str | None]:
+    """The class that is right and the one that an answer names; None for either where there is none."""
+    if question["verifier"] != "label":
+        return None, None
+    given = json.loads(verdict["detail"])["answer"]
+    return label.classes(given, question["answer"], json.loads(question["verifier_data"] or "{}")) or (None, None)
+
+
+@dataclass
+class Held:
+    """The answers that wait for the judge model's opinion."""
+
+    panel: Panel = field(default_factory=Panel)
+    rows: dict[str, tuple[Subject, Row]] = field(default_factory=dict)  # by the score's id
+
+
+def scored(subject: Subject, completion: Row, question: Row, verdict: Row) -> tuple[dict[str, Any], scoring.Answer]:
+    """The SCORE row of an answer, and what the figures need of it."""
+    row = score(subject, completion, question, verdict)
+    values = {key: row[key] for key in ("problem_id", "task", "outcome", "finish", "completion_tokens")}
+    expected, said = classes(question, verdict)
+    return row, scoring.Answer(
+        **values, reasons=tuple(row["reasons"]), vote=vote(verdict), expected=expected, said=said
+    )
+
+
 def judged(
-    pool: Pool, subject: Subject, completions: Iterator[Row], known: Mapping[str, Row]
+    pool: Pool, subject: Subject, completions: Iterator[Row], known: Mapping[str, Row], held: Held | None
 ) -> Iterator[tuple[dict[str, Any], scoring.Answer]]:
-    """SCORE rows of a subject's completions, in any order, each with what the figures need of it."""
+    """SCORE rows of a subject's completions, in any order, each with what the figures need of it. Where a judge model
+    is to be asked, `held` takes those that wait for it.
+    """
     waiting: dict[str, Row] = {}
 
     def answers() -> Iterator[Answered]:
@@ -218,48 +246,72 @@ def judged(
 
     for verdict in judge_rows(answers(), pool):
         row = waiting.pop(verdict["id"])
-        scored = score(subject, row, known[row["problem_id"]], verdict)
-        columns = ("problem_id", "task", "outcome", "finish", "completion_tokens")
-        values = {key: scored[key] for key in columns}
-        yield scored, scoring.Answer(**values, reasons=tuple(scored["reasons"]), vote=vote(verdict))
+        question = known[row["problem_id"]]
+        if held is not None and held.panel.take(question["id"], question["text"], question["answer"], verdict):
+            held.rows[verdict["id"]] = (subject, row)
+        else:
+            yield scored(subject, row, question, verdict)
 
 
 def examine(
-    config: Config, inputs: Inputs, output: Output, pool: Pool, group: Sequence[Subject], known: Mapping[str, Row]
+    config: Config,
+    inputs: Inputs,
+    output: Output,
+    pool: Pool,
+    group: Sequence[Subject],
+    known: Mapping[str, Row],
+    held: Held | None,
 ) -> tuple[list[tuple[Subject, list[scoring.Answer]]], Figures]:
     """Ask one model, with one prompt or several, what the store lacks; judge all of its answers and write scores."""
     first = group[0]
     asked = [order_of(config, inputs, subject, known) for subject in group]
-    with writing(inputs.store, first.weights) as store:
-        figures, _ = sampling.complete(
-            asked,
-            store,
-            lambda seed: engines.start(first.role, first.files(), seed, output.work / f"{first.model}.log"),
-            lambda done, total, note: output.progress(Progress(done, total, "answers", f"{first.model}: {note}")),
-            config.error_share_limit,
-        )
-        examined = []
-        for subject, order in zip(group, asked, strict=True):
-            found = (orders.cut(order, row) for row in orders.completions(order, store))
-            examined.append((subject, judge(config, output, pool, subject, found, known)))
+    store, figures, _ = sampling.buy(
+        asked,
+        inputs.store,
+        first.files,
+        output.work / f"{first.model}.log",
+        lambda done, total, note: output.progress(Progress(done, total, "answers", f"{first.model}: {note}")),
+        config.error_share_limit,
+    )
+    examined = []
+    for subject, order in zip(group, asked, strict=True):
+        found = (orders.cut(order, row) for row in orders.completions(order, store))
+        rows = judged(pool, subject, found, known, held)
+        examined.append((subject, written(config, output, subject.label, rows, len(known))))
     return examined, figures
 
 
-def judge(
-    config: Config, output: Output, pool: Pool, subject: Subject, found: Iterator[Row], known: Mapping[str, Row]
+def written(
+    config: Config, output: Output, label: str, rows: Iterable[tuple[dict[str, Any], scoring.Answer]], questions: int
 ) -> list[scoring.Answer]:
-    """Judge a subject's completions and write their scores."""
-    rows, answers = [], []
-    for scored, answer in judged(pool, subject, found, known):
-        rows.append(scored)
+    """Write scores as they come; returns what the figures need of them."""
+    some, answers = [], []
+    for row, answer in rows:
+        some.append(row)
         answers.append(answer)
-        total = len(known) * config.samples
-        output.progress(Progress(len(answers), total, "answers", f"{subject.label}: judging"))
-        if len(rows) == ROWS:
-            output.write("scores", as_table(rows, SCORE))
-            rows = []
-    output.write("scores", as_table(rows, SCORE))
+        output.progress(Progress(len(answers), questions * config.samples, "answers", f"{label}: judging"))
+        if len(some) == ROWS:
+            output.write("scores", as_table(some, SCORE))
+            some = []
+    output.write("scores", as_table(some, SCORE))
     return answers
+
+
+def opinions(
+    inputs: Inputs, output: Output, held: Held, known: Mapping[str, Row]
+) -> Iterator[tuple[Subject, dict[str, Any], scoring.Answer]]:
+    """What became of the answers that waited: the subject, its SCORE row, and what the figures need of it. The judge
+    model is asked about all subjects' at once, none of which it is told.
+    """
+    model = JudgeModel(
+        inputs,
+        output.work / "judge.log",
+        lambda done, total, note: output.progress(Progress(done, total, "opinions", note)),
+    )
+    for problem_id, verdict in held.panel.decided(model):
+        subject, completion = held.rows[verdict["id"]]
+        yield subject, *scored(subject, completion, known[problem_id], verdict)
+    output.facts["opinions"] = model.figures
 
 
 def summary(config: Config, examined: Sequence[tuple[Subject, list[scoring.Answer]]], asked: int) -> dict[str, Any]:
@@ -319,22 +371,34 @@ def prompts(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
     """The templates of all three models' prompts."""
     teacher, student = roles["teacher"], roles["student"]
     asked = [teacher, student, *base_roles(config, student, teacher).values()]
+    asked += [roles[JUDGE]] if JUDGE in roles else []
     return tuple(dict.fromkeys(name for role in asked for name in orders.prompt_names(role)))
 
 
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Examine every subject in turn, then compare them."""
     known = questions(config, inputs)
+    asks = inputs.judge is not None and any(row["verifier"] == JUDGE for row in known.values())
+    held = Held() if asks else None
     examined: list[tuple[Subject, list[scoring.Answer]]] = []
     generation = {}
     # One pool for all subjects: to import what verifiers need takes seconds.
     with Pool(config.exec.workers or processors(), config.timeout_s, config.memory_mib) as pool:
         for model, group in groupby(subjects(config, inputs), key=lambda subject: subject.model):
-            found, figures = examine(config, inputs, output, pool, list(group), known)
+            found, figures = examine(config, inputs, output, pool, list(group), known, held)
             generation[model] = figures.facts()
             examined += found
-            for subject, answers in found:
+            for subject, answers in found if held is None else ():
                 tell(config, output, subject, answers)
+    if held is not None:
+        by_label = {subject.label: answers for subject, answers in examined}
+        rows = []
+        for subject, row, answer in opinions(inputs, output, held, known):
+            rows.append(row)
+            by_label[subject.label].append(answer)
+        output.write("scores", as_table(rows, SCORE))
+        for subject, answers in examined:
+            tell(config, output, subject, answers)
     facts = summary(config, examined, len(known))
     output.facts.update({**facts, "generation": generation})
     if beside := exports(examined, facts["models"], generation):
@@ -349,6 +413,8 @@ def tell(config: Config, output: Output, subject: Subject, answers: Sequence[sco
             f"No answer of the {subject.label} could be judged; see eval's scores, and the verifiers' limits."
         )
     output.say(f"{subject.label}: pass@1 {found['pass_at_1']:.3f}, cut off {found['truncated_share'] or 0:.1%}")
+    for name, row in found.get("classes", {}).items():
+        output.say(f"{subject.label}, {name} ({row['answers']} answers): {scoring.class_line(row)}")
     if (found["undecided_share"] or 0) > NOTICEABLE_SHARE:
         output.say(f"{subject.label}: {found['undecided_share']:.1%} of answers could not be judged and do not count.")
     output.counts.update(f"{subject.model}_{answer.outcome}" for answer in answers)
@@ -366,7 +432,11 @@ STAGE = Stage(
         "exports": Reads("export", artifact="models", given=quantisation.fewer_bits),
     },
     writes={"scores": SCORE},
-    roles={"teacher": (*WORDS, "thinking", "thinking_budget"), "student": WORDS},
-    weights=("teacher", "student"),
+    roles={
+        "teacher": (*WORDS, "thinking", "thinking_budget"),
+        "student": WORDS,
+        JUDGE: (*WORDS, "thinking", "sampling", "max_tokens"),
+    },
+    weights=("teacher", "student", JUDGE),
     prompts=prompts,
 )

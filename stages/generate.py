@@ -191,12 +191,8 @@ def bought(inputs: Inputs, output: Output) -> KeyIndex:
     ids = KeyIndex()
     for _, table in output.previous("traces", ("id", "finish")):
         enter(ids, table.filter(pc.not_equal(table.column("finish"), "error")))
-    for weights, samples in wanted.earlier(output.work / wanted.FOLDER):
-        store = Store(inputs.store, weights)
-        for sample in samples:
-            entry = store.entry(sample.id)
-            if entry is not None and entry.finish != "error":
-                ids.add(bytes.fromhex(sample.id))
+    for trace_id in wanted.paid(output.work / wanted.FOLDER, inputs.store):
+        ids.add(bytes.fromhex(trace_id))
     return ids
 
 
@@ -337,25 +333,26 @@ def buy(
     config: Config, inputs: Inputs, output: Output, group: Mapping[str, Order]
 ) -> tuple[Store, Figures, list[tuple[Order, Decision]]]:
     """Have one engine make what the store lacks of these orders; returns the store as it is then."""
-    name, first = next(iter(group.items()))
-    start = starter(inputs, output, name)
+    name = next(iter(group))
     told = "" if len(inputs.teachers) == 1 else f"{', '.join(group)}: "
-    with writing(inputs.store, first.weights) as store:
-        figures, decisions = sampling.complete(
-            list(group.values()),
-            store,
-            partial(start, first.role),
-            lambda done, total, note: output.progress(Progress(done, total, "completions", told + note)),
-            config.error_share_limit,
-        )
-    return store, figures, decisions
+    return sampling.buy(
+        list(group.values()),
+        inputs.store,
+        files_of(inputs, name),
+        log_of(output, name),
+        lambda done, total, note: output.progress(Progress(done, total, "completions", told + note)),
+        config.error_share_limit,
+    )
 
 
-def starter(inputs: Inputs, output: Output, name: str) -> Callable[[Role, int], engines.Engine]:
-    """What starts the engine of a teacher, by its name, from its role and a seed. What it has to say is logged."""
-    files = orders.engine_files(inputs.teachers[name], partial(inputs.model, name))
-    log = output.work / ("engine.log" if name == "teacher" else f"engine-{name}.log")
-    return lambda role, seed: engines.start(role, files, seed, log)
+def files_of(inputs: Inputs, name: str) -> Callable[[], Path | None]:
+    """What finds the files that the engine of a teacher, by its name, reads."""
+    return partial(orders.engine_files, inputs.teachers[name], partial(inputs.model, name))
+
+
+def log_of(output: Output, name: str) -> Path:
+    """Where the engine of a teacher writes what it has to say."""
+    return output.work / ("engine.log" if name == "teacher" else f"engine-{name}.log")
 
 
 def label(inputs: Inputs, output: Output, groups: Iterable[Mapping[str, Order]]) -> dict[str, Any]:
@@ -379,13 +376,13 @@ def label(inputs: Inputs, output: Output, groups: Iterable[Mapping[str, Order]])
 def score(inputs: Inputs, output: Output, group: Mapping[str, Order], total: labelling.Figures) -> Store:
     """Score, with one model, what its store holds of these orders without labels; returns the store as it is then."""
     name, first = next(iter(group.items()))
-    start = starter(inputs, output, name)
+    files, log = files_of(inputs, name), log_of(output, name)
     with writing(inputs.store, first.weights) as store:
         for order in group.values():
             labelling.score(
                 order,
                 store,
-                start,
+                lambda role, seed: engines.start(role, files(), seed, log),
                 lambda done, of, note: output.progress(Progress(done, of, "labels", note)),
                 total,
             )

@@ -6,7 +6,7 @@ It measures and judges nothing: figures come from the manifests, samples from th
 import heapq
 import json
 import statistics
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
@@ -15,6 +15,7 @@ from pydantic import Field
 from pipeline import __version__, pilot, quantisation
 from pipeline.manifest import Manifest, write_durably
 from pipeline.page import html
+from pipeline.rounds import Standing
 from pipeline.section import Section
 from pipeline.shards import picked
 from pipeline.stage import Inputs, Output, Reads, Stage
@@ -57,6 +58,21 @@ def build(manifests: Mapping[str, Manifest], lengths: Mapping[str, list[int]]) -
         "seconds": {name: manifest.seconds for name, manifest in manifests.items()},
         "rows": {name: manifest.rows for name, manifest in manifests.items()},
         "peak_memory_mib": {name: manifest.facts.get("peak_memory_mib") for name, manifest in manifests.items()},
+    }
+
+
+def rounds(found: tuple[Standing, Sequence[Manifest]] | None) -> dict[str, Any] | None:
+    """The scores of each round's student on the block that decided between them; None for a run without rounds."""
+    if found is None:
+        return None
+    standing, manifests = found
+    keys = ("pass_at_1", "interval", "mean_tokens", "truncated_share")
+    rows = [manifest.facts["models"]["student"] for manifest in manifests]
+    return {
+        "split": manifests[0].facts["split"],
+        "chosen": standing.chosen,
+        "why": standing.why,
+        "rounds": [{"round": number, **{key: row[key] for key in keys}} for number, row in enumerate(rows, start=1)],
     }
 
 
@@ -245,7 +261,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     fates = inputs.table("fates")
     kept = set(fates.filter(fates.column("kept")).column("id").to_pylist())
     lengths = token_lengths(inputs.batches("traces"), kept)
-    report = build(manifests, lengths)
+    report = {**build(manifests, lengths), "rounds": rounds(inputs.rounds())}
     stages = [
         {
             "name": name,
@@ -270,7 +286,7 @@ _VERDICT = ("id", "outcome", "reasons")
 
 STAGE = Stage(
     name="report",
-    version=2,
+    version=3,
     config=Config,
     run=run,
     reads={
@@ -288,4 +304,5 @@ STAGE = Stage(
         "export_facts": Reads("export", facts=True, given=quantisation.fewer_bits),
     },
     artifacts=("page",),
+    shows_rounds=True,
 )

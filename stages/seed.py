@@ -11,11 +11,11 @@ from typing import Any, ClassVar
 
 from pydantic import Field, field_validator, model_validator
 
-from pipeline import engines, orders, sampling
-from pipeline.augment import ASKED_FILE, Answers, Augmentation, augment, begin
+from pipeline import orders, sampling, wanted
+from pipeline.augment import Answers, Augmentation, augment, begin
 from pipeline.canonical import Space, canonical_key, canonical_keys, draws_to_tell
 from pipeline.digests import remembered
-from pipeline.manifest import write_durably
+from pipeline.embedding import Semantic, comparer, identity
 from pipeline.orders import Order
 from pipeline.records import PROBLEM, REFERENCE, REJECT, content_id
 from pipeline.roles import Role, Sampling
@@ -31,7 +31,7 @@ from pipeline.sources.hub import folder_digest
 from pipeline.sources.reasoning_gym import version
 from pipeline.sources.selection import Found, Selection, Survivor
 from pipeline.stage import Bill, Inputs, Output, Progress, Roles, Stage, StageError
-from pipeline.store import Store, writing
+from pipeline.store import Store
 from pipeline.templates import worked_examples
 from pipeline.verifiers import UNVERIFIABLE, lacking
 from pipeline.verifiers.pool import PoolError
@@ -56,7 +56,7 @@ class HeldOut(Section):
 class Config(Section):
     """Where problems come from, and which are held out."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"augment", "near_duplicate_survivor", "benchmarks"})
+    later: ClassVar[frozenset[str]] = frozenset({"augment", "near_duplicate_survivor", "benchmarks", "semantic"})
 
     sources: list[Source] = Field(min_length=1)
     held_out: dict[SplitName, HeldOut] = Field(
@@ -71,6 +71,8 @@ class Config(Section):
     )  # of word shingles, numbers equal; files, hub sets and variants only
     # Which of near-duplicates stays; first_source: of the source that the recipe names first, then by id.
     near_duplicate_survivor: Survivor = "smallest_id"
+    # Also problems that ask the same in other words with the same numbers in order, by a model's vectors; null: none.
+    semantic: Semantic | None = None
     # Files and Hub sets of questions that no problem may repeat; `decontaminate` looks for them in traces as well.
     benchmarks: tuple[Benchmark, ...] = ()
     # Variants of training problems that the teacher writes; without any it is not asked.
@@ -117,7 +119,8 @@ def source_digests(config: Config, root: Path) -> dict[str, str]:
             digests["reasoning-gym"] = version()
         elif (digest := folder_digest(source, known)) is not None:
             digests[f"sources.{origin}"] = digest
-    return digests | {f"benchmarks.{name}": digest for name, digest in of_benchmarks(config.benchmarks, root).items()}
+    digests |= {f"benchmarks.{name}": digest for name, digest in of_benchmarks(config.benchmarks, root).items()}
+    return digests | identity(config.semantic, root)
 
 
 def check_space(source: ReasoningGymSource, asked: int, root: Path) -> float:
@@ -205,7 +208,9 @@ def held_per_task(config: Config) -> int:
     return sum(block.count_per_task for block in config.held_out.values())
 
 
-def collect(config: Config, inputs: Inputs, progress: Callable[[Progress], None]) -> tuple[Selection, dict[int, int]]:
+def collect(
+    config: Config, inputs: Inputs, progress: Callable[[Progress], None], say: Callable[[str], None]
+) -> tuple[Selection, dict[int, int]]:
     """What the sources hold, decided: held-out blocks first, then training rows, then training draws.
 
     Returns how many items each generator drew for training, too, by its place in the recipe.
@@ -219,6 +224,7 @@ def collect(config: Config, inputs: Inputs, progress: Callable[[Progress], None]
         shown(inputs),
         config.near_duplicate_survivor,
         references(config.benchmarks, root, blocks),
+        comparer(config.semantic, root, say),
     )
     rows = read_rows(config, root, selection)
     total = len(rows) + sum(source.count + held_per_task(config) for _, source in generators(config))
@@ -280,7 +286,7 @@ def bill(config: Config, inputs: Inputs, output: Output) -> Bill:
     """
     if not config.augment:
         return Bill(wanted=0, reused=0, missing=0, dropped=0, tokens=0)
-    selection, _ = collect(config, inputs, lambda moment: None)
+    selection, _ = collect(config, inputs, lambda moment: None, lambda line: None)
     store = Store(inputs.store, inputs.weights("teacher"))
     base = base_order(config, inputs, renders=len(store) > 0)
 
@@ -304,30 +310,19 @@ def bill(config: Config, inputs: Inputs, output: Output) -> Bill:
         wanted=len(asked) + later,
         reused=len(asked) - missing,
         missing=missing + later,
-        dropped=len(bought(inputs, output) - asked),
+        dropped=len(set(wanted.paid(output.folder / wanted.FOLDER, inputs.store)) - asked),
         tokens=None if mean is None else round((missing + later) * mean),
     )
-
-
-def bought(inputs: Inputs, output: Output) -> set[str]:
-    """The ids of the answers that this run paid for when it last had variants written. Failed ones cost nothing."""
-    path = output.folder / ASKED_FILE
-    if not path.exists():
-        return set()
-    pairs = [line.rpartition(" ") for line in path.read_text(encoding="utf-8").splitlines()]
-    stores = {weights: Store(inputs.store, weights) for weights in {weights for weights, _, _ in pairs}}
-    found = {trace_id: stores[weights].entry(trace_id) for weights, _, trace_id in pairs}
-    return {trace_id for trace_id, entry in found.items() if entry is not None and entry.finish != "error"}
 
 
 def add_variants(config: Config, inputs: Inputs, output: Output, selection: Selection) -> None:
     """Have the teacher write variants of the selection's training problems; those that stand join it."""
     base = base_order(config, inputs)
-    asked: list[str] = []
+    asked: dict[str, Order] = {}
 
     def ask(made: Sequence[Order], what: str) -> list[Answers]:
-        asked.extend(one.id for order in made for one in orders.asks(order))
-        write_durably(output.folder / ASKED_FILE, (f"{base.weights} {trace_id}\n" for trace_id in asked))
+        asked.update({f"{what}-{place}": order for place, order in enumerate(made)})
+        wanted.note(output.folder / wanted.FOLDER, asked)
         return ask_teacher(inputs, output, made, what)
 
     try:
@@ -347,18 +342,16 @@ def add_variants(config: Config, inputs: Inputs, output: Output, selection: Sele
 
 def ask_teacher(inputs: Inputs, output: Output, made: Sequence[Order], what: str) -> list[Answers]:
     """The answers to each order; those that the store lacks are asked for, and are in it as soon as they are there."""
-    teacher = inputs.teacher
-    files = orders.engine_files(teacher, lambda: inputs.model("teacher"))
-    with writing(inputs.store, inputs.weights("teacher")) as store:
-        figures, _ = sampling.complete(
-            made,
-            store,
-            lambda seed: engines.start(teacher, files, seed, output.work / "engine.log"),
-            lambda done, total, note: output.progress(Progress(done, total, what, note)),
-            ERROR_SHARE_LIMIT,
-        )
-        output.facts.setdefault("generation", {})[what] = figures.facts()
-        return [answers(order, store) for order in made]
+    store, figures, _ = sampling.buy(
+        made,
+        inputs.store,
+        lambda: orders.engine_files(inputs.teacher, lambda: inputs.model("teacher")),
+        output.work / "engine.log",
+        lambda done, total, note: output.progress(Progress(done, total, what, note)),
+        ERROR_SHARE_LIMIT,
+    )
+    output.facts.setdefault("generation", {})[what] = figures.facts()
+    return [answers(order, store) for order in made]
 
 
 def answers(order: Order, store: Store) -> Answers:
@@ -403,7 +396,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
         spaces = {
             origin: check_space(source, source.count + held, inputs.root) for origin, source in generators(config)
         }
-        selection, draws = collect(config, inputs, output.progress)
+        selection, draws = collect(config, inputs, output.progress, output.say)
     except SourceError as error:
         raise StageError(str(error)) from error
     if config.augment:

@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from pipeline.manifest import Manifest, Shard
-from pipeline.roles import Judge, Student, Teacher
+from pipeline.roles import Judge, Peer, Student, Teacher
 from pipeline.stage import Progress
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -34,6 +34,7 @@ class DeskInputs:
         self.root = folder
         self.more_teachers: dict[str, Teacher] = {}
         self.judge: Judge | None = None
+        self.peer: Peer | None = None
 
     @property
     def teacher(self) -> Teacher:
@@ -65,6 +66,9 @@ class DeskInputs:
 
     def has(self, name: str) -> bool:
         return name in self._manifests
+
+    def rounds(self) -> None:
+        return None
 
     def prompt(self, name: str) -> str:
         ending = ".jinja" if name.startswith("chat/") else ".txt"

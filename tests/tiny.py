@@ -43,21 +43,32 @@ def tokenizer(chat_template: str = CHAT_TEMPLATE):  # type: ignore[no-untyped-de
 
 
 def build(
-    folder: Path, chat_template: str = CHAT_TEMPLATE, seed: int = 0, positions: int = 2048, layers: int = 2
+    folder: Path,
+    chat_template: str = CHAT_TEMPLATE,
+    seed: int = 0,
+    positions: int = 2048,
+    layers: int = 2,
+    **shape: int,
 ) -> Path:
-    """Write a model of about 120,000 random weights and its tokenizer into a folder, as a hub would. Returns it."""
+    """Write a model of about 120,000 random weights and its tokenizer into a folder, as a hub would. Returns it.
+
+    `shape` are further values of its configuration: hidden_size=96.
+    """
     import torch
     from transformers import LlamaConfig, LlamaForCausalLM
 
     made = tokenizer(chat_template)
     torch.manual_seed(seed)
+    sizes = {
+        "vocab_size": len(made),
+        "hidden_size": 64,
+        "intermediate_size": 128,
+        "num_hidden_layers": layers,
+        "num_attention_heads": 2,
+        "num_key_value_heads": 1,
+    }
     config = LlamaConfig(
-        vocab_size=len(made),
-        hidden_size=64,
-        intermediate_size=128,
-        num_hidden_layers=layers,
-        num_attention_heads=2,
-        num_key_value_heads=1,
+        **(sizes | shape),
         max_position_embeddings=positions,
         tie_word_embeddings=True,
         bos_token_id=made.bos_token_id,

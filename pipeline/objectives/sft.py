@@ -1,17 +1,55 @@
 """Supervised fine-tuning: the cross-entropy of the teacher's own tokens.
 
-It picks no positions (`training/trainer.py` does) and needs nothing of the batch beyond them.
+It picks no positions (`forward.py` does) and needs nothing of the batch beyond them.
 """
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from pipeline.objectives import Context, Loss, Objective
+from pipeline.section import Section
+
 if TYPE_CHECKING:
-    from torch import Tensor
+    import torch
 
 
-def loss(logits: "Tensor", targets: "Tensor", batch: Mapping[str, Any]) -> "Tensor":
-    """Summed cross-entropy in nats, computed in float32 whatever dtype the logits [positions, vocabulary] come in."""
-    import torch.nn.functional as F
+class Config(Section):
+    """Nothing to choose."""
 
-    return F.cross_entropy(logits.float(), targets, reduction="sum")
+
+@dataclass(frozen=True)
+class CrossEntropy(Objective):
+    """The negative log-probability of each learnt token."""
+
+    compute_dtype: "torch.dtype"
+
+    def loss(self, model: Any, batch: Mapping[str, Any], moment: float) -> Loss:
+        """See `Objective.loss`."""
+        from pipeline.objectives import forward
+
+        found = forward.states(model, batch, self.compute_dtype)
+        total = forward.chunked(model, found.hidden, cross_entropy(found.targets), self.compute_dtype)
+        return Loss(total, len(found.targets))
+
+
+def make(config: Config, context: Context) -> Objective:
+    """The objective for one training."""
+    return CrossEntropy(context.compute_dtype)
+
+
+def cross_entropy(targets: "torch.Tensor") -> Callable[["torch.Tensor", slice], tuple["torch.Tensor", "torch.Tensor"]]:
+    """The summed cross-entropy against targets [positions], as `forward.chunked` wants it."""
+
+    def loss(logits: "torch.Tensor", rows: slice) -> tuple["torch.Tensor", "torch.Tensor"]:
+        wanted = targets[rows, None]
+        picked = logits.gather(1, wanted)
+        highest = logits.amax(1, keepdim=True)
+        masses = logits.sub_(highest).exp_()  # each exponential is taken once, for the loss and for its gradient
+        whole = masses.sum(1, keepdim=True)
+        total = (whole.log() + highest - picked).sum()
+        gradient = masses.div_(whole)
+        gradient.scatter_add_(1, wanted, gradient.new_full((), -1.0).expand(wanted.shape))
+        return total, gradient
+
+    return loss

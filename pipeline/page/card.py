@@ -21,8 +21,10 @@ MEANINGS = {
     "parent_id": "the problem that the teacher rewrote into this one; null for a source's own",
     "prompt": "the conversation so far, as the student is asked",
     "completion": "the reply to learn",
+    "finish": "how the teacher's completion ended: `stop` by itself, `length` cut off by its limit",
     "spans": "how the completion was laid out from the teacher's raw text: copied raw[start:end], or inserted text",
     "split": "train or validation; all traces of a problem are on one side",
+    "place": "where in the order of training it stands, from 0 to below 1; null where there is no order",
     "domain": "the problem's domain",
     "task": "the problem's task within its domain",
     "answer": "the reference answer that the verifier compared with",
@@ -100,7 +102,8 @@ def card(
     funnel = mix["facts"].get("funnel", [])
     known = generate["identity"]["models"]
     declared = {"teacher": recipe.get("teacher", {}), **recipe.get("more_teachers", {})}
-    teachers = [{**role, "weights": known.get(name, "not recorded")} for name, role in declared.items()]
+    asked = {name: role for name, role in declared.items() if name in known} or declared
+    teachers = [{**role, "weights": known.get(name, "not recorded")} for name, role in asked.items()]
     template = _environment().get_template("card.md.jinja")
     return template.render(
         front_matter=front_matter(mix["run"], [row["license"] for row in sources], rows, domains, languages),

@@ -9,20 +9,26 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipeline import objectives
 from pipeline.templates import EndTokenInside, ending_ids, example_ids
 
-IGNORED = -100  # the label of a token that is not learnt; torch's and transformers' convention
+IGNORED = objectives.IGNORED
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """An example in tokens. `completion` ends with the end token; `text` is the completion as the trace has it."""
+    """An example in tokens; `text` is the completion as the trace has it.
+
+    `completion` ends with the end token where the trace `ended` by itself: one that was cut off must not teach to stop.
+    """
 
     id: str
     messages: tuple[Mapping[str, str], ...]
     text: str
     prompt: list[int]
     completion: list[int]
+    ended: bool = True
+    domain: str = ""
 
     @property
     def length(self) -> int:
@@ -34,17 +40,18 @@ class Encoded:
 
     @property
     def labels(self) -> list[int]:
-        """The completion with its end token is learnt, the prompt is not. One label per input id, not shifted."""
+        """All of the completion is learnt, the prompt is not. One label per input id, not shifted."""
         return [IGNORED] * len(self.prompt) + self.completion
 
 
 @dataclass(frozen=True)
 class LeftOut:
-    """An example that cannot be trained on: too_long | end_token_inside | no_single_reply."""
+    """An example that cannot be trained on: too_long | end_token_inside | no_single_reply | nothing_said."""
 
     id: str
     reason: str
     tokens: int
+    domain: str = ""
 
 
 def encode(
@@ -53,29 +60,37 @@ def encode(
     """Examples that fit max_length tokens, those that are longer, and an entry for every row left out.
 
     rows have `id`, and `prompt` and `completion` as lists of {role, content}; a completion is one assistant message.
+    `finish` and `domain` may be missing; a completion whose finish is "length" was cut off.
     """
     ending = ending_ids(tokenizer)
     fitting: list[Encoded] = []
     longer: list[Encoded] = []
     left_out: list[LeftOut] = []
     for row in rows:
-        reply: Sequence[Mapping[str, str]] = row["completion"]
-        if len(reply) != 1 or reply[0]["role"] != "assistant":
-            left_out.append(LeftOut(row["id"], "no_single_reply", 0))
-            continue
-        text = reply[0]["content"]
-        try:
-            prompt, completion = example_ids(tokenizer, row["prompt"], text, ending)
-        except EndTokenInside:
-            left_out.append(LeftOut(row["id"], "end_token_inside", 0))
-            continue
-        example = Encoded(row["id"], tuple(row["prompt"]), text, prompt, completion)
-        if example.length > max_length:
+        example = _encoded(tokenizer, row, ending)
+        if isinstance(example, LeftOut):
+            left_out.append(example)
+        elif example.length > max_length:
             longer.append(example)
-            left_out.append(LeftOut(example.id, "too_long", example.length))
+            left_out.append(LeftOut(example.id, "too_long", example.length, example.domain))
         else:
             fitting.append(example)
     return fitting, longer, left_out
+
+
+def _encoded(tokenizer: Any, row: Mapping[str, Any], ending: Sequence[int]) -> Encoded | LeftOut:
+    reply: Sequence[Mapping[str, str]] = row["completion"]
+    ended, domain = row.get("finish") != "length", row.get("domain") or ""
+    if len(reply) != 1 or reply[0]["role"] != "assistant":
+        return LeftOut(row["id"], "no_single_reply", 0, domain)
+    text = reply[0]["content"]
+    try:
+        prompt, completion = example_ids(tokenizer, row["prompt"], text, ending, ended)
+    except EndTokenInside:
+        return LeftOut(row["id"], "end_token_inside", 0, domain)
+    if not completion:
+        return LeftOut(row["id"], "nothing_said", 0, domain)
+    return Encoded(row["id"], tuple(row["prompt"]), text, prompt, completion, ended, domain)
 
 
 def digest(examples: Iterable[Encoded]) -> str:

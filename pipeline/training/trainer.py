@@ -1,24 +1,34 @@
 """TRL's SFTTrainer on tokens made elsewhere: planned batches, a loss on completions only, sealed checkpoints.
 
-It renders, tokenises, truncates and packs nothing, and does not know where examples came from.
+It renders, tokenises and truncates nothing, and does not know where examples came from.
 """
 
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import torch
 from datasets import Dataset
+from safetensors.torch import load_model, save_model
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, TrainerCallback, TrainerState
 from trl.trainer.sft_trainer import SFTTrainer
 
-from pipeline.objectives import Objective
+from pipeline.objectives import IGNORED, Objective
+from pipeline.objectives.forward import refuse_changed_logits
+from pipeline.training.batches import parts
 from pipeline.training.checkpoints import best_of, prune, seal, stopped_early
-from pipeline.training.encode import IGNORED, Encoded
+from pipeline.training.encode import Encoded
+
+MEDIAN_STEPS = 100  # before a run of wild losses: what they are compared with
+LEAST_STEPS = 20  # fewer say nothing
+BESIDE = "objective-{}.safetensors"  # of a checkpoint: a module that an objective trains beside the student
 
 
 def as_dataset(examples: Sequence[Encoded]) -> Dataset:
@@ -50,6 +60,23 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, A
     }
 
 
+def pack(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows one after another in a single row [1, their lengths together], without padding.
+
+    Positions start again with every example, and there is no mask: by that transformers keeps what attends apart (its
+    `masking_utils`, and the variable-length kernels of flash attention). The first token of each is no label, or the
+    last one of the example before would learn it.
+    """
+    lengths = [len(row["input_ids"]) for row in rows]
+    labels = [label for row in rows for label in (IGNORED, *row["labels"][1:])]
+    return {
+        "input_ids": torch.tensor([[token for row in rows for token in row["input_ids"]]], dtype=torch.long),
+        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+        "labels": torch.tensor([labels], dtype=torch.long),
+        "ids": [row["id"] for row in rows],
+    }
+
+
 class PlannedBatches(Sampler[list[int]]):
     """A batch sampler that yields the batches it was given, in their order."""
 
@@ -71,12 +98,50 @@ class Plan:
     batches: Sequence[list[int]]
     eval_batches: Sequence[list[int]]
     pad_token_id: int
-    compute_dtype: torch.dtype
+    part_tokens: int  # positions that go through the student at once: a larger batch goes through it in parts
+    packed: bool = False  # several examples in one row, instead of one in each with padding behind it
     seconds: dict[str, float] = field(default_factory=lambda: {"evaluate": 0.0, "save": 0.0})
+
+    def laid_out(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The `parts` of a batch as tensors, and how many tokens are `learnt` in all of them."""
+        lengths = [len(row["input_ids"]) for row in rows]
+        chosen = parts(range(len(rows)), lengths, self.part_tokens, self.packed)
+        made = [[rows[index] for index in part] for part in chosen]
+        laid = [pack(part) if self.packed else collate(part, self.pad_token_id) for part in made]
+        return {"parts": laid, "learnt": sum(int((part["labels"][:, 1:] != IGNORED).sum()) for part in laid)}
 
 
 class Diverged(Exception):
-    """The loss is no longer a finite number; the message names the step and the traces."""
+    """The loss is no longer a finite number, or no longer a sane one; `batches` says where, as JSON values."""
+
+    def __init__(self, message: str, batches: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(message)
+        self.batches = list(batches)
+
+
+class Guard(TrainerCallback):
+    """Raises Diverged where the losses of `steps` steps on end are all over `factor` times the median before them.
+
+    It goes by the trainer's log, which a resumed training takes over. `ids` gives the traces of a step.
+    """
+
+    def __init__(self, factor: float, steps: int, ids: Callable[[int], list[str]]) -> None:
+        self.factor, self.steps, self.ids = factor, steps, ids
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        logged = ((entry["step"], entry["loss"]) for entry in reversed(state.log_history) if "loss" in entry)
+        last = list(islice(logged, self.steps + MEDIAN_STEPS))
+        wild, before = last[: self.steps], [loss for _, loss in last[self.steps :]]
+        if len(before) < LEAST_STEPS or not all(loss > self.factor * median(before) for _, loss in wild):
+            return
+        raise Diverged(
+            f"the loss was over {self.factor:g} times its median ({median(before):.3f}) for {self.steps} steps on end, "
+            f"up to step {wild[0][0]} ({wild[0][1]:.3f}). Lower sft.learning_rate, look at the traces, or raise "
+            f"sft.wild_loss_factor (null: never stop for that).",
+            [{"step": step, "loss": loss, "ids": self.ids(step)} for step, loss in reversed(wild)],
+        )
 
 
 class Watcher(TrainerCallback):
@@ -90,47 +155,58 @@ class Watcher(TrainerCallback):
             self.show(state.global_step, logs["loss"])
 
 
+class Cleared(TrainerCallback):
+    """Clears the gradients of the objective's own modules after a step; the trainer clears the student's alone."""
+
+    def __init__(self, modules: Sequence[torch.nn.Module]) -> None:
+        self.modules = modules
+
+    def on_step_end(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for module in self.modules:
+            module.zero_grad()
+
+
 class PlannedTrainer(SFTTrainer):
-    """SFTTrainer without its per-step metrics, its head at every position, and its unsealed checkpoints."""
+    """SFTTrainer without its per-step metrics, its loss of all logits at once, and its unsealed checkpoints."""
 
     def __init__(self, plan: Plan, **kwargs: Any) -> None:
         self.plan = plan
         self.model: Any
-        super().__init__(data_collator=lambda rows: collate(rows, plan.pad_token_id), **kwargs)
+        self.learnt: int | None = None  # tokens of the whole batch, while one of several parts goes through the student
+        super().__init__(data_collator=plan.laid_out, **kwargs)
         self.remove_callback(PrinterCallback)
-        self.head_positions: torch.Tensor | None = None
-        self.model.get_output_embeddings().register_forward_pre_hook(self._only_learnt_positions)
+        refuse_changed_logits(self.model)
+        self.beside = dict(plan.objective.modules())
+        for module in self.beside.values():
+            module.to(self.args.device)
+        self.add_callback(Cleared(list(self.beside.values())))
 
-    def _only_learnt_positions(self, _head: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...] | None:
-        """Hand the output head the learnt positions only: the vocabulary's product is wasted on prompts and padding."""
-        return None if self.head_positions is None else (arguments[0][self.head_positions], *arguments[1:])
-
-    def loss_sum(self, model: Any, batch: Mapping[str, Any]) -> tuple[torch.Tensor, int]:
-        """The objective's summed loss over a batch and the number of positions it covers."""
-        labels = batch["labels"][:, 1:]
-        learnt = labels != IGNORED
-        self.head_positions = torch.nn.functional.pad(learnt, (0, 1))
-        mixed = self.plan.compute_dtype != torch.float32
-        try:
-            with torch.autocast(labels.device.type, dtype=torch.bfloat16, enabled=mixed):
-                logits = model(
-                    input_ids=batch["input_ids"], attention_mask=batch["attention_mask"], use_cache=False
-                ).logits
-        finally:
-            self.head_positions = None
-        targets = labels[learnt]
-        return self.plan.objective.loss(logits, targets, batch), targets.numel()
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """Forward and backward of a batch, part by part. Returns the mean loss per learnt token of the whole batch."""
+        several = len(inputs["parts"]) > 1
+        self.learnt = inputs["learnt"] if several else None
+        losses = [
+            super(PlannedTrainer, self).training_step(model, part)  # type: ignore[no-untyped-call]
+            for part in inputs["parts"]
+        ]
+        return sum(losses[1:], losses[0])
 
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The mean loss per learnt token of a batch. Raises Diverged, with the trace ids, where it is not finite."""
-        total, positions = self.loss_sum(model, inputs)
-        loss = total / max(positions, 1)
+        """The mean loss per learnt token of a batch; of a part, its share of that of the whole batch.
+
+        Raises Diverged, with the trace ids, where it is not finite.
+        """
+        moment = self.state.global_step / max(self.state.max_steps, 1)
+        found = self.plan.objective.loss(model, inputs, moment)
+        loss = found.total / max(found.positions if self.learnt is None else self.learnt, 1)
         if not torch.isfinite(loss):
+            step = self.state.global_step + 1
             raise Diverged(
-                f"the loss became {loss.item()} at step {self.state.global_step + 1}, on the traces "
-                f"{', '.join(inputs['ids'])}; expected a finite number. Lower sft.learning_rate, or look at the traces."
+                f"the loss became {loss.item()} at step {step}, on the traces {', '.join(inputs['ids'])}; expected a "
+                f"finite number. Lower sft.learning_rate, or look at the traces.",
+                [{"step": step, "loss": str(loss.item()), "ids": list(inputs["ids"])}],
             )
         return loss
 
@@ -148,15 +224,23 @@ class PlannedTrainer(SFTTrainer):
         return prepared
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
-        """The validation loss per learnt token, over all tokens rather than over batches of unequal size."""
+        """The validation loss per learnt token, over all tokens rather than over batches of unequal size, and the means
+        of what the objective reports beside it.
+        """
         start = time.monotonic()
-        total, positions = 0.0, 0
-        self.model.eval()
+        sums: dict[str, float] = defaultdict(float)
+        counts: dict[str, int] = defaultdict(int)
+        for module in (self.model, *self.beside.values()):
+            module.eval()
         with torch.inference_mode():
-            for batch in self.get_eval_dataloader():
-                batch_sum, count = self.loss_sum(self.model, batch)
-                total, positions = total + float(batch_sum), positions + count
-        metrics = {f"{metric_key_prefix}_loss": total / max(positions, 1)}
+            for batch in (part for whole in self.get_eval_dataloader() for part in whole["parts"]):
+                found = self.plan.objective.loss(self.model, batch, 1.0)
+                for name, (value, count) in {"loss": (found.total, found.positions), **found.figures}.items():
+                    sums[name] += float(value)
+                    counts[name] += count
+        for module in self.beside.values():
+            module.train()
+        metrics = {f"{metric_key_prefix}_{name}": sums[name] / max(counts[name], 1) for name in sums}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.plan.seconds["evaluate"] += time.monotonic() - start
@@ -167,6 +251,8 @@ class PlannedTrainer(SFTTrainer):
         start = time.monotonic()
         super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
         folder = self.root / f"checkpoint-{self.state.global_step}"
+        for name, module in self.beside.items():
+            save_model(module, str(folder / BESIDE.format(name)))
         seal(folder)
         prune(self.root, folder)
         self.plan.seconds["save"] += time.monotonic() - start
@@ -177,6 +263,39 @@ class PlannedTrainer(SFTTrainer):
         if self.state.best_global_step:
             self.state.best_model_checkpoint = str(self.root / f"checkpoint-{self.state.best_global_step}")
         return trained
+
+    def create_optimizer(self, model: Any = None) -> Any:
+        """As the parent does, with what the objective's own modules train in a group of their own."""
+        begun = self.optimizer is not None
+        optimizer = super().create_optimizer(model)
+        trained = [parameter for parameter in self._parameters_beside() if parameter.requires_grad]
+        if trained and not begun:
+            optimizer.add_param_group({"params": trained, "weight_decay": 0.0})
+        return optimizer
+
+    def _parameters_beside(self) -> list[torch.nn.Parameter]:
+        return [parameter for module in self.beside.values() for parameter in module.parameters()]
+
+    def _clip_grad_norm(self, model: Any) -> Any:
+        """As the parent does, over all that is trained."""
+        if not self.beside:
+            return super()._clip_grad_norm(model)  # type: ignore[no-untyped-call]
+        everything = [*model.parameters(), *self._parameters_beside()]
+        return self.accelerator.clip_grad_norm_(everything, self.args.max_grad_norm)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        """As the parent does, with the objective's own modules."""
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        self._load_beside(Path(resume_from_checkpoint))
+
+    def _load_best_model(self) -> None:
+        """As the parent does, with the objective's own modules."""
+        super()._load_best_model()
+        self._load_beside(Path(str(self.state.best_model_checkpoint)))
+
+    def _load_beside(self, folder: Path) -> None:
+        for name, module in self.beside.items():
+            load_model(module, str(folder / BESIDE.format(name)), device=str(self.args.device))
 
     @property
     def root(self) -> Path:

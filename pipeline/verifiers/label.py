@@ -24,7 +24,7 @@ def judge(given: str, gold: str, data: dict[str, Any]) -> Judgement:
         names = _names(data)
     except ValueError as error:
         return undecided("gold_unparseable", error=str(error))
-    expected = _named(gold, names) or (None if data.get("labels") else fold(plain(gold)))
+    expected = _expected(gold, data, names)
     if not expected:
         return undecided("gold_unparseable", error="the reference answer is none of the labels")
     found = _named(given, names)
@@ -34,6 +34,23 @@ def judge(given: str, gold: str, data: dict[str, Any]) -> Judgement:
     if mentioned:
         return undecided("answer_unparseable", error=f"more than a label, about {', '.join(sorted(mentioned))}")
     return wrong(error="the answer is none of the labels")
+
+
+def classes(given: str | None, gold: str, data: dict[str, Any]) -> tuple[str, str | None] | None:
+    """The labels, folded, of a reference and of an answer (None: it names none); None where the reference has none."""
+    try:
+        names = _names(data)
+    except ValueError:
+        return None
+    expected = _expected(gold, data, names)
+    if not expected:
+        return None
+    said = None if given is None else _named(given, names) or (expected if _bare(given) == expected else None)
+    return expected, said
+
+
+def _expected(gold: str, data: dict[str, Any], names: dict[str, str]) -> str | None:
+    return _named(gold, names) or (None if data.get("labels") else fold(plain(gold)))
 
 
 def _names(data: dict[str, Any]) -> dict[str, str]:

@@ -18,6 +18,7 @@ WORDS = (
     "think",
     "first",
     "off",
+    "soft_labels",
     "hf",
     "float32",
     "lora",
@@ -35,8 +36,8 @@ WORDS = (
 )
 # Values that only fit beside another one.
 BESIDE = {("teacher", "thinking_budget"): ("teacher", "thinking", True)}
-# They name a run and speak to people; or they say where something lies, whose content is identity.
-NAMES_ONLY = {"name", "description"}
+# They name a run and speak to people; or they say which rounds there are, each of which has identities of its own.
+NAMES_ONLY = {"name", "description", "rounds"}
 
 
 def leaves(value: Any, place: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], Any]]:

@@ -1,6 +1,7 @@
 """Names to weights: identities, pins, mirrors that lie or are gone, and two processes that want one model."""
 
 import hashlib
+import json
 import os
 import re
 import subprocess
@@ -341,6 +342,37 @@ def test_only_weights_and_texts_are_taken_from_the_hub_at_the_pinned_commit(
     assert models.fetch(f"owner/large@{COMMIT}", root, silent) == root / "cache"
     assert (asked["hub"], asked["revision"]) == ("owner/large", COMMIT)
     assert not {"*.py", "*.bin", "*.pt", "*"} & set(asked["allow_patterns"])
+
+
+def test_a_model_with_other_values_in_its_config_is_its_files_with_those_values_and_another_identity(
+    root: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import huggingface_hub
+
+    snapshot = save_model(root / "cache")
+    (snapshot / "config.json").write_text('{"max_position_embeddings": 4096, "vocab_size": 7}')
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", lambda *_, **__: str(snapshot))
+    entry = {"hub": "owner/large", "commit": COMMIT, "config": {"max_position_embeddings": 32768}}
+    path = root / "data" / "models.yaml"
+    path.write_text(yaml.safe_dump({"long": entry, "plain": {"hub": "owner/large", "commit": COMMIT}}))
+    folder = models.fetch("long", root, silent)
+    assert json.loads((folder / "config.json").read_text()) == {"max_position_embeddings": 32768, "vocab_size": 7}
+    assert (folder / "model.safetensors").read_bytes() == b"weights"
+    assert (snapshot / "config.json").read_text() == '{"max_position_embeddings": 4096, "vocab_size": 7}'
+    plain, long = (models.resolve(name, root).identity for name in ("plain", "long"))
+    assert (plain, long.startswith(f"{plain}+")) == (f"owner/large@{COMMIT}", True)
+
+    made = (folder / "config.json").stat().st_ino
+    assert models.fetch("long", root, silent) == folder
+    assert (folder / "config.json").stat().st_ino == made
+    path.write_text(yaml.safe_dump({"long": {**entry, "config": {"max_position_embeddings": 8192}}}))
+    assert models.resolve("long", root).identity != long
+    assert (
+        json.loads((models.fetch("long", root, silent) / "config.json").read_text())["max_position_embeddings"] == 8192
+    )
+    path.write_text(yaml.safe_dump({"long": {"path": str(snapshot), "config": {"vocab_size": 8}}}))
+    with pytest.raises(models.ModelError, match="config changes a model of the hub"):
+        models.resolve("long", root)
 
 
 @pytest.mark.parametrize(

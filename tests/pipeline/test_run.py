@@ -3,12 +3,14 @@
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from pipeline import plan
-from pipeline.manifest import explain, write_record
+from pipeline.manifest import Dataset, explain, write_record
 from pipeline.recipe import check
-from pipeline.run import Run
+from pipeline.run import Run, RunInputs
+from pipeline.shards import write_shard
 from pipeline.stage import StageError
 from tests import synthetic
 
@@ -76,3 +78,21 @@ def test_a_stage_that_shows_no_facts_does_not_depend_on_them(tmp_path: Path) -> 
             write_record(run.stage_folder(name) / "manifest.json", made)
         found.append({name: run._input_identity(read) for name, read in plan.stage("eval").reads.items()})
     assert found[0] == found[1]
+
+
+@pytest.mark.parametrize(
+    "told", [{}, {"domain": "math", "finish": "length"}], ids=["as once written", "as written now"]
+)
+def test_columns_that_are_only_told_of_are_read_where_they_are_and_make_nothing_stale(
+    tmp_path: Path, told: dict[str, str]
+) -> None:
+    run, folder = Run(check(RECIPE, "mine", "mine"), data=tmp_path), tmp_path / "runs" / "mine" / "mix"
+    hashed = {"id": "a", "prompt": "p", "completion": "c", "split": "train"}
+    shard = write_shard(folder / "examples" / "one.parquet", pa.Table.from_pylist([hashed | told]), folder)
+    written = Dataset(rows=1, bytes=shard.bytes, columns=shard.columns, shards=[shard])
+    mix = synthetic.manifest("mix").model_copy(update={"datasets": {"examples": written}})
+    write_record(folder / "manifest.json", mix)
+    read = plan.stage("sft").reads["examples"]
+    assert set(read.told) == {"domain", "finish"}
+    assert set(run._input_identity(read)) == set(hashed)
+    assert RunInputs(run, plan.stage("sft"), print).table("examples").to_pylist() == [hashed | told]

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from pipeline.scoring import Answer, better, compare, figures, shares
+from pipeline.scoring import Answer, better, class_line, compare, figures, shares
 
 RIGHT = Answer("q1", "sum", "pass", (), "stop", 10, "7")
 WRONG = replace(RIGHT, outcome="fail", reasons=("wrong_answer",), vote="8")
@@ -84,3 +84,33 @@ def test_models_are_compared_on_the_questions_they_share() -> None:
     assert found["paired"]["student_minus_base"]["difference"] == pytest.approx(3 / 9)
     assert found["gap_recovered"]["questions"] == 8
     assert found["gap_recovered"]["value"] == pytest.approx(3 / 5)
+
+
+def named(expected: str, said: str | None, **changes: object) -> Answer:
+    return replace(RIGHT if said == expected else WRONG, expected=expected, said=said, **changes)
+
+
+def test_each_class_has_precision_recall_and_f1() -> None:
+    pairs = [("good", "good")] * 3 + [("good", "bad")] + [("bad", "bad")] * 2 + [("bad", "good"), ("bad", None)]
+    found = figures([named(*pair) for pair in pairs], 1)
+    assert found["classes"] == {
+        "bad": {"answers": 4, "precision": 2 / 3, "recall": 2 / 4, "f1": pytest.approx(2 * 2 / (4 + 3))},
+        "good": {"answers": 4, "precision": 3 / 4, "recall": 3 / 4, "f1": pytest.approx(3 / 4)},
+    }
+    assert found["macro_f1"] == pytest.approx((4 / 7 + 3 / 4) / 2)
+    precision, recall = found["classes"]["bad"]["precision"], found["classes"]["bad"]["recall"]
+    assert found["classes"]["bad"]["f1"] == pytest.approx(2 * precision * recall / (precision + recall))
+
+
+def test_a_class_that_nobody_names_or_asks_for_has_nothing_to_divide_by() -> None:
+    found = figures([named("good", None), named("good", "rare")], 1)
+    assert found["classes"]["good"] == {"answers": 2, "precision": None, "recall": 0.0, "f1": 0.0}
+    assert found["classes"]["rare"] == {"answers": 0, "precision": 0.0, "recall": None, "f1": 0.0}
+    assert found["macro_f1"] == 0.0  # of the classes that are asked for
+    assert class_line(found["classes"]["good"]) == "precision -, recall 0.000, F1 0.000"
+
+
+def test_a_failure_of_the_judge_counts_for_no_class_and_other_answers_have_none() -> None:
+    timeout = replace(TIMEOUT, expected="good")
+    assert figures([named("good", "good"), timeout], 1)["classes"]["good"]["answers"] == 1
+    assert "classes" not in figures([RIGHT, WRONG], 1)

@@ -74,3 +74,28 @@ def test_every_span_is_a_copy_of_the_raw_text_or_says_that_it_was_inserted() -> 
     for span in lay_out(raw, thinking=False, trace_format="think"):
         assert (span["text"] is None) == (span["start"] is not None)
     assert assemble(raw, lay_out(raw, thinking=False, trace_format="plain")) == raw
+
+
+def test_reasoning_that_was_cut_off_is_not_closed_for_the_teacher() -> None:
+    def text(raw: str, thinking: bool, ended: bool) -> str:
+        return assemble(raw, lay_out(raw, thinking, "think", ended=ended))
+
+    assert text("<think>First, 1 + 1", thinking=True, ended=False) == "<think>\nFirst, 1 + 1"
+    assert text("First, 1 + 1", thinking=False, ended=False) == "<think>\nFirst, 1 + 1"
+    assert text("<think>add</think>It is", thinking=True, ended=False) == "<think>\nadd\n</think>\n\nIt is"
+    assert text("add\nso \\boxed{2} and", thinking=False, ended=False) == "<think>\nadd\n</think>\n\nso \\boxed{2} and"
+
+
+@pytest.mark.parametrize(
+    ("raw", "thinking", "code", "text"),
+    [
+        ("1 + 1 = 2, so \\boxed{2}.", False, False, "\\boxed{2}"),
+        ("Add them.\nThe answer is 2.", False, False, "2"),
+        ("<think>Add them.</think>\nIt is \\boxed{2}.", True, False, "It is \\boxed{2}."),
+        ("Add.\n```python\nprint(2)\n```", False, True, "```python\nprint(2)\n```"),
+        ("No idea at all", False, False, ""),
+        ("<think>Add", True, False, ""),
+    ],
+)
+def test_the_answer_format_leaves_the_reasoning_out(raw: str, thinking: bool, code: bool, text: str) -> None:
+    assert assemble(raw, lay_out(raw, thinking, "answer", code)) == text

@@ -2,9 +2,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from pipeline import wanted
-from pipeline.orders import Order, Sample, asks, samples
+from pipeline.engines import Completion
+from pipeline.orders import Order, Sample, Step, asks, samples
 from pipeline.records import content_id
 from pipeline.roles import Role, Sampling
+from pipeline.sampling import record
+from pipeline.store import writing
 
 
 def order(weights: str, *numbers: int) -> Order:
@@ -36,12 +39,19 @@ def test_noted_orders_have_the_samples_that_rendering_finds(tmp_path: Path) -> N
         assert len(plain(samples(each))) in (2, 4)
 
 
-def test_an_attempt_that_did_not_end_is_known_by_weights_and_ids(tmp_path: Path) -> None:
+def test_what_an_attempt_paid_for_is_what_it_noted_and_its_stores_hold(tmp_path: Path) -> None:
     made = {"teacher": order("some weights", 1, 2), "other": order("weights-b", 3)}
     wanted.note(tmp_path / "wanted", made)
-    found = {weights: plain(some) for weights, some in wanted.earlier(tmp_path / "wanted")}
-    assert found == {each.weights: plain(asks(each)) for each in made.values()}
-    assert list(wanted.earlier(tmp_path / "nothing")) == []
+    assert list(wanted.paid(tmp_path / "wanted", tmp_path / "store")) == []
+    bought = []
+    for each, finish in ((made["teacher"], "stop"), (made["other"], "length"), (made["teacher"], "error")):
+        ask = list(asks(each))[1 if finish == "error" else 0]
+        completion = Completion(ask.id, "2", None, finish, "a cause", 3, 1)
+        with writing(tmp_path / "store", each.weights) as store:
+            store.append(record(each, Step(ask, ask.id, 10), completion, None))
+        bought += [ask.id] if finish != "error" else []
+    assert sorted(wanted.paid(tmp_path / "wanted", tmp_path / "store")) == sorted(bought)
+    assert list(wanted.paid(tmp_path / "nothing", tmp_path / "store")) == []
 
 
 def test_a_new_attempt_leaves_nothing_of_an_earlier_one(tmp_path: Path) -> None:
@@ -50,5 +60,5 @@ def test_a_new_attempt_leaves_nothing_of_an_earlier_one(tmp_path: Path) -> None:
     (folder / ".teacher.txt.77.tmp").write_text("cut short by a kill")
     wanted.note(folder, {"teacher": order("weights-c", 4)})
     assert [path.name for path in folder.iterdir()] == ["teacher.txt"]
-    [(weights, some)] = wanted.earlier(folder)
-    assert (weights, plain(some)) == ("weights-c", plain(asks(order("weights-c", 4))))
+    assert (folder / "teacher.txt").read_text().startswith("weights-c\n")
+    assert plain(wanted.samples(folder / "teacher.txt")) == plain(asks(order("weights-c", 4)))

@@ -11,8 +11,9 @@ import stages.eval
 from pipeline import engines, orders
 from pipeline.engines.replay import Replay
 from pipeline.manifest import Artifact, File, Manifest
+from pipeline.opinions import DECOYS, Question
 from pipeline.records import PROBLEM, SCORE
-from pipeline.roles import Student, Teacher
+from pipeline.roles import Judge, Student, Teacher
 from pipeline.shards import as_table
 from pipeline.stage import StageError
 from pipeline.verifiers.pool import Pool
@@ -150,6 +151,22 @@ def test_the_better_base_prompt_counts_and_both_are_reported(tmp_path: Path, fak
     assert {prompt.split("]")[0] for name, prompt, _ in fake.asked if name == "checkpoint"} == {"[question"}
 
 
+def test_a_classification_is_told_class_by_class(tmp_path: Path, fake: Fake) -> None:
+    given = inputs(tmp_path)
+    rows = [
+        {**problem(number), "verifier": "label", "verifier_data": json.dumps({"synonyms": {"right": [number + 1]}})}
+        | {"answer": "right"}
+        for number in range(8)
+    ]
+    given._tables["problems"] = as_table(rows, PROBLEM)
+    output = DeskOutput(tmp_path)
+    run(Config(exec={"workers": 1}), given, output)
+    student = output.facts["models"]["student"]
+    assert student["classes"] == {"right": {"answers": 8, "precision": 1.0, "recall": 0.5, "f1": 2 * 4 / (8 + 4)}}
+    assert student["macro_f1"] == student["classes"]["right"]["f1"]
+    assert any("right (8 answers): precision 1.000, recall 0.500, F1 0.667" in line for line in output.lines)
+
+
 def test_nothing_is_asked_twice(tmp_path: Path, fake: Fake) -> None:
     run(Config(exec={"workers": 1}), inputs(tmp_path), DeskOutput(tmp_path))
     assert len(fake.asked) == 24
@@ -226,6 +243,47 @@ def test_exports_with_fewer_bits_are_examined_beside_the_student(tmp_path: Path,
     run(Config(exec={"workers": 1}), asked, again)
     assert len(fake.asked) == count, "a format that is gone asks nothing of the others"
     assert [row["tokens_per_s"] for row in again.facts["exports"]] == [None, None]
+
+
+def test_free_answers_of_all_models_are_put_to_the_judge_model_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question, gold = "When?", "Westphalia, 1648"
+    said = {
+        "teacher": "Answer: in Westphalia 1648",
+        "base": "Answer: in Osnabrück",
+        "checkpoint": f"{OPEN}\nHm.\n{CLOSE}\n\nAnswer: Westphalia 1648",
+    }
+    opinions = {"in Westphalia 1648": "SAME", "Westphalia 1648": "SAME", "in Osnabrück": "DIFFERENT"}
+    opinions |= dict.fromkeys(DECOYS, "DIFFERENT")
+    answers = {name: {question: [text]} for name, text in said.items()}
+    answers["judge"] = {
+        text: [f"VERDICT: {opinion}"]
+        for given, opinion in opinions.items()
+        for text in Question(question, gold, given).orders
+    }
+    started = []
+
+    def start(role: Any, model: Path, seed: int, log: Path | None = None) -> Replay:
+        started.append(model.name)
+        return Replay(answers[model.name])
+
+    monkeypatch.setattr(engines, "start", start)
+    monkeypatch.setattr(orders, "open_tokenizer", lambda role, model, texts: None)
+    asked = inputs(tmp_path)
+    row = {**problem(0), "text": question, "answer": gold, "verifier": "judge"}
+    asked._tables["problems"] = as_table([row], PROBLEM)
+    output = DeskOutput(tmp_path)
+    asked.judge, asked._models["judge"] = Judge(model="judge", engine="vllm"), tmp_path / "judge"
+    run(Config(exec={"workers": 1}), asked, output)
+    assert {row["model"]: row["outcome"] for row in output.rows("scores")} == {
+        "teacher": "pass",
+        "base": "fail",
+        "student": "pass",
+    }
+    assert started == ["teacher", "base", "checkpoint", "judge"]
+    assert output.facts["opinions"]["bought"] == 2 * len(opinions)
+    assert output.counts == {"teacher_pass": 1, "base_fail": 1, "student_pass": 1}
 
 
 def test_an_empty_block_is_an_error_that_names_the_others(tmp_path: Path, fake: Fake) -> None:

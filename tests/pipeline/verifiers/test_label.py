@@ -2,7 +2,7 @@ from typing import Any
 
 import pytest
 
-from pipeline.verifiers.label import judge
+from pipeline.verifiers.label import classes, judge
 
 MOOD = {
     "labels": ["positive", "negative", "neutral"],
@@ -57,3 +57,21 @@ def test_the_cause_of_indecision_is_told() -> None:
 
 def test_a_wrong_label_is_told() -> None:
     assert judge("neg", "positive", MOOD).detail == {"label": "negative"}
+
+
+@pytest.mark.parametrize(
+    ("given", "gold", "data", "found"),
+    [
+        ("Label: neg", "good", MOOD, ("positive", "negative")),
+        ("positive.", "positive", MOOD, ("positive", "positive")),
+        ("not negative", "positive", MOOD, ("positive", None)),
+        (None, "neutral", MOOD, ("neutral", None)),
+        ("Spam", "spam", {}, ("spam", "spam")),
+        ("positive", "happy", MOOD, None),
+        ("a", "a", {"labels": "a, b"}, None),
+    ],
+)
+def test_the_classes_of_a_pair_are_the_labels_and_none_where_none_is_named(
+    given: str | None, gold: str, data: dict[str, Any], found: tuple[str, str | None] | None
+) -> None:
+    assert classes(given, gold, data) == found
