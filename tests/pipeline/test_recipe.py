@@ -236,6 +236,11 @@ def test_a_peer_is_a_second_student_where_there_is_one(tmp_path: Path) -> None:
     found = load(write(tmp_path, MINIMAL + "peer: {model: p}\n"))
     assert (found.named("peer"), found.roles["peer"].model) == (("peer",), "p")
     assert found.resolved()["peer"]["model"] == "p"
+    teacher = MINIMAL.replace("engine: replay", "engine: hf")
+    made = load(write(tmp_path, teacher + "peer: {from: teacher, layers: 2}\n"))
+    assert (made.roles["peer"].model, made.resolved()["peer"]["layers"]) == (made.teacher.model, 2)
+    with pytest.raises(RecipeError, match=r"peer\.from is 'techer'.*Did you mean teacher"):
+        load(write(tmp_path, MINIMAL + "peer: {from: techer, layers: 2}\n"))
     with pytest.raises(RecipeError, match="more_teachers has the name 'peer'"):
         load(write(tmp_path, MINIMAL + "more_teachers: {peer: {model: c}}\n"))
 
