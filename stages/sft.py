@@ -18,6 +18,7 @@ from pipeline import heap, objectives
 from pipeline import student as students
 from pipeline.objectives.features import Config as Features
 from pipeline.objectives.mutual import Config as Mutual
+from pipeline.objectives.on_policy import Config as OnPolicy
 from pipeline.records import content_id
 from pipeline.roles import Role
 from pipeline.section import Section, declared
@@ -28,11 +29,12 @@ from pipeline.training import batches, checkpoints, start
 from pipeline.training.encode import Encoded, LeftOut, digest, encode
 
 if TYPE_CHECKING:
-    from pipeline.training.trainer import PlannedTrainer
+    from pipeline.training.trainer import Planned
 
 CURVE_POINTS = 500  # of the training loss in the manifest; TensorBoard has every step
 OPTIMIZER_FILE = "optimizer.pt"  # of a checkpoint, as transformers names it
-BESIDE = {"features": "teacher", "mutual": "peer"}  # objective -> the role whose model it runs beside the student
+# Objective -> the role whose model it runs beside the student.
+BESIDE = {"features": "teacher", "mutual": "peer", "on_policy": "teacher"}
 
 
 class Lora(Section):
@@ -56,7 +58,7 @@ class Exec(Section):
 class Config(Section):
     """How the student is trained."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"features", "mutual"})
+    later: ClassVar[frozenset[str]] = frozenset({"features", "mutual", "on_policy"})
     locations: ClassVar[frozenset[str]] = frozenset({"start"})
 
     # A checkpoint's folder, of another run's sft say, with whose weights the training begins; null: the student's own.
@@ -65,6 +67,7 @@ class Config(Section):
     objective: str = "sft"  # what it minimises: a name in objectives.OBJECTIVES
     features: Features | None = None  # of objective features
     mutual: Mutual | None = None  # of objective mutual
+    on_policy: OnPolicy | None = None  # of objective on_policy
     # Train all weights, or an adapter; qlora: one on weights held in 4 bits, on a GPU.
     method: Literal["full", "lora", "qlora"] = "full"
     lora: Lora = Lora()
@@ -129,21 +132,37 @@ def prepare(config: Config, tokenizer: Any, rows: Sequence[Mapping[str, Any]], s
     ordered = sorted(rows, key=lambda row: str(row["id"]))
     train, longer, dropped = encode(tokenizer, (row for row in ordered if row["split"] == "train"), config.max_length)
     validation, _, missed = encode(tokenizer, (row for row in ordered if row["split"] != "train"), config.max_length)
+    count: int | None = None
+    repeated: list[LeftOut] = []
+    if config.on_policy is not None:
+        count = config.on_policy.prompts_per_step
+        if config.on_policy.answers_alone:
+            (train, repeated), (validation, _) = asked_once(train), asked_once(validation)
     lengths = [one.length for one in train]
     train_batches = batches.all_batches(
-        lengths, config.batch_tokens, config.seed, config.epochs, config.pool_batches
+        lengths, config.batch_tokens, config.seed, config.epochs, config.pool_batches, count
     )
     wasted = batches.padding_share(train_batches, lengths)
     return Material(
         train=train,
         validation=validation,
-        left_out=[*dropped, *missed],
+        left_out=[*dropped, *missed, *repeated],
         audit=audits.audit(tokenizer, train, longer, config.max_length, system, wasted),
         train_batches=train_batches,
         validation_batches=batches.epoch_batches(
-            [one.length for one in validation], config.batch_tokens, config.seed, 0, len(validation) + 1
+            [one.length for one in validation], config.batch_tokens, config.seed, 0, len(validation) + 1, count
         ),
     )
+
+
+def asked_once(examples: Sequence[Encoded]) -> tuple[list[Encoded], list[LeftOut]]:
+    """The first example of each prompt, and the others: whoever answers prompts himself needs each of them once."""
+    first: dict[tuple[int, ...], Encoded] = {}
+    for example in examples:
+        first.setdefault(tuple(example.prompt), example)
+    kept = {example.id for example in first.values()}
+    others = [LeftOut(one.id, "prompt_repeated", one.length) for one in examples if one.id not in kept]
+    return list(first.values()), others
 
 
 def interval(steps: int, evaluations: int) -> int:
@@ -259,12 +278,12 @@ def begun_with(config: Config, inputs: Inputs) -> Path:
 
 def build_trainer(
     config: Config, inputs: Inputs, output: Output, tokenizer: Any, material: Material, begun: Path | None
-) -> "PlannedTrainer":
+) -> "Planned":
     """The trainer with model, batches and callbacks, ready to train."""
     import torch
     from trl.trainer.sft_config import SFTConfig
 
-    from pipeline.training import model, trainer
+    from pipeline.training import model, on_policy, trainer
 
     model.quiet()
     if config.exec.threads:
@@ -293,7 +312,23 @@ def build_trainer(
             made.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
         return made
 
+    pad = tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0
     student = load("student", config.seed)
+    watching = callbacks(output, steps, config.early_stopping_patience if evaluated else None, begun)
+    if config.on_policy is not None:
+        setting = on_policy.Setting(
+            config=config.on_policy,
+            shared=settings,
+            plan=trainer.Plan(None, material.train_batches, material.validation_batches, pad),
+            student=student,
+            tokenizer=tokenizer,
+            teacher=inputs.model("teacher"),
+            train=material.train,
+            validation=material.validation,
+            compute_dtype=getattr(torch, config.compute_dtype),
+            callbacks=watching,
+        )
+        return on_policy.build(setting)
     context = objectives.Context(
         student=student,
         tokenizer=tokenizer,
@@ -308,20 +343,18 @@ def build_trainer(
             objective=objectives.load(config.objective).make(getattr(config, config.objective, None), context),
             batches=material.train_batches,
             eval_batches=material.validation_batches,
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
+            pad_token_id=pad,
         ),
         model=student,
         args=SFTConfig(**settings),
         train_dataset=trainer.as_dataset(material.train),
         eval_dataset=trainer.as_dataset(material.validation) if evaluated else None,
         processing_class=tokenizer,
-        callbacks=callbacks(output, steps, config.early_stopping_patience if evaluated else None, begun),
+        callbacks=watching,
     )
 
 
-def results(
-    config: Config, material: Material, trainer: "PlannedTrainer", begun: int, seconds: float
-) -> dict[str, Any]:
+def results(config: Config, material: Material, trainer: "Planned", begun: int, seconds: float) -> dict[str, Any]:
     """The figures of a training for the manifest. Rates are of the steps run by this process."""
     lengths = [one.length for one in material.train]
     history, state = trainer.state.log_history, trainer.state
@@ -461,7 +494,11 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
         raise StageError(str(error)) from error
     begun = 0 if last is None else checkpoints.step_of(last)
     output.facts.update(results(config, material, trainer, begun, time.monotonic() - training))
-    model.save(trainer.model, tokenizer, output.artifact("checkpoint"), config.save_dtype)
+    if config.on_policy is not None:
+        from pipeline.training import on_policy
+
+        output.facts.update(on_policy.figures(trainer.state.log_history, begun, output.facts["seconds_stepping"]))
+    model.save(trainer.finished(), tokenizer, output.artifact("checkpoint"), config.save_dtype)
     if config.objective == "mutual":
         model.save(trainer.beside["peer"], tokenizer, output.artifact("peer"), config.save_dtype)
 
