@@ -52,12 +52,24 @@ class Rewriting(Section):
         """How many answers of a second step one rewriting calls for, at most."""
         return 0
 
+    @property
+    def numbers_stay(self) -> bool:
+        """Whether a variant gives the numbers of its parent, no other ones."""
+        return self.keeps_answer
+
 
 class Paraphrase(Rewriting):
     """The same problem in other words."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"keeps_numbers"})
+
     kind: Literal["paraphrase"]
     prompt: str = "augment/paraphrase"  # a template in prompts/, here and below
+    keeps_numbers: bool = True  # false where the answer does not hang on them, as a label does not
+
+    @property
+    def numbers_stay(self) -> bool:
+        return self.keeps_numbers
 
     @property
     def prompts(self) -> tuple[str, ...]:
@@ -296,7 +308,7 @@ def _sound(wish: Augmentation, some: Iterable[Draft], selection: Selection) -> l
     """The drafts whose text neither their parent nor anything held out speaks against."""
     sound = []
     for draft in some:
-        against = flaw(draft.parent, draft.row.text, wish.keeps_answer)
+        against = flaw(draft.parent, draft.row.text, wish.keeps_answer, wish.numbers_stay)
         if against is not None:
             selection.reject(draft.origin, draft.row, *against)
         elif selection.stands(draft.origin, draft.row):

@@ -11,11 +11,13 @@ from typing import Literal
 from pipeline.blending import unlike_first
 
 # Which of a problem's traces come first: the earliest sample; the fewest tokens; each as unlike those before it as can
-# be; the judge's highest score.
+# be; the judge model's highest rating.
 Prefer = Literal["first", "shortest", "diverse", "judge"]
+Reasons = tuple[tuple[str, str], ...]
+"""All that speaks against a trace: (stage, slug), in the funnel's order."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, slots=True)
 class Candidate:
     """What the decision about a trace needs to know of it."""
 
@@ -23,16 +25,21 @@ class Candidate:
     problem_id: str
     sample: int
     completion_tokens: int
-    reasons: tuple[tuple[str, str], ...]  # (stage, slug), in the funnel's order
+    reasons: Reasons
     survivor: str | None  # the trace it duplicates
     teacher: str = ""
     right: bool | None = None  # its answer; None: undecided
-    judge_score: float | None = None
+    rating: float | None = None  # the judge model's; None: it gave none, or was not asked for
 
     @property
     def good(self) -> bool:
         """Nothing speaks against it but that it repeats another trace."""
         return all(stage == "dedupe" for stage, _ in self.reasons)
+
+    @property
+    def first(self) -> tuple[str, str] | None:
+        """The (stage, slug) that the funnel counts it under; None where it is kept."""
+        return self.reasons[0] if self.reasons else None
 
     def without(self, reason: str) -> "Candidate":
         """The same, left out by `mix` for a reason."""
@@ -70,11 +77,11 @@ def revive(candidates: list[Candidate]) -> list[Candidate]:
     """Give a duplicate its place back where the trace it repeats was dropped for another reason: of all duplicates of
     a dropped trace that nothing else speaks against, the shortest (then the smallest id) loses its duplicate reasons.
     """
-    by_id = {candidate.id: candidate for candidate in candidates}
+    dropped = {one.id for one in candidates if one.reasons}
     heirs: dict[str, Candidate] = {}
-    for candidate in sorted(candidates, key=lambda one: (one.completion_tokens, one.id)):
-        only_duplicate = candidate.reasons and all(stage == "dedupe" for stage, _ in candidate.reasons)
-        if only_duplicate and candidate.survivor in by_id and by_id[candidate.survivor].reasons:
+    duplicates = (one for one in candidates if one.reasons and one.good)
+    for candidate in sorted(duplicates, key=lambda one: (one.completion_tokens, one.id)):
+        if candidate.survivor in dropped:
             heirs.setdefault(candidate.survivor, candidate)
     revived = {heir.id for heir in heirs.values()}
     return [replace(one, reasons=(), survivor=None) if one.id in revived else one for one in candidates]
@@ -109,7 +116,7 @@ def ranks(
 ) -> dict[str, int]:
     """The place of each passing trace among those of its problem (`each`: of its problem and teacher), 0 first.
 
-    `texts` holds the raw text of the traces, by id; only `diverse` reads it. A trace without a judge's score comes
+    `texts` holds the raw text of the traces, by id; only `diverse` reads it. With `judge`, traces without a rating come
     after those that have one.
     """
     groups: dict[tuple[str, str], list[Candidate]] = {}
@@ -128,12 +135,9 @@ def ranks(
     return found
 
 
-def _preference(one: Candidate, prefer: Prefer) -> tuple[float, ...] | tuple[float | int | str, ...]:
-    by_score = 0.0
-    if prefer == "judge":
-        by_score = float("inf") if one.judge_score is None else -one.judge_score
-    by_length = 0 if prefer == "first" else one.completion_tokens
-    return (by_score, by_length, one.sample, one.id)
+def _preference(one: Candidate, prefer: Prefer) -> tuple[float, int, int, str]:
+    by_rating = -(one.rating or 0.0) if prefer == "judge" else 0.0
+    return by_rating, (0 if prefer == "first" else one.completion_tokens), one.sample, one.id
 
 
 def over_cap(places: Mapping[str, int], cap: int | None) -> set[str]:

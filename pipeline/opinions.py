@@ -1,22 +1,26 @@
 """The opinions of a judge model on free answers: what it is asked, in either order of the two answers, and what comes
 of it.
 
-It starts no engine (whoever calls it has its orders answered, through the store like any other completion), and decides
-nothing by an opinion alone (`verifiers/judge.py` says what else it takes).
+It decides nothing by an opinion alone (`verifiers/judge.py` says what else it takes).
 """
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from pathlib import Path
+from typing import Any, Protocol
 
+from pipeline import orders, sampling
 from pipeline.orders import Order
 from pipeline.records import content_id
+from pipeline.roles import Judge
 from pipeline.think import split
 from pipeline.verifiers import Judgement, undecided
 from pipeline.verifiers.judge import UNASKED, decided, fenced, verdict
 from pipeline.verifiers.judging import Answered, verdict_row
 
+JUDGE = "judge"  # the verifier whose answers need an opinion, and the role that gives it
+ERROR_SHARE_LIMIT = 0.05  # more failed opinions than this are an error
 FAILED = "judge_failed"  # the judge's own completion failed
 UNTRUSTED = "judge_untrusted"  # it calls answers the same that say nothing
 DECOYS = (":", "Let's solve this step by step.")
@@ -25,6 +29,64 @@ FOOLED_LIMIT = 0  # decoys that it may take for an answer
 
 Row = Mapping[str, Any]
 Ask = Callable[[Order], Iterable[Row]]  # the stored rows of an order: problem_id, raw, finish
+
+
+class Provides(Protocol):
+    """What a stage's inputs say of the judge model."""
+
+    @property
+    def judge(self) -> Judge | None: ...
+    @property
+    def store(self) -> Path: ...
+    def weights(self, role: str) -> str: ...
+    def prompt(self, name: str) -> str: ...
+    def model(self, role: str) -> Path: ...
+
+
+@dataclass
+class JudgeModel:
+    """The judge model as it is asked, through the store like any other."""
+
+    inputs: Provides
+    log: Path  # of its engine
+    show: Callable[[int, int, str], None]  # opinions there, opinions wanted, a note
+    prompt: str | None = None  # a template in place of the one that the recipe names
+    figures: dict[str, Any] = field(default_factory=dict)  # of the asking, once it was asked
+
+    @property
+    def role(self) -> Judge:
+        judge = self.inputs.judge
+        assert judge is not None, "a recipe without a judge model asks none"
+        return judge if self.prompt is None else judge.model_copy(update={"prompt": self.prompt})
+
+    @property
+    def order(self) -> Order:
+        """What it is asked, yet without questions."""
+        texts = {name: self.inputs.prompt(name) for name in orders.prompt_names(self.role)}
+        return Order(
+            role=self.role,
+            weights=self.inputs.weights(JUDGE),
+            problems=list,
+            texts=texts,
+            tokenizer=orders.open_tokenizer(self.role, lambda: self.inputs.model(JUDGE), texts),
+            sampling=self.role.sampling,
+            samples=1,
+            max_tokens=self.role.max_tokens,
+        )
+
+    def ask(self, order: Order) -> list["Row"]:
+        """Its answers; those that the store lacks are asked for, and are in it as soon as they are there."""
+        store, figures, _ = sampling.buy(
+            [order],
+            self.inputs.store,
+            lambda: orders.engine_files(self.role, lambda: self.inputs.model(JUDGE)),
+            self.log,
+            self.show,
+            ERROR_SHARE_LIMIT,
+        )
+        self.figures = figures.facts()
+        found = orders.completions(order, store)
+        return [{key: row[key] for key in ("problem_id", "raw", "finish")} for row in found]
 
 
 @dataclass(frozen=True)
@@ -55,9 +117,12 @@ class Panel:
         self._waiting.append((problem_id, verdict["id"], Question(problem, gold, answer)))
         return True
 
-    def decided(self, base: Order, thinking: bool, ask: Ask) -> Iterator[tuple[str, dict[str, Any]]]:
+    def decided(self, model: JudgeModel) -> Iterator[tuple[str, dict[str, Any]]]:
         """(problem id, VERDICT row) of every trace that waited."""
-        judgements = dict(judged([question for *_, question in self._waiting], base, thinking, ask))
+        if not self._waiting:
+            return
+        questions = [question for *_, question in self._waiting]
+        judgements = dict(judged(questions, model.order, model.role.thinking, model.ask))
         for problem_id, trace_id, one in self._waiting:
             row = Answered(trace_id, "", "stop", False, one.gold, "judge")
             yield problem_id, verdict_row(row, one.given, judgements[one])

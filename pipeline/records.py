@@ -118,6 +118,9 @@ VERDICT = pa.schema(
     ]
 )
 
+# How well the judge model finds a right trace reasoned and written. id is the trace's.
+RATING = pa.schema([("id", pa.string()), ("score", pa.float64())])  # 1 to 10; null where it gave none
+
 # What a text has in common with others, so that it need not be read again. id hashes the text and how it was signed.
 SIGNATURE = pa.schema(
     [
@@ -153,6 +156,7 @@ EXAMPLE = pa.schema(
         ("spans", SPANS),
         ("finish", pa.string()),  # how the trace ended: stop | length; null for a general example, which is whole
         ("split", pa.string()),  # train | validation
+        ("place", pa.float64()),  # in the order it is to be learnt in, 0 first, below 1; null where there is none
         ("domain", pa.string()),
         ("task", pa.string()),
         ("answer", pa.string()),

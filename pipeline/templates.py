@@ -4,7 +4,6 @@ It reads no prompt files (a stage is handed their text), runs no model, and know
 """
 
 import datetime
-import os
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -186,7 +185,8 @@ def rewritten(tokenizer: Any, messages: Messages, completion: str, ending: Seque
     whole = render_whole(tokenizer, messages, said)
     if whole.startswith(trained) and (whole[len(trained) :].removeprefix(end).strip() == ""):
         return None
-    common = len(os.path.commonprefix([trained, whole]))
+    alike = zip(trained, whole, strict=False)
+    common = next((place for place, (one, other) in enumerate(alike) if one != other), min(len(trained), len(whole)))
     return (trained + end)[common:], whole[common:]
 
 

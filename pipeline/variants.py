@@ -61,11 +61,12 @@ def _unquoted(text: str) -> str:
     return text
 
 
-def flaw(parent: Candidate, text: str, keeps_answer: bool) -> tuple[str, str] | None:
+def flaw(parent: Candidate, text: str, keeps_answer: bool, keeps_numbers: bool = True) -> tuple[str, str] | None:
     """The reason against a rewriting of `parent`, as a slug, and its detail; None where nothing speaks against it.
 
     same_text: it says what the parent says, but for case and punctuation. answer_leaked: it gives an answer. Where the
-    parent's answer is to be kept: numbers_changed, and choices_changed for options that are gone or in another order.
+    parent's answer is to be kept: numbers_changed (unless they may), and choices_changed for options that are gone or
+    in another order.
     """
     if normal_words(text) == normal_words(parent.text):
         return "same_text", ""
@@ -76,7 +77,7 @@ def flaw(parent: Candidate, text: str, keeps_answer: bool) -> tuple[str, str] | 
     if _times(parent.answer, text) > _times(parent.answer, parent.text):
         return "answer_leaked", f"it says {parent.answer!r}"
     before, after = quantities(parent.text), quantities(text)
-    if before != after:
+    if keeps_numbers and before != after:
         lost, new = before - after, after - before
         return "numbers_changed", f"lost: {_listed(lost)}; new: {_listed(new)}"
     choices = options(parent)

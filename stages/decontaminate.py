@@ -115,7 +115,7 @@ class _Look:
 
     def __init__(self, overlap: Overlap, problems: Mapping[str, Mapping[str, Any]]) -> None:
         self._overlap, self._problems = overlap, problems
-        self._known: dict[str, tuple[list[str], list[dict[str, Any]]]] = {}
+        self._known: dict[str, list[dict[str, Any]]] = {}
 
     def at(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
         """What stands in a trace and in its problem. Raises StageError where its problem is not there."""
@@ -127,9 +127,12 @@ class _Look:
             )
         if row["problem_id"] not in self._known:
             found = self._overlap.find(problem["text"], problem["task"])
-            self._known[row["problem_id"]] = normal_words(problem["text"]), [described(hit, "problem") for hit in found]
-        words, hits = self._known[row["problem_id"]]
+            self._known[row["problem_id"]] = [described(hit, "problem") for hit in found]
+        hits = self._known[row["problem_id"]]
         in_trace = self._overlap.find(row["raw"] or "", problem["task"])
+        if not in_trace:
+            return hits
+        words = normal_words(problem["text"])
         return [*hits, *(described(hit, "trace") for hit in in_trace if not is_own_step(hit, words))]
 
 

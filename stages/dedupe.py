@@ -1,12 +1,14 @@
-"""dedupe: finds traces of one problem that say the same, word for word or nearly, and names the one to keep.
+"""dedupe: finds traces of one problem that say the same, word for word or nearly (or, where a model is named, in other
+words), and names the one to keep.
 
 It compares no traces of different problems and drops nothing (`mix` does).
 """
 
 import json
 from collections import Counter
-from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
 from sys import intern
 from typing import Any, ClassVar, Literal
 
@@ -15,12 +17,14 @@ import numpy.typing as npt
 import pyarrow as pa
 from pydantic import Field, field_validator
 
+from pipeline.embedding import Embedder, Semantic, identity, opened
 from pipeline.manifest import Shard
 from pipeline.records import SIGNATURE, VERDICT
 from pipeline.section import Section
 from pipeline.shards import as_table
+from pipeline.similarity.meaning import Vectors, numbers_of, same_meaning
 from pipeline.similarity.minhash import Shingling, Signatures
-from pipeline.similarity.repeats import Finder, Repeat
+from pipeline.similarity.repeats import Finder
 from pipeline.similarity.signed import Signed
 from pipeline.stage import Inputs, Output, Progress, Reads, Roles, Stage, StageError
 
@@ -33,7 +37,7 @@ Quality = Literal["right", "shortest", "pass_rate", "first_teacher"]
 class Config(Section):
     """When two traces of a problem count as the same, and which of them stays."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"shingle_characters", "survivor"})
+    later: ClassVar[frozenset[str]] = frozenset({"shingle_characters", "survivor", "semantic"})
 
     near: bool = True  # also near-duplicates; false: only traces with the same words, numbers and signs in order
     threshold: float = Field(0.8, gt=0, le=1)  # near: Jaccard of the sets of shingles, from here on
@@ -44,6 +48,9 @@ class Config(Section):
     # the teacher that is right on its problem most often, or from the teacher that the recipe names first. Of equals
     # the smallest id stays.
     survivor: tuple[Quality, ...] = ("right", "shortest")
+
+    # Also traces that say the same in other words with the same numbers in order, by a model's vectors; null: none.
+    semantic: Semantic | None = None
 
     @field_validator("survivor")
     @classmethod
@@ -103,8 +110,10 @@ class Traces:
     def __init__(self, config: Config, inputs: Inputs, output: Output) -> None:
         self.samples: list[Sample] = []
         self._inputs = inputs
-        verified = inputs.table("verified")
-        outcomes = dict(zip(verified.column("id").to_pylist(), verified.column("outcome").to_pylist(), strict=True))
+        outcomes: dict[str, str] = {}
+        for table in inputs.batches("verified"):
+            said = map(intern, table.column("outcome").to_pylist())
+            outcomes |= zip(table.column("id").to_pylist(), said, strict=True)
         memory = Memory(config.shingling, output)
         rows = [np.zeros(0, dtype=np.int64)]
         for table in inputs.batches("traces", ROWS):
@@ -120,16 +129,26 @@ class Traces:
         del self._memory
         return found
 
+    def meanings(self, rows: Collection[int], embedder: Embedder) -> tuple[Vectors, list[bytes]]:
+        """The vectors of some rows, in the order of the traces, and the numbers of each."""
+        vectors: list[Vectors] = []
+        numbers: list[bytes] = []
+        for texts in self._texts(rows):
+            vectors.append(embedder.of(list(texts.values())))
+            numbers += map(numbers_of, texts.values())
+        return np.concatenate(vectors), numbers
+
     def texts(self, rows: Collection[int]) -> dict[int, str]:
         """The raw texts of some rows."""
-        found: dict[int, str] = {}
+        return {row: text for texts in self._texts(rows) for row, text in texts.items()}
+
+    def _texts(self, rows: Collection[int]) -> Iterator[dict[int, str]]:
         start = 0
         for table in self._inputs.batches("traces", ROWS):
             wanted = [row for row in range(start, start + table.num_rows) if row in rows]
             column = table.column("raw")
-            found.update((row, column[row - start].as_py() or "") for row in wanted)
+            yield {row: column[row - start].as_py() or "" for row in wanted}
             start += table.num_rows
-        return found
 
 
 class Memory:
@@ -170,16 +189,24 @@ class Memory:
         self._output.facts.update(signatures_made=self._signed.made, signatures_reused=self._signed.reused)
 
 
-def verdict(trace_id: str, survivor: str, repeat: Repeat | None) -> dict[str, Any]:
-    """One VERDICT row; `score` is the Jaccard index with the survivor, null for a trace that repeats none."""
-    detail = {"survivor": survivor, "jaccard": round(repeat.jaccard, 4)} if repeat else {}
-    reason = "duplicate_exact" if repeat and repeat.exact else "duplicate_near"
+@dataclass(frozen=True)
+class Copy:
+    """What a trace repeats, and why that is said."""
+
+    of: int  # the row of the trace that is kept
+    reason: Literal["duplicate_exact", "duplicate_near", "duplicate_semantic"]
+    score: float  # Jaccard index, or cosine
+
+
+def verdict(trace_id: str, survivor: str, copy: Copy | None) -> dict[str, Any]:
+    """One VERDICT row; `score` is the likeness to the survivor, null for a trace that repeats none."""
+    measure = "cosine" if copy and copy.reason == "duplicate_semantic" else "jaccard"
     return {
         "id": trace_id,
-        "outcome": "fail" if repeat else "pass",
-        "reasons": [reason] if repeat else [],
-        "score": repeat.jaccard if repeat else None,
-        "detail": json.dumps(detail),
+        "outcome": "fail" if copy else "pass",
+        "reasons": [copy.reason] if copy else [],
+        "score": copy.score if copy else None,
+        "detail": json.dumps({"survivor": survivor, measure: round(copy.score, 4)} if copy else {}),
     }
 
 
@@ -189,11 +216,11 @@ def sample_of(row: Mapping[str, Any], outcomes: Mapping[str, str]) -> Sample:
     if outcome is None:
         raise StageError(f"Trace {row['id']} has no verdict in verify/verdicts. Run stage verify again.")
     problem, teacher = intern(row["problem_id"]), intern(row["teacher"] or "")  # once for all their traces
-    return Sample(row["id"], problem, teacher, row["completion_tokens"] or 0, intern(outcome))
+    return Sample(row["id"], problem, teacher, row["completion_tokens"] or 0, outcome)
 
 
-def duplicates(traces: Traces, rank: Ranking, config: Config) -> dict[int, tuple[int, Repeat]]:
-    """The traces that repeat another one of their problem, by row: the row that is kept, and how alike they are.
+def duplicates(traces: Traces, rank: Ranking, config: Config) -> dict[int, Copy]:
+    """The traces that repeat another one of their problem by their words, by row.
 
     The order of rows decides nothing (see `Finder`).
     """
@@ -207,7 +234,35 @@ def duplicates(traces: Traces, rank: Ranking, config: Config) -> dict[int, tuple
         found = finder.find(lambda place: known[order[place]])
     else:
         found = finder.exact()
-    return {order[place]: (order[repeat.of], repeat) for place, repeat in found.items()}
+    return {
+        order[place]: Copy(
+            order[repeat.of], "duplicate_exact" if repeat.exact else "duplicate_near", float(repeat.jaccard)
+        )
+        for place, repeat in found.items()
+    }
+
+
+def paraphrases(
+    traces: Traces, rank: Ranking, semantic: Semantic, found: Mapping[int, Copy], embedder: Callable[[], Embedder]
+) -> dict[int, Copy]:
+    """The same with the traces that repeat another one by their meaning. Whatever repeats one of these names the trace
+    that is kept.
+    """
+    samples = traces.samples
+    left = [row for row in range(len(samples)) if row not in found]
+    rivals = Counter(samples[row].problem_id for row in left)
+    left = [row for row in left if rivals[samples[row].problem_id] > 1]
+    if not left:
+        return dict(found)
+    vectors, numbers = traces.meanings(set(left), embedder())
+    order = sorted(range(len(left)), key=lambda place: rank(samples[left[place]]))
+    keys = [(samples[left[place]].problem_id, numbers[place]) for place in order]
+    alike = {
+        left[order[at]]: Copy(left[order[kept]], "duplicate_semantic", cosine)
+        for at, (kept, cosine) in same_meaning(vectors[order], keys, semantic.threshold).items()
+    }
+    named = {row: replace(copy, of=alike[copy.of].of) if copy.of in alike else copy for row, copy in found.items()}
+    return named | alike
 
 
 def run(config: Config, inputs: Inputs, output: Output) -> None:
@@ -215,16 +270,25 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     traces = Traces(config, inputs, output)
     samples = traces.samples
     teachers = [one.label for one in inputs.teachers.values()] if "first_teacher" in config.survivor else []
-    found = duplicates(traces, ranking(config, samples, teachers), config)
+    rank = ranking(config, samples, teachers)
+    found = duplicates(traces, rank, config)
     output.counts.update({"pass": 0, "duplicate_exact": 0, "duplicate_near": 0})
+    if config.semantic is not None:
+        found = paraphrases(traces, rank, config.semantic, found, opened(config.semantic, inputs.root, output.say))
+        output.counts["duplicate_semantic"] = 0
     for start in range(0, len(samples), ROWS):
         rows = []
         for row, sample in enumerate(samples[start : start + ROWS], start=start):
-            kept, repeat = found.get(row, (row, None))
-            rows.append(verdict(sample.id, samples[kept].id, repeat))
+            copy = found.get(row)
+            rows.append(verdict(sample.id, samples[copy.of].id if copy else sample.id, copy))
         output.counts.update(row["reasons"][0] if row["reasons"] else "pass" for row in rows)
         output.write("verdicts", as_table(rows, VERDICT))
         output.progress(Progress(start + len(rows), len(samples), "traces"))
+
+
+def contents(config: Config, root: Path) -> dict[str, str]:
+    """The identity of the model that says what texts mean, where one is asked."""
+    return identity(config.semantic, root)
 
 
 def roles(config: Config) -> Roles:
@@ -243,4 +307,5 @@ STAGE = Stage(
     },
     writes={"verdicts": VERDICT, "signatures": SIGNATURE},
     roles=roles,
+    contents=contents,
 )

@@ -6,8 +6,8 @@ serve every later student.
 """
 
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipeline import orders, sampling, scoring
+from pipeline.opinions import JUDGE, JudgeModel, Panel
 from pipeline.orders import Order
 from pipeline.records import SCORE, content_id
 from pipeline.roles import WORDS, Role, Sampling
@@ -185,10 +186,30 @@ def classes(question: Row, verdict: Row) -> tuple[str | None, str | None]:
     return label.classes(given, question["answer"], json.loads(question["verifier_data"] or "{}")) or (None, None)
 
 
+@dataclass
+class Held:
+    """The answers that wait for the judge model's opinion."""
+
+    panel: Panel = field(default_factory=Panel)
+    rows: dict[str, tuple[Subject, Row]] = field(default_factory=dict)  # by the score's id
+
+
+def scored(subject: Subject, completion: Row, question: Row, verdict: Row) -> tuple[dict[str, Any], scoring.Answer]:
+    """The SCORE row of an answer, and what the figures need of it."""
+    row = score(subject, completion, question, verdict)
+    values = {key: row[key] for key in ("problem_id", "task", "outcome", "finish", "completion_tokens")}
+    expected, said = classes(question, verdict)
+    return row, scoring.Answer(
+        **values, reasons=tuple(row["reasons"]), vote=vote(verdict), expected=expected, said=said
+    )
+
+
 def judged(
-    pool: Pool, subject: Subject, completions: Iterator[Row], known: Mapping[str, Row]
+    pool: Pool, subject: Subject, completions: Iterator[Row], known: Mapping[str, Row], held: Held | None
 ) -> Iterator[tuple[dict[str, Any], scoring.Answer]]:
-    """SCORE rows of a subject's completions, in any order, each with what the figures need of it."""
+    """SCORE rows of a subject's completions, in any order, each with what the figures need of it. Where a judge model
+    is to be asked, `held` takes those that wait for it.
+    """
     waiting: dict[str, Row] = {}
 
     def answers() -> Iterator[Answered]:
@@ -208,20 +229,21 @@ def judged(
 
     for verdict in judge_rows(answers(), pool):
         row = waiting.pop(verdict["id"])
-        scored = score(subject, row, known[row["problem_id"]], verdict)
-        columns = ("problem_id", "task", "outcome", "finish", "completion_tokens")
-        values = {key: scored[key] for key in columns}
-        expected, said = classes(known[row["problem_id"]], verdict)
-        yield (
-            scored,
-            scoring.Answer(
-                **values, reasons=tuple(scored["reasons"]), vote=vote(verdict), expected=expected, said=said
-            ),
-        )
+        question = known[row["problem_id"]]
+        if held is not None and held.panel.take(question["id"], question["text"], question["answer"], verdict):
+            held.rows[verdict["id"]] = (subject, row)
+        else:
+            yield scored(subject, row, question, verdict)
 
 
 def examine(
-    config: Config, inputs: Inputs, output: Output, pool: Pool, group: Sequence[Subject], known: Mapping[str, Row]
+    config: Config,
+    inputs: Inputs,
+    output: Output,
+    pool: Pool,
+    group: Sequence[Subject],
+    known: Mapping[str, Row],
+    held: Held | None,
 ) -> tuple[list[tuple[Subject, list[scoring.Answer]]], Figures]:
     """Ask one model, with one prompt or several, what the store lacks; judge all of its answers and write scores."""
     first = group[0]
@@ -237,25 +259,42 @@ def examine(
     examined = []
     for subject, order in zip(group, asked, strict=True):
         found = (orders.cut(order, row) for row in orders.completions(order, store))
-        examined.append((subject, judge(config, output, pool, subject, found, known)))
+        rows = judged(pool, subject, found, known, held)
+        examined.append((subject, written(config, output, subject.label, rows, len(known))))
     return examined, figures
 
 
-def judge(
-    config: Config, output: Output, pool: Pool, subject: Subject, found: Iterator[Row], known: Mapping[str, Row]
+def written(
+    config: Config, output: Output, label: str, rows: Iterable[tuple[dict[str, Any], scoring.Answer]], questions: int
 ) -> list[scoring.Answer]:
-    """Judge a subject's completions and write their scores."""
-    rows, answers = [], []
-    for scored, answer in judged(pool, subject, found, known):
-        rows.append(scored)
+    """Write scores as they come; returns what the figures need of them."""
+    some, answers = [], []
+    for row, answer in rows:
+        some.append(row)
         answers.append(answer)
-        total = len(known) * config.samples
-        output.progress(Progress(len(answers), total, "answers", f"{subject.label}: judging"))
-        if len(rows) == ROWS:
-            output.write("scores", as_table(rows, SCORE))
-            rows = []
-    output.write("scores", as_table(rows, SCORE))
+        output.progress(Progress(len(answers), questions * config.samples, "answers", f"{label}: judging"))
+        if len(some) == ROWS:
+            output.write("scores", as_table(some, SCORE))
+            some = []
+    output.write("scores", as_table(some, SCORE))
     return answers
+
+
+def opinions(
+    inputs: Inputs, output: Output, held: Held, known: Mapping[str, Row]
+) -> Iterator[tuple[Subject, dict[str, Any], scoring.Answer]]:
+    """What became of the answers that waited: the subject, its SCORE row, and what the figures need of it. The judge
+    model is asked about all subjects' at once, none of which it is told.
+    """
+    model = JudgeModel(
+        inputs,
+        output.work / "judge.log",
+        lambda done, total, note: output.progress(Progress(done, total, "opinions", note)),
+    )
+    for problem_id, verdict in held.panel.decided(model):
+        subject, completion = held.rows[verdict["id"]]
+        yield subject, *scored(subject, completion, known[problem_id], verdict)
+    output.facts["opinions"] = model.figures
 
 
 def summary(config: Config, examined: Sequence[tuple[Subject, list[scoring.Answer]]], asked: int) -> dict[str, Any]:
@@ -292,22 +331,34 @@ def prompts(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
     """The templates of all three models' prompts."""
     teacher, student = roles["teacher"], roles["student"]
     asked = [teacher, student, *base_roles(config, student, teacher).values()]
+    asked += [roles[JUDGE]] if JUDGE in roles else []
     return tuple(dict.fromkeys(name for role in asked for name in orders.prompt_names(role)))
 
 
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Examine every subject in turn, then compare them."""
     known = questions(config, inputs)
+    asks = inputs.judge is not None and any(row["verifier"] == JUDGE for row in known.values())
+    held = Held() if asks else None
     examined: list[tuple[Subject, list[scoring.Answer]]] = []
     generation = {}
     # One pool for all subjects: to import what verifiers need takes seconds.
     with Pool(config.exec.workers or processors(), config.timeout_s, config.memory_mib) as pool:
         for model, group in groupby(subjects(config, inputs), key=lambda subject: subject.model):
-            found, figures = examine(config, inputs, output, pool, list(group), known)
+            found, figures = examine(config, inputs, output, pool, list(group), known, held)
             generation[model] = figures.facts()
             examined += found
-            for subject, answers in found:
+            for subject, answers in found if held is None else ():
                 tell(config, output, subject, answers)
+    if held is not None:
+        by_label = {subject.label: answers for subject, answers in examined}
+        rows = []
+        for subject, row, answer in opinions(inputs, output, held, known):
+            rows.append(row)
+            by_label[subject.label].append(answer)
+        output.write("scores", as_table(rows, SCORE))
+        for subject, answers in examined:
+            tell(config, output, subject, answers)
     output.facts.update({**summary(config, examined, len(known)), "generation": generation})
 
 
@@ -337,7 +388,11 @@ STAGE = Stage(
         "checkpoint": Reads("sft", artifact="checkpoint"),
     },
     writes={"scores": SCORE},
-    roles={"teacher": (*WORDS, "thinking", "thinking_budget"), "student": WORDS},
-    weights=("teacher", "student"),
+    roles={
+        "teacher": (*WORDS, "thinking", "thinking_budget"),
+        "student": WORDS,
+        JUDGE: (*WORDS, "thinking", "sampling", "max_tokens"),
+    },
+    weights=("teacher", "student", JUDGE),
     prompts=prompts,
 )

@@ -12,6 +12,7 @@ from statistics import median
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 from pydantic import field_validator
 
 from pipeline.records import VERDICT
@@ -62,12 +63,15 @@ def judge(ids: Sequence[str], traces: Traces, rules: Mapping[str, Rule], limits:
 class Lengths:
     """The lengths of the traces that ended by themselves, by problem."""
 
-    def __init__(self, rows: pa.Table, least_others: int) -> None:
+    def __init__(self, tables: Iterable[pa.Table], least_others: int) -> None:
         self._least = least_others
         self._lengths: dict[str, list[int]] = defaultdict(list)
-        for row in rows.to_pylist():
-            if row["finish"] == "stop":
-                self._lengths[row["problem_id"]].append(row["completion_tokens"] or 0)
+        for table in tables:
+            ended = table.filter(pc.equal(table["finish"], "stop"))
+            for problem_id, tokens in zip(
+                ended["problem_id"].to_pylist(), ended["completion_tokens"].to_pylist(), strict=True
+            ):
+                self._lengths[problem_id].append(tokens or 0)
 
     def others(self, row: Mapping[str, Any]) -> float | None:
         """The median of the lengths of a problem's traces but this one; None where there are too few."""
@@ -111,7 +115,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     columns = [inputs.table("problems").column(name).to_pylist() for name in ("id", "domain", "text")]
     problems = {key: (domain, text) for key, domain, text in zip(*columns, strict=True)}
     thinking = thinkers(inputs.teachers)
-    lengths = Lengths(inputs.table("lengths"), config.length_ratio_others) if compares_lengths(config) else None
+    lengths = Lengths(inputs.batches("lengths"), config.length_ratio_others) if compares_lengths(config) else None
     output.counts.update(dict.fromkeys(("pass", *rules), 0))
     done = 0
     for table in inputs.batches("traces", 2048):

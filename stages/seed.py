@@ -15,6 +15,7 @@ from pipeline import orders, sampling, wanted
 from pipeline.augment import Answers, Augmentation, augment, begin
 from pipeline.canonical import Space, canonical_key, canonical_keys, draws_to_tell
 from pipeline.digests import remembered
+from pipeline.embedding import Semantic, comparer, identity
 from pipeline.orders import Order
 from pipeline.records import PROBLEM, REFERENCE, REJECT, content_id
 from pipeline.roles import Role, Sampling
@@ -55,7 +56,7 @@ class HeldOut(Section):
 class Config(Section):
     """Where problems come from, and which are held out."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"augment", "near_duplicate_survivor", "benchmarks"})
+    later: ClassVar[frozenset[str]] = frozenset({"augment", "near_duplicate_survivor", "benchmarks", "semantic"})
 
     sources: list[Source] = Field(min_length=1)
     held_out: dict[SplitName, HeldOut] = Field(
@@ -70,6 +71,8 @@ class Config(Section):
     )  # of word shingles, numbers equal; files, hub sets and variants only
     # Which of near-duplicates stays; first_source: of the source that the recipe names first, then by id.
     near_duplicate_survivor: Survivor = "smallest_id"
+    # Also problems that ask the same in other words with the same numbers in order, by a model's vectors; null: none.
+    semantic: Semantic | None = None
     # Files and Hub sets of questions that no problem may repeat; `decontaminate` looks for them in traces as well.
     benchmarks: tuple[Benchmark, ...] = ()
     # Variants of training problems that the teacher writes; without any it is not asked.
@@ -116,7 +119,8 @@ def source_digests(config: Config, root: Path) -> dict[str, str]:
             digests["reasoning-gym"] = version()
         elif (digest := folder_digest(source, known)) is not None:
             digests[f"sources.{origin}"] = digest
-    return digests | {f"benchmarks.{name}": digest for name, digest in of_benchmarks(config.benchmarks, root).items()}
+    digests |= {f"benchmarks.{name}": digest for name, digest in of_benchmarks(config.benchmarks, root).items()}
+    return digests | identity(config.semantic, root)
 
 
 def check_space(source: ReasoningGymSource, asked: int, root: Path) -> float:
@@ -204,7 +208,9 @@ def held_per_task(config: Config) -> int:
     return sum(block.count_per_task for block in config.held_out.values())
 
 
-def collect(config: Config, inputs: Inputs, progress: Callable[[Progress], None]) -> tuple[Selection, dict[int, int]]:
+def collect(
+    config: Config, inputs: Inputs, progress: Callable[[Progress], None], say: Callable[[str], None]
+) -> tuple[Selection, dict[int, int]]:
     """What the sources hold, decided: held-out blocks first, then training rows, then training draws.
 
     Returns how many items each generator drew for training, too, by its place in the recipe.
@@ -218,6 +224,7 @@ def collect(config: Config, inputs: Inputs, progress: Callable[[Progress], None]
         shown(inputs),
         config.near_duplicate_survivor,
         references(config.benchmarks, root, blocks),
+        comparer(config.semantic, root, say),
     )
     rows = read_rows(config, root, selection)
     total = len(rows) + sum(source.count + held_per_task(config) for _, source in generators(config))
@@ -279,7 +286,7 @@ def bill(config: Config, inputs: Inputs, output: Output) -> Bill:
     """
     if not config.augment:
         return Bill(wanted=0, reused=0, missing=0, dropped=0, tokens=0)
-    selection, _ = collect(config, inputs, lambda moment: None)
+    selection, _ = collect(config, inputs, lambda moment: None, lambda line: None)
     store = Store(inputs.store, inputs.weights("teacher"))
     base = base_order(config, inputs, renders=len(store) > 0)
 
@@ -389,7 +396,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
         spaces = {
             origin: check_space(source, source.count + held, inputs.root) for origin, source in generators(config)
         }
-        selection, draws = collect(config, inputs, output.progress)
+        selection, draws = collect(config, inputs, output.progress, output.say)
     except SourceError as error:
         raise StageError(str(error)) from error
     if config.augment:

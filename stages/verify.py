@@ -7,23 +7,25 @@ undecided with gold_unparseable, answer_unparseable, unverifiable,
 verifier_timeout, verifier_memory, verifier_crash or generation_error. Undecided is never counted as wrong. With
 `pseudo_golds`, traces of unverifiable problems are judged against what most of them say: pass, fail with
 minority_answer, or undecided with no_majority. Of the verifier `judge` are judge_unasked, judge_addressed, judge_alone,
-judge_disagrees, judge_unparseable, judge_failed and judge_untrusted, all undecided.
+judge_disagrees, judge_unparseable, judge_failed and judge_untrusted, all undecided. `ratings` holds what a judge model
+thinks of the right traces, where the recipe asks for it.
 """
 
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from pipeline import orders, sampling
+from pipeline import orders
 from pipeline.golds import PSEUDO, SUSPECTED, Attempts, Doubt, PseudoGolds
-from pipeline.opinions import Panel, Row
-from pipeline.orders import Order
-from pipeline.records import PASS_RATE, VERDICT
+from pipeline.opinions import JUDGE, JudgeModel, Panel
+from pipeline.ratings import PROMPT as RATE
+from pipeline.ratings import Work, rated
+from pipeline.records import PASS_RATE, RATING, VERDICT
 from pipeline.roles import WORDS, Judge, Role, thinkers
 from pipeline.section import Section
 from pipeline.shards import as_table
@@ -35,8 +37,6 @@ from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Pool, PoolError, processors
 
 ROWS = 2048  # verdicts written at once
-JUDGE = "judge"  # the verifier whose answers need an opinion, and the role that gives it
-ERROR_SHARE_LIMIT = 0.05  # more failed opinions than this fail the stage
 
 
 class VerifyExec(Section):
@@ -49,11 +49,15 @@ class Config(Section):
     """What bounds a verifier, and what the traces may say of a reference answer. A slow or greedy comparison is
     undecided, so the limits are part of what is written."""
 
+    later: ClassVar[frozenset[str]] = frozenset({"rate"})
+
     timeout_s: float = Field(10.0, gt=0)  # wall-clock time of one answer; loading the verifier does not count
     memory_mib: int = Field(1024, ge=64)  # memory that judging one answer may add to its process
     doubt: Doubt = Doubt()
     # Judge the traces of unverifiable problems by their majority; null: they stay undecided.
     pseudo_golds: PseudoGolds | None = None
+    # Have the judge model rate right traces from 1 to 10, for mix.prefer: judge.
+    rate: bool = False
     exec: VerifyExec = VerifyExec()
 
 
@@ -157,11 +161,12 @@ def judged(
                 tally.agreed[problem_id] = (PSEUDO, majority)
             yield verdict
         tally.agreed |= {key: (SUSPECTED, agreed) for key, agreed in attempts.suspected(pool).items()}
-    if free and inputs.judge is not None:
-        order, thinking = judging(inputs.judge, inputs), inputs.judge.thinking
-        for problem_id, verdict in panel.decided(order, thinking, lambda made: ask(made, inputs, output)):
+    if free:
+        model = judge_model(inputs, output, "opinions")
+        for problem_id, verdict in panel.decided(model):
             tally.add(problem_id, JUDGE, verdict["outcome"])
             yield verdict
+        output.facts["opinions"] = model.figures
 
 
 def free_answers(problems: pa.Table, judge: Judge | None) -> dict[str, str]:
@@ -172,47 +177,52 @@ def free_answers(problems: pa.Table, judge: Judge | None) -> dict[str, str]:
     return dict(zip(asked["id"].to_pylist(), asked["text"].to_pylist(), strict=True))
 
 
-def judging(judge: Judge, inputs: Inputs) -> Order:
-    """What the judge model is asked, yet without questions."""
-    texts = {name: inputs.prompt(name) for name in orders.prompt_names(judge)}
-    return Order(
-        role=judge,
-        weights=inputs.weights(JUDGE),
-        problems=list,
-        texts=texts,
-        tokenizer=orders.open_tokenizer(judge, lambda: inputs.model(JUDGE), texts),
-        sampling=judge.sampling,
-        samples=1,
-        max_tokens=judge.max_tokens,
-    )
-
-
-def ask(order: Order, inputs: Inputs, output: Output) -> list[Row]:
-    """The judge's answers; those that the store lacks are asked for, and are in it as soon as they are there."""
-    store, figures, _ = sampling.buy(
-        [order],
-        inputs.store,
-        lambda: orders.engine_files(order.role, lambda: inputs.model(JUDGE)),
+def judge_model(inputs: Inputs, output: Output, unit: str, prompt: str | None = None) -> JudgeModel:
+    """The recipe's judge model; `unit` says what is counted while it is asked."""
+    return JudgeModel(
+        inputs,
         output.work / "judge.log",
-        lambda done, total, note: output.progress(Progress(done, total, "opinions", note)),
-        ERROR_SHARE_LIMIT,
+        lambda done, total, note: output.progress(Progress(done, total, unit, note)),
+        prompt,
     )
-    output.facts["opinions"] = figures.facts()
-    return [{key: row[key] for key in ("problem_id", "raw", "finish")} for row in orders.completions(order, store)]
+
+
+def ratings(inputs: Inputs, output: Output, problems: pa.Table, right: Set[str]) -> Iterator[dict[str, Any]]:
+    """RATING rows of the right traces."""
+    texts = dict(zip(problems["id"].to_pylist(), problems["text"].to_pylist(), strict=True))
+    works = [
+        Work(row["id"], texts[row["problem_id"]], row["raw"] or "")
+        for table in inputs.batches("traces")
+        for row in table.to_pylist()
+        if row["id"] in right
+    ]
+    model = judge_model(inputs, output, "ratings", RATE)
+    given = 0
+    for trace_id, score in rated(works, model):
+        given += score is not None
+        yield {"id": trace_id, "score": score}
+    output.facts["ratings"] = {"right": len(works), "rated": given, **model.figures}
+    if works and not given:
+        output.say("The judge model rated no trace: it calls texts that say nothing good, or answers in another form.")
 
 
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Judge the traces as they stream by. `counts` holds the traces that pass, and how many each other reason has."""
+    if config.rate and inputs.judge is None:
+        raise StageError("verify.rate is true, and no model is named to rate. Name one under `judge`, or unset it.")
     problems = inputs.table("problems")
     if why := lacking(problems["verifier"].unique().to_pylist()):
         raise StageError(f"Some problems cannot be judged on this machine: {why}")
     known, free = references(problems), free_answers(problems, inputs.judge)
     tally = Tally()
     written: list[dict[str, Any]] = []
+    right: set[str] = set()
     try:
         for done, verdict in enumerate(judged(config, inputs, output, known, free, tally), start=1):
             output.counts.update(verdict["reasons"] or ["pass"])
             written.append(verdict)
+            if config.rate and verdict["outcome"] == "pass":
+                right.add(verdict["id"])
             if len(written) == ROWS:
                 output.write("verdicts", as_table(written, VERDICT))
                 written = []
@@ -221,6 +231,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
         raise StageError(str(error)) from error
     output.write("verdicts", as_table(written, VERDICT))
     output.write("pass_rates", as_table(pass_rates(tally), PASS_RATE))
+    if config.rate:
+        output.write("ratings", as_table(list(ratings(inputs, output, problems, right)), RATING))
     output.facts.update(figures(tally))
     if output.counts["judge_unasked"]:
         output.say(
@@ -250,7 +262,10 @@ def figures(tally: Tally) -> dict[str, Any]:
 
 def prompts(config: Config, roles: Mapping[str, Role]) -> tuple[str, ...]:
     """The templates of the judge model's questions, where the recipe has one."""
-    return orders.prompt_names(roles[JUDGE]) if JUDGE in roles else ()
+    if JUDGE not in roles:
+        return ()
+    asked = [roles[JUDGE], *([roles[JUDGE].model_copy(update={"prompt": RATE})] if config.rate else [])]
+    return tuple(dict.fromkeys(name for role in asked for name in orders.prompt_names(role)))
 
 
 STAGE = Stage(
@@ -262,7 +277,7 @@ STAGE = Stage(
         "problems": Reads("seed", "problems", ("id", "text", "answer", "verifier", "verifier_data")),
         "traces": Reads("generate", "traces", ("id", "problem_id", "teacher", "raw", "finish")),
     },
-    writes={"verdicts": VERDICT, "pass_rates": PASS_RATE},
+    writes={"verdicts": VERDICT, "pass_rates": PASS_RATE, "ratings": RATING},
     roles={"teachers": ("thinking",), JUDGE: (*WORDS, "thinking", "sampling", "max_tokens")},
     weights=(JUDGE,),
     prompts=prompts,

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 OBJECTIVES: Mapping[str, str] = MappingProxyType(
     {
         "sft": "pipeline.objectives.sft",
+        "soft_labels": "pipeline.objectives.soft_labels",
         "features": "pipeline.objectives.features",
         "mutual": "pipeline.objectives.mutual",
         "on_policy": "pipeline.objectives.on_policy",
@@ -43,6 +44,7 @@ class Context:
     folder: Callable[[str], Path]  # a role's name -> the folder of its model, for those that the stage declares
     attention: str = "sdpa"  # how the student attends, as transformers names it
     seed: int = 0
+    targets: Path | None = None  # where the soft targets of the examples lie (`targets.py`), for one that learns them
     second: Callable[[str], Any] = _no_second  # a role's name -> its model, to be trained as the student is
 
 

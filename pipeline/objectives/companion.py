@@ -13,15 +13,10 @@ from pipeline.soft_labels import vocabulary_fingerprint
 
 
 def refuse_other_vocabulary(tokenizer: Any, folder: Path, role: str) -> None:
-    """Raises ValueError where the model in a folder has another vocabulary than the student, or where none is there.
+    """Raises ValueError where the model in a folder has another vocabulary than the student.
 
     Both models will read the same token ids, and a token id of one would be another word to the other.
     """
-    if not folder.is_dir():
-        raise ValueError(
-            f"{role}.model is the file {folder.name}; expected a model's folder, since its inner states are needed. "
-            f"Name a model with weights as {role}.model."
-        )
     other = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
     ours, theirs = vocabulary_fingerprint(tokenizer), vocabulary_fingerprint(other)
     if ours != theirs:

@@ -40,7 +40,7 @@ class Attention(Section):
 
 
 class Relations(Section):
-    """How the sequences of a batch lie to each other, by their mean last hidden state."""
+    """How sequences that go through the student together lie to each other, by their mean last hidden state."""
 
     weight: float = Field(0.0, ge=0)  # 0: not a term
     kind: Literal["distance", "similarity"] = "distance"  # Relational KD, or similarity-preserving KD

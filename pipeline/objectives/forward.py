@@ -112,7 +112,8 @@ def chunked(model: Any, hidden: torch.Tensor, loss: ChunkLoss, compute_dtype: to
     """
     head = bare(model).get_output_embeddings()
     if type(head) is not torch.nn.Linear or head.bias is not None:
-        return _recomputed(head, hidden, loss, compute_dtype)
+        size = max(1, CHUNK_ENTRIES // bare(model).config.get_text_config().vocab_size)
+        return _recomputed(head, hidden, loss, compute_dtype, size)
     dtype = compute_dtype if compute_dtype != torch.float32 else head.weight.dtype
     if torch.is_grad_enabled():
         found: torch.Tensor = _Chunked.apply(hidden, head.weight, loss, dtype)
@@ -173,9 +174,12 @@ def _to_gradient(logits: torch.Tensor, start: int, loss: ChunkLoss) -> torch.Ten
     return total
 
 
-def _recomputed(head: Any, hidden: torch.Tensor, loss: ChunkLoss, compute_dtype: torch.dtype) -> torch.Tensor:
-    """As `chunked`, for a head that is more than a product (an adapter on it, packed weights): it runs twice."""
-    size = max(1, CHUNK_ENTRIES // head.out_features)
+def _recomputed(
+    head: Any, hidden: torch.Tensor, loss: ChunkLoss, compute_dtype: torch.dtype, size: int
+) -> torch.Tensor:
+    """As `chunked`, for a head that is more than a product (an adapter on it, packed weights): it runs twice, over
+    `size` positions at a time.
+    """
     mixed = compute_dtype != torch.float32
 
     def of(some: torch.Tensor, start: int) -> torch.Tensor:

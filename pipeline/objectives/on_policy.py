@@ -15,7 +15,7 @@ from pipeline.section import Section
 class OnPolicyExec(Section):
     """Where the student's answers are written; never what."""
 
-    vllm: bool | None = None  # by vLLM beside the trainer, on its GPU; null: where there is a GPU and vLLM
+    vllm: bool = False  # by vLLM beside the trainer, on its GPU; else by transformers
     gpu_memory_share: float = Field(0.3, gt=0, lt=1)  # of the GPU, for vLLM
 
 

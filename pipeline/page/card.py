@@ -24,6 +24,7 @@ MEANINGS = {
     "finish": "how the teacher's completion ended: `stop` by itself, `length` cut off by its limit",
     "spans": "how the completion was laid out from the teacher's raw text: copied raw[start:end], or inserted text",
     "split": "train or validation; all traces of a problem are on one side",
+    "place": "where in the order of training it stands, from 0 to below 1; null where there is no order",
     "domain": "the problem's domain",
     "task": "the problem's task within its domain",
     "answer": "the reference answer that the verifier compared with",

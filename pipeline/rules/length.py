@@ -2,6 +2,8 @@
 theirs.
 """
 
+from collections.abc import Callable
+
 import pyarrow.compute as pc
 
 from pipeline.rules.limits import Limits
@@ -30,23 +32,22 @@ def too_long(traces: Traces, limits: Limits) -> Broken:
 
 def short_for_problem(traces: Traces, limits: Limits) -> Broken:
     """More than `length_ratio` times shorter than the median of its problem's other traces."""
-    if limits.length_ratio is None:
-        return {}
-    return {
-        place: {"tokens": one.completion_tokens, "others_median": one.others_tokens}
-        for place, one in traces
-        if one.others_tokens is not None and one.completion_tokens * limits.length_ratio < one.others_tokens
-    }
+    return _beside_others(traces, limits, lambda tokens, others, ratio: tokens * ratio < others)
 
 
 def long_for_problem(traces: Traces, limits: Limits) -> Broken:
     """More than `length_ratio` times longer than the median of its problem's other traces."""
-    if limits.length_ratio is None:
+    return _beside_others(traces, limits, lambda tokens, others, ratio: tokens > others * ratio)
+
+
+def _beside_others(traces: Traces, limits: Limits, breaks: Callable[[int, float, float], bool]) -> Broken:
+    ratio = limits.length_ratio
+    if ratio is None:
         return {}
     return {
         place: {"tokens": one.completion_tokens, "others_median": one.others_tokens}
         for place, one in traces
-        if one.others_tokens is not None and one.completion_tokens > one.others_tokens * limits.length_ratio
+        if one.others_tokens is not None and breaks(one.completion_tokens, one.others_tokens, ratio)
     }
 
 

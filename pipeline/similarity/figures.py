@@ -60,6 +60,14 @@ def figures(text: str) -> Figures:
     return Figures(hashes[~in_formula], spelled, np.sort(hashes[is_number]), contexts, readings)
 
 
+def in_order(text: str) -> Hashes:
+    """The numbers of a text, each as often as it stands there; three and 3 are the same."""
+    found = plain([text])
+    hashes = _translated(found)
+    numbers: Hashes = hashes[(found.kinds == DIGIT) | np.isin(found.hashes, _WRITTEN_AS[0])]
+    return numbers
+
+
 def agree(one: Figures, other: Figures) -> bool:
     """Whether no number of one text was replaced by another number in the other.
 

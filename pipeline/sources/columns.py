@@ -12,7 +12,7 @@ from pydantic import Field, field_validator
 from pipeline.section import Section
 from pipeline.sources.candidate import TRAIN, Candidate, SourceError, canonical_json
 from pipeline.text import closest
-from pipeline.verifiers import VERIFIERS
+from pipeline.verifiers import VERIFIERS, unusable
 
 # How a split may be called: "train", or the name of a held-out block.
 SplitName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
@@ -74,7 +74,8 @@ def check_columns(columns: Columns, found: Collection[str], where: str) -> None:
 def candidate(row: Mapping[str, Any], source: RowSource, name: str, file: str, place: str) -> Candidate:
     """A row as a candidate; a missing value is a fault. `name` is what the rows' source is called in the data.
 
-    Raises SourceError where a value has the wrong type, `verifier` is unknown, or `verifier_data` is no JSON object.
+    Raises SourceError where a value has the wrong type, `verifier` is unknown, or `verifier_data` is no JSON object or
+    of no use to the verifier.
     """
     columns, defaults = source.columns, source.defaults
     where = f"{file}, {place}"
@@ -95,7 +96,7 @@ def candidate(row: Mapping[str, Any], source: RowSource, name: str, file: str, p
         "domain": of(columns.domain, defaults.domain),
         "task": of(columns.task, defaults.task or name),
         "license": of(columns.license, defaults.license),
-        "verifier_data": _verifier_data(row.get(columns.verifier_data or ""), where),
+        "verifier_data": _verifier_data(row.get(columns.verifier_data or ""), verifier, where),
     }
     fault = None if made["text"] and made["answer"] else "answer_missing" if made["text"] else "text_empty"
     if any(not _is_utf8(value) for value in made.values()):
@@ -148,7 +149,7 @@ def _text(value: Any, column: str, where: str) -> str | None:
     raise SourceError(f"{where}: column {column!r} holds a {type(value).__name__}; expected text or a number")
 
 
-def _verifier_data(value: Any, where: str) -> str:
+def _verifier_data(value: Any, verifier: str, where: str) -> str:
     if isinstance(value, str) and value.strip():
         try:
             value = json.loads(value)
@@ -158,6 +159,8 @@ def _verifier_data(value: Any, where: str) -> str:
         value = {}
     if not isinstance(value, Mapping):
         raise SourceError(f"{where}: verifier_data is a {type(value).__name__}; expected a JSON object")
+    if why := unusable(verifier, dict(value)):
+        raise SourceError(f"{where}: the verifier {verifier!r} cannot use this row: {why}. Mend or delete it")
     return canonical_json(value)
 
 

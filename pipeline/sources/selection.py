@@ -9,6 +9,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from pipeline.records import content_id
+from pipeline.similarity.meaning import Paraphrased
 from pipeline.similarity.minhash import Shingling
 from pipeline.similarity.ngrams import Overlap, Reference
 from pipeline.similarity.repeats import repeats
@@ -36,12 +37,14 @@ class Selection:
         shown: Mapping[str, str],
         survivor: Survivor = "smallest_id",
         outside: Sequence[Reference] = (),
+        paraphrased: Paraphrased | None = None,
     ) -> None:
         """`overlap_words` and `template_share` are Overlap's, `near_duplicate_jaccard` is the threshold of MinHash,
         `survivor` says which of near-duplicates stays.
 
         `shown` are the canonical keys of what prompts show with its answer, each with the prompt's name; `outside` are
-        questions of benchmarks, which no problem may repeat either.
+        questions of benchmarks, which no problem may repeat either. `paraphrased` finds problems that ask the same in
+        other words; without it none are looked for.
         """
         self.accepted: dict[str, Found] = {}  # by problem id
         self.rejected: list[dict[str, Any]] = []  # REJECT rows
@@ -50,7 +53,7 @@ class Selection:
         self._overlap_words, self._template_share = overlap_words, template_share
         self._jaccard, self._survivor = near_duplicate_jaccard, survivor
         self.outside = tuple(outside)
-        self._shown = shown
+        self._shown, self._paraphrased = shown, paraphrased
         self._benchmarks = frozenset(item.set_name for item in outside)
         self._overlap: Overlap | None = None  # built when the first training candidate is looked at
 
@@ -183,7 +186,7 @@ class Selection:
         self._accept(left, [found for found in self.accepted.values() if found[1].split == TRAIN])
 
     def _accept(self, left: Mapping[str, Found], standing: Sequence[Found] = ()) -> None:
-        """Accept candidates by id, but for near-duplicates of an accepted one: of `standing` or ranked before it."""
+        """Accept candidates by id, but for those that repeat an accepted one: of `standing` or ranked before it."""
         rows = [*standing, *sorted(left.values(), key=self._rank)]
         found = repeats(
             [row.text for _, row in rows],
@@ -192,12 +195,27 @@ class Selection:
             same_numbers=True,
             may_repeat=lambda better, other: _same_answer(rows[better][1], rows[other][1]),
         )
+        alike = self._alike(rows, [place for place in range(len(rows)) if place not in found], len(standing))
         for place, (origin, row) in enumerate(rows[len(standing) :], start=len(standing)):
             if place in found:
                 kept = rows[found[place].of][1].id
                 self.reject(origin, row, "near_duplicate", f"Jaccard {found[place].jaccard:.2f} with problem {kept}")
+            elif place in alike:
+                better, cosine = alike[place]
+                self.reject(origin, row, "same_meaning", f"cosine {cosine:.2f} with problem {rows[better][1].id}")
             else:
                 self.accepted[row.id] = (origin, row)
+
+    def _alike(self, rows: Sequence[Found], left: Sequence[int], standing: int) -> dict[int, tuple[int, float]]:
+        """Of the rows in some places, those that ask the same as a better one: its place, and their cosine."""
+        if self._paraphrased is None or len(left) < 2:
+            return {}
+        found = self._paraphrased(
+            [rows[place][1].text for place in left],
+            standing,
+            lambda better, other: _same_answer(rows[left[better]][1], rows[left[other]][1]),
+        )
+        return {left[at]: (left[kept], cosine) for at, (kept, cosine) in found.items()}
 
     def _rank(self, found: Found) -> tuple[Any, ...]:
         """The smallest of near-duplicates stays."""

@@ -1,9 +1,10 @@
-"""Batches by length under a token budget or by count, in an order that a seed fixes, and their parts that go through the
-student at once; it holds no tokens and imports no torch.
+"""Batches by length under a token budget or by count, in an order that a seed fixes, and their parts that go through
+the student at once; it holds no tokens and imports no torch.
 """
 
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from itertools import count
 
 
 def epoch_batches(
@@ -13,6 +14,7 @@ def epoch_batches(
     epoch: int,
     pool_batches: int,
     batch_examples: int | None = None,
+    places: Sequence[float] | None = None,
 ) -> list[list[int]]:
     """Indices of one epoch's batches, each index once. The same arguments give the same batches.
 
@@ -20,17 +22,26 @@ def epoch_batches(
     whose size padding included (examples x longest) stays within `batch_tokens`, then the batches are shuffled. An
     example longer than the budget is a batch of its own. With `batch_examples` the shuffled examples are cut into
     batches of so many, whatever their lengths.
+
+    With `places`, one of each example, the pools come in their order (a curriculum, Bengio et al. 2009): examples are
+    shuffled within a pool alone, and batches of `batch_examples` not at all.
     """
     rng = random.Random(f"{seed}-{epoch}")
     order = list(range(len(lengths)))
     rng.shuffle(order)
+    if places is not None:
+        order.sort(key=lambda index: places[index])
     if batch_examples is not None:
         return [order[start : start + batch_examples] for start in range(0, len(order), batch_examples)]
-    batches: list[list[int]] = []
-    for pool in _pools(order, lengths, batch_tokens * pool_batches):
-        batches += _cut(sorted(pool, key=lambda index: lengths[index]), lengths, batch_tokens)
-    rng.shuffle(batches)
-    return batches
+    pools = [
+        _cut(sorted(pool, key=lambda index: lengths[index]), lengths, batch_tokens)
+        for pool in _pools(order, lengths, batch_tokens * pool_batches)
+    ]
+    if places is None:
+        pools = [[batch for pool in pools for batch in pool]]
+    for batches in pools:
+        rng.shuffle(batches)
+    return [batch for batches in pools for batch in batches]
 
 
 def _pools(order: Sequence[int], lengths: Sequence[int], pool_tokens: int) -> Iterator[list[int]]:
@@ -57,20 +68,21 @@ def _cut(ascending: Sequence[int], lengths: Sequence[int], batch_tokens: int) ->
     return batches
 
 
-def all_batches(
-    lengths: Sequence[int],
-    batch_tokens: int,
-    seed: int,
-    epochs: int,
-    pool_batches: int,
-    batch_examples: int | None = None,
-) -> list[list[int]]:
-    """The batches of a whole training, epoch after epoch; an epoch's number of batches may differ by a few."""
-    return [
-        batch
-        for epoch in range(epochs)
-        for batch in epoch_batches(lengths, batch_tokens, seed, epoch, pool_batches, batch_examples)
-    ]
+def within(of_epoch: Callable[[int], list[list[int]]], learnt: Sequence[int], budget: int) -> list[list[int]]:
+    """The batches of epoch after epoch, up to where the tokens learnt in them are nearest to a budget.
+
+    of_epoch: an epoch's batches by its number, from 0 on. learnt: the tokens to learn of each example.
+    """
+    found: list[list[int]] = []
+    left = budget
+    for epoch in count() if any(learnt) else ():
+        for batch in of_epoch(epoch):
+            tokens = sum(learnt[index] for index in batch)
+            if left < tokens / 2:
+                return found
+            found.append(batch)
+            left -= tokens
+    return found
 
 
 def parts(batch: Sequence[int], lengths: Sequence[int], batch_tokens: int, packed: bool = False) -> list[list[int]]:

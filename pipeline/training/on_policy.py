@@ -98,9 +98,11 @@ class OnPolicy(Planned):
             found = super().compute_loss(*arguments, **named)  # type: ignore[misc]
         loss = found[0] if isinstance(found, tuple) else found
         if not torch.isfinite(loss):
+            step = self.state.global_step + 1
             raise Diverged(
-                f"the loss became {loss.item()} at step {self.state.global_step + 1}, on answers to the prompts of "
-                f"{', '.join(self.asked)}; expected a finite number. Lower sft.learning_rate, or look at the examples."
+                f"the loss became {loss.item()} at step {step}, on answers to the prompts of {', '.join(self.asked)}; "
+                f"expected a finite number. Lower sft.learning_rate, or look at the examples.",
+                [{"step": step, "loss": str(loss.item()), "ids": list(self.asked)}],
             )
         return found
 
@@ -151,7 +153,15 @@ class OnPolicyTrainer(OnPolicy, DistillationTrainer):
 
 
 def values_of(config: Config, shared: Mapping[str, Any], on_gpu: bool) -> dict[str, Any]:
-    """TRL's names for what both of its trainers take. shared: the arguments that any of our trainings has."""
+    """TRL's names for what both of its trainers take. shared: the arguments that any of our trainings has.
+
+    Raises ValueError where vLLM is asked for and there is no GPU for it.
+    """
+    if config.exec.vllm and not on_gpu:
+        raise ValueError(
+            "sft.on_policy.exec.vllm is true, and torch sees no GPU; TRL hands weights to vLLM on a GPU alone. Leave it "
+            "out: transformers writes the answers then."
+        )
     own = {"dataset_kwargs", "packing", "max_length"}  # SFTConfig's
     return {
         **{name: value for name, value in shared.items() if name not in own},
@@ -163,22 +173,10 @@ def values_of(config: Config, shared: Mapping[str, Any], on_gpu: bool) -> dict[s
         "top_k": config.top_k,
         "max_completion_length": config.max_tokens,
         "disable_dropout": False,
-        "use_vllm": uses_vllm(config, on_gpu),
+        "use_vllm": config.exec.vllm,
         "vllm_mode": "colocate",
         "vllm_gpu_memory_utilization": config.exec.gpu_memory_share,
     }
-
-
-def uses_vllm(config: Config, on_gpu: bool) -> bool:
-    """Whether vLLM writes the answers. Raises ValueError where it is asked for and there is no GPU for it."""
-    from importlib.util import find_spec
-
-    if config.exec.vllm and not on_gpu:
-        raise ValueError(
-            "sft.on_policy.exec.vllm is true, and torch sees no GPU; TRL hands weights to vLLM on a GPU alone. Leave "
-            "it out: transformers writes the answers then."
-        )
-    return on_gpu and find_spec("vllm") is not None if config.exec.vllm is None else config.exec.vllm
 
 
 def as_prompts(examples: Sequence[Encoded]) -> Dataset:
@@ -266,8 +264,8 @@ def figures(history: Sequence[Mapping[str, Any]], begun: int, seconds: float) ->
     steps = [(entry["step"], int(entry["answer_tokens"])) for entry in history if "answer_tokens" in entry]
     made = sum(tokens for step, tokens in steps if step > begun)
     return {
-        "answer_tokens": sum(tokens for _, tokens in steps),
         "tokens_per_epoch": None,  # whose lengths are not known before they are written
+        "loss_tokens": sum(tokens for _, tokens in steps),
         "padding_share": None,
         "tokens_per_s": made / seconds if made and seconds > 0 else None,
     }

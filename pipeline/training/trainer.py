@@ -1,13 +1,15 @@
 """TRL's SFTTrainer on tokens made elsewhere: planned batches, a loss on completions only, sealed checkpoints.
 
-It renders, tokenises, truncates and packs nothing, and does not know where examples came from.
+It renders, tokenises and truncates nothing, and does not know where examples came from.
 """
 
 import time
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import islice
 from pathlib import Path
+from statistics import median
 from types import MappingProxyType
 from typing import Any
 
@@ -21,9 +23,12 @@ from trl.trainer.sft_trainer import SFTTrainer
 
 from pipeline.objectives import IGNORED, Objective
 from pipeline.objectives.forward import refuse_changed_logits
+from pipeline.training.batches import parts
 from pipeline.training.checkpoints import best_of, prune, seal, stopped_early
 from pipeline.training.encode import Encoded
 
+MEDIAN_STEPS = 100  # before a run of wild losses: what they are compared with
+LEAST_STEPS = 20  # fewer say nothing
 BESIDE = "objective-{}.safetensors"  # of a checkpoint: a module that an objective trains beside the student
 
 
@@ -56,6 +61,23 @@ def collate(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, A
     }
 
 
+def pack(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """Rows one after another in a single row [1, their lengths together], without padding.
+
+    Positions start again with every example, and there is no mask: by that transformers keeps what attends apart (its
+    `masking_utils`, and the variable-length kernels of flash attention). The first token of each is no label, or the
+    last one of the example before would learn it.
+    """
+    lengths = [len(row["input_ids"]) for row in rows]
+    labels = [label for row in rows for label in (IGNORED, *row["labels"][1:])]
+    return {
+        "input_ids": torch.tensor([[token for row in rows for token in row["input_ids"]]], dtype=torch.long),
+        "position_ids": torch.cat([torch.arange(length) for length in lengths])[None],
+        "labels": torch.tensor([labels], dtype=torch.long),
+        "ids": [row["id"] for row in rows],
+    }
+
+
 class PlannedBatches(Sampler[list[int]]):
     """A batch sampler that yields the batches it was given, in their order."""
 
@@ -77,11 +99,50 @@ class Plan:
     batches: Sequence[list[int]]
     eval_batches: Sequence[list[int]]
     pad_token_id: int
+    part_tokens: int  # positions that go through the student at once: a larger batch goes through it in parts
+    packed: bool = False  # several examples in one row, instead of one in each with padding behind it
     seconds: dict[str, float] = field(default_factory=lambda: {"evaluate": 0.0, "save": 0.0})
+
+    def laid_out(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+        """The `parts` of a batch as tensors, and how many tokens are `learnt` in all of them."""
+        lengths = [len(row["input_ids"]) for row in rows]
+        chosen = parts(range(len(rows)), lengths, self.part_tokens, self.packed)
+        made = [[rows[index] for index in part] for part in chosen]
+        laid = [pack(part) if self.packed else collate(part, self.pad_token_id) for part in made]
+        return {"parts": laid, "learnt": sum(int((part["labels"][:, 1:] != IGNORED).sum()) for part in laid)}
 
 
 class Diverged(Exception):
-    """The loss is no longer a finite number; the message names the step and the traces."""
+    """The loss is no longer a finite number, or no longer a sane one; `batches` says where, as JSON values."""
+
+    def __init__(self, message: str, batches: Sequence[Mapping[str, Any]]) -> None:
+        super().__init__(message)
+        self.batches = list(batches)
+
+
+class Guard(TrainerCallback):
+    """Raises Diverged where the losses of `steps` steps on end are all over `factor` times the median before them.
+
+    It goes by the trainer's log, which a resumed training takes over. `ids` gives the traces of a step.
+    """
+
+    def __init__(self, factor: float, steps: int, ids: Callable[[int], list[str]]) -> None:
+        self.factor, self.steps, self.ids = factor, steps, ids
+
+    def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
+        if not logs or "loss" not in logs:
+            return
+        logged = ((entry["step"], entry["loss"]) for entry in reversed(state.log_history) if "loss" in entry)
+        last = list(islice(logged, self.steps + MEDIAN_STEPS))
+        wild, before = last[: self.steps], [loss for _, loss in last[self.steps :]]
+        if len(before) < LEAST_STEPS or not all(loss > self.factor * median(before) for _, loss in wild):
+            return
+        raise Diverged(
+            f"the loss was over {self.factor:g} times its median ({median(before):.3f}) for {self.steps} steps on end, "
+            f"up to step {wild[0][0]} ({wild[0][1]:.3f}). Lower sft.learning_rate, look at the traces, or raise "
+            f"sft.wild_loss_factor (null: never stop for that).",
+            [{"step": step, "loss": loss, "ids": self.ids(step)} for step, loss in reversed(wild)],
+        )
 
 
 class Watcher(TrainerCallback):
@@ -184,7 +245,8 @@ class PlannedTrainer(Planned, SFTTrainer):
         assert plan.objective is not None
         self.plan = plan
         self.objective: Objective = plan.objective
-        super().__init__(data_collator=lambda rows: collate(rows, plan.pad_token_id), **kwargs)
+        self.learnt: int | None = None  # tokens of the whole batch, while one of several parts goes through the student
+        super().__init__(data_collator=plan.laid_out, **kwargs)
         self.remove_callback(PrinterCallback)
         refuse_changed_logits(self.model)
         self.beside = dict(self.objective.modules())
@@ -192,17 +254,32 @@ class PlannedTrainer(Planned, SFTTrainer):
             module.to(self.args.device)
         self.add_callback(Cleared(list(self.beside.values())))
 
+    def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
+        """Forward and backward of a batch, part by part. Returns the mean loss per learnt token of the whole batch."""
+        several = len(inputs["parts"]) > 1
+        self.learnt = inputs["learnt"] if several else None
+        losses = [
+            super(PlannedTrainer, self).training_step(model, part)  # type: ignore[no-untyped-call]
+            for part in inputs["parts"]
+        ]
+        return sum(losses[1:], losses[0])
+
     def compute_loss(
         self, model: Any, inputs: Any, return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        """The mean loss per learnt token of a batch. Raises Diverged, with the trace ids, where it is not finite."""
+        """The mean loss per learnt token of a batch; of a part, its share of that of the whole batch.
+
+        Raises Diverged, with the trace ids, where it is not finite.
+        """
         moment = self.state.global_step / max(self.state.max_steps, 1)
         found = self.objective.loss(model, inputs, moment)
-        loss = found.total / max(found.positions, 1)
+        loss = found.total / max(found.positions if self.learnt is None else self.learnt, 1)
         if not torch.isfinite(loss):
+            step = self.state.global_step + 1
             raise Diverged(
-                f"the loss became {loss.item()} at step {self.state.global_step + 1}, on the traces "
-                f"{', '.join(inputs['ids'])}; expected a finite number. Lower sft.learning_rate, or look at the traces."
+                f"the loss became {loss.item()} at step {step}, on the traces {', '.join(inputs['ids'])}; expected a "
+                f"finite number. Lower sft.learning_rate, or look at the traces.",
+                [{"step": step, "loss": str(loss.item()), "ids": list(inputs["ids"])}],
             )
         return loss
 
@@ -216,7 +293,7 @@ class PlannedTrainer(Planned, SFTTrainer):
         for module in (self.model, *self.beside.values()):
             module.eval()
         with torch.inference_mode():
-            for batch in self.get_eval_dataloader():
+            for batch in (part for whole in self.get_eval_dataloader() for part in whole["parts"]):
                 found = self.objective.loss(self.model, batch, 1.0)
                 for name, (value, count) in {"loss": (found.total, found.positions), **found.figures}.items():
                     sums[name] += float(value)

@@ -73,3 +73,11 @@ def lacking(names: Iterable[str]) -> str:
     """
     modules = (import_module(VERIFIERS[name]) for name in sorted(set(names) & VERIFIERS.keys()))
     return " ".join(filter(None, (module.lacking() for module in modules if hasattr(module, "lacking"))))
+
+
+def unusable(name: str, data: dict[str, Any]) -> str:
+    """What is wrong with a problem's `verifier_data` for a verifier, in words; empty where nothing is known to be. A
+    module that has an `unusable` says it.
+    """
+    module = import_module(VERIFIERS[name])
+    return str(module.unusable(data)) if hasattr(module, "unusable") else ""

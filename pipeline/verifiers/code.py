@@ -66,6 +66,29 @@ def prepare() -> None:
         raise SandboxError(why)
 
 
+def unusable(data: dict[str, Any]) -> str:
+    """Why programs cannot be judged by a problem's `verifier_data`, as far as it is known without running anything;
+    empty where they can.
+    """
+    try:
+        tests = Tests.model_validate(data)
+        for assertion in tests.asserts:
+            asserts.parse(assertion, tests.setup)
+    except ValidationError as error:
+        return _complaint(error)
+    except SyntaxError as error:
+        return f"the setup is no Python: {error}"
+    except ValueError as error:
+        return str(error)
+    return ""
+
+
+def _complaint(error: ValidationError) -> str:
+    first = error.errors(include_url=False)[0]
+    place = ".".join(map(str, first["loc"]))
+    return f"verifier_data: {place + ': ' if place else ''}{first['msg']}"
+
+
 def judge(given: str, gold: str, data: dict[str, Any]) -> Judgement:
     """`given` is the program's text, `data` are `Tests`; the reference is not used.
 
@@ -77,9 +100,7 @@ def judge(given: str, gold: str, data: dict[str, Any]) -> Judgement:
         tests = Tests.model_validate(data)
         settled = _settled(tests.asserts, tests.setup) if tests.asserts else ()
     except ValidationError as error:
-        first = error.errors(include_url=False)[0]
-        place = ".".join(map(str, first["loc"]))
-        return undecided("gold_unparseable", error=f"verifier_data: {place + ': ' if place else ''}{first['msg']}")
+        return undecided("gold_unparseable", error=_complaint(error))
     except ValueError as error:
         return undecided("gold_unparseable", error=str(error))
     return _called(given, tests, settled) if tests.asserts else _printed(given, tests)

@@ -7,6 +7,7 @@ tells them, so such answers never reach one, and a judge's opinion alone keeps n
 """
 
 import re
+from collections.abc import Mapping
 from typing import Any
 
 from pipeline.records import content_id
@@ -83,11 +84,14 @@ def words_of(text: str) -> list[str]:
 
 
 def fenced(question: str, one: str, other: str) -> str:
-    """The question and two answers as data, between lines that no text among them can hold: their key is a hash of all
-    three."""
-    key = content_id("fence", question, one, other)[:16]
-    blocks = (("QUESTION", question), ("ANSWER 1", one), ("ANSWER 2", other))
-    return "\n\n".join(f"<<<{name} {key}\n{text.strip()}\n{name} {key}>>>" for name, text in blocks)
+    """The question and two answers as data."""
+    return fence({"QUESTION": question, "ANSWER 1": one, "ANSWER 2": other})
+
+
+def fence(texts: Mapping[str, str]) -> str:
+    """Named texts as data, between lines that no text among them can hold: their key is a hash of all of them."""
+    key = content_id("fence", *texts.values())[:16]
+    return "\n\n".join(f"<<<{name} {key}\n{text.strip()}\n{name} {key}>>>" for name, text in texts.items())
 
 
 def verdict(said: str) -> bool | None:

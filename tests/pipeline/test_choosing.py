@@ -54,9 +54,9 @@ def test_a_trace_of_the_best_teacher_that_repeats_one_of_a_weaker_stays() -> Non
     assert kept(revive(hear_best([*weaker, repeats(2, "t0", teacher="two")]))) == ["t2"]
 
 
-def test_the_judge_s_highest_score_comes_first_and_no_score_last() -> None:
-    scores = [0.2, None, 0.9, 0.9]
-    some = [trace(n, judge_score=score, completion_tokens=20 - n) for n, score in enumerate(scores)]
+def test_the_best_rated_come_first_and_those_without_a_rating_last() -> None:
+    ratings = [2.0, None, 9.0, 9.0]
+    some = [trace(n, rating=rating, completion_tokens=20 - n) for n, rating in enumerate(ratings)]
     assert ranks(some, "judge") == {"t3": 0, "t2": 1, "t0": 2, "t1": 3}
 
 

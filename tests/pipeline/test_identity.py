@@ -18,6 +18,7 @@ WORDS = (
     "think",
     "first",
     "off",
+    "soft_labels",
     "hf",
     "float32",
     "lora",

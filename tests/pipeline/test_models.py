@@ -367,7 +367,9 @@ def test_a_model_with_other_values_in_its_config_is_its_files_with_those_values_
     assert (folder / "config.json").stat().st_ino == made
     path.write_text(yaml.safe_dump({"long": {**entry, "config": {"max_position_embeddings": 8192}}}))
     assert models.resolve("long", root).identity != long
-    assert json.loads((models.fetch("long", root, silent) / "config.json").read_text())["max_position_embeddings"] == 8192
+    assert (
+        json.loads((models.fetch("long", root, silent) / "config.json").read_text())["max_position_embeddings"] == 8192
+    )
     path.write_text(yaml.safe_dump({"long": {"path": str(snapshot), "config": {"vocab_size": 8}}}))
     with pytest.raises(models.ModelError, match="config changes a model of the hub"):
         models.resolve("long", root)

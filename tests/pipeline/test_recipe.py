@@ -1,10 +1,15 @@
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from pipeline import recipe
+from pipeline import plan, recipe
+from pipeline.estimate import estimate
 from pipeline.recipe import RecipeError, load
+from pipeline.run import Run
+from pipeline.runner import Runner
+from pipeline.shards import read_shards
 
 SHIPPED = sorted((Path(recipe.__file__).parent / "recipes").glob("*.yaml"))
 MINIMAL = """\
@@ -27,8 +32,59 @@ def test_every_shipped_recipe_is_valid(path: Path) -> None:
     assert load(path).name == path.stem
 
 
-def test_at_least_the_demo_is_shipped() -> None:
-    assert "demo" in [path.stem for path in SHIPPED]
+def test_what_is_said_to_be_shipped_is() -> None:
+    named = {"demo", "openr1-7b", "r1-llama-8b", "r1-qwen-1.5b", "r1-qwen-7b", "s1-32b-lora", "sentiment"}
+    assert named <= {path.stem for path in SHIPPED}
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_stage_of_a_shipped_recipe_finds_its_prompts_files_and_models_named(path: Path, tmp_path: Path) -> None:
+    """All that its identity takes is in the project, but for what a hub holds."""
+    run = Run(load(path), data=tmp_path)
+    assert {state.word for state in run.states().values()} == {"absent"}
+    for stage in plan.stages():
+        identity = run.identity(stage)
+        assert all("missing" not in digest for digest in identity.contents.values()), stage.name
+        assert all(identity.prompts.values()), stage.name
+
+
+# Values as published: of the supplement to DeepSeek-R1's paper, the card of OpenR1-Distill-7B, the paper on s1.
+PUBLISHED: dict[str, dict[str, Any]] = {
+    "r1-qwen-1.5b": {"learning_rate": 1e-4, "batch_examples": 64, "final_learning_rate_share": 0.1},
+    "r1-qwen-7b": {"learning_rate": 8e-5, "batch_examples": 64, "final_learning_rate_share": 0.1},
+    "r1-llama-8b": {"learning_rate": 5e-5, "batch_examples": 64, "final_learning_rate_share": 0.1},
+    "openr1-7b": {"learning_rate": 4e-5, "epochs": 5},
+    "s1-32b-lora": {"epochs": 5, "batch_examples": 16, "warmup_share": 0.05, "weight_decay": 1e-4, "method": "lora"},
+}
+
+
+@pytest.mark.parametrize("name", PUBLISHED)
+def test_a_published_recipe_has_the_published_values(name: str) -> None:
+    found: Any = load(SHIPPED[0].with_name(f"{name}.yaml")).sections["sft"]
+    values = PUBLISHED[name] | {"max_length": 32768, "schedule": "cosine"}
+    assert {key: getattr(found, key) for key in values} == values
+    assert name[:2] != "r1" or found.epochs in (2, 3)
+
+
+# What a plan needs here in place of what a hub or a server holds: own problems, canned answers.
+OFFLINE = [
+    "teacher.engine=replay",
+    "seed.benchmarks=[]",
+    "seed.held_out={}",
+    "seed.augment=[]",
+    "seed.sources=[{kind: file, path: data/problems/word_problems.jsonl, columns: {task: task}}]",
+]
+
+
+@pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
+def test_every_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
+    (tmp_path / "canned.jsonl").write_text("")
+    run = Run(load(path, [*OFFLINE, f"teacher.model={tmp_path / 'canned.jsonl'}"]), data=tmp_path)
+    Runner(run).execute(["seed"])
+    samples: Any = run.recipe.resolved()["generate"]["samples"]
+    lines = estimate(run)
+    assert lines[0].startswith(f"generate wants {24 * samples} completions; 0 are in the store")
+    assert any(line.startswith("Tokens to generate: at most") for line in lines)
 
 
 def test_a_minimal_recipe_takes_the_stages_defaults(tmp_path: Path) -> None:
@@ -186,3 +242,17 @@ def test_a_judge_is_a_model_of_its_own_where_there_is_one(tmp_path: Path) -> Non
 def test_teachers_whose_traces_look_alike_must_think_alike(tmp_path: Path) -> None:
     with pytest.raises(RecipeError, match="found thinking: true for twin, and the other way round for another teacher"):
         load(write(tmp_path, MINIMAL + "more_teachers: {twin: {model: t, thinking: true}}\n"))
+
+
+def test_the_reviews_are_all_taken_and_as_many_of_each_label(tmp_path: Path) -> None:
+    path = SHIPPED[0].with_name("sentiment.yaml")
+    run = Run(load(path, ["seed.augment=[]", "teacher.engine=replay", "teacher.model=README.md"]), data=tmp_path)
+    Runner(run).execute(["seed"])
+    manifest = run.manifest("seed")
+    assert manifest is not None
+    rows = next(read_shards(run.stage_folder("seed"), manifest.datasets["problems"].shards)).to_pylist()
+    labels = ("positive", "negative", "neutral")
+    assert Counter((row["split"], row["answer"]) for row in rows) == {
+        (split, label): count for split, count in (("train", 18), ("eval", 9)) for label in labels
+    }
+    assert {row["verifier"] for row in rows} == {"label"}

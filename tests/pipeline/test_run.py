@@ -68,7 +68,9 @@ def test_a_stage_that_shows_no_facts_does_not_depend_on_them(tmp_path: Path) -> 
     assert found[0] == found[1]
 
 
-@pytest.mark.parametrize("told", [{}, {"domain": "math", "finish": "length"}], ids=["as once written", "as written now"])
+@pytest.mark.parametrize(
+    "told", [{}, {"domain": "math", "finish": "length"}], ids=["as once written", "as written now"]
+)
 def test_columns_that_are_only_told_of_are_read_where_they_are_and_make_nothing_stale(
     tmp_path: Path, told: dict[str, str]
 ) -> None:

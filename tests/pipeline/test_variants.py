@@ -7,6 +7,8 @@ from typing import Any
 
 import pytest
 
+from pipeline.augment import Paraphrase
+from pipeline.section import declared
 from pipeline.sources.candidate import Candidate
 from pipeline.variants import Agreement, Ballot, agreements, flaw, quantities, rewritten
 from pipeline.verifiers.pool import Pool
@@ -154,3 +156,15 @@ def test_votes_are_one_where_the_verifier_says_so(
 def test_ballots_do_not_mix(pool: Pool) -> None:
     ballots = [Ballot(["1", "1.0"]), Ballot(["2", "3"]), Ballot(["1,0", "10"], "exact")]
     assert [found and found.count for found in agreements(ballots, pool)] == [2, 1, 1]
+
+
+def test_numbers_may_change_where_the_answer_does_not_hang_on_them() -> None:
+    text = "Ben has 5 pears and eats 2. How many are left?"
+    assert flaw(parent(), text, keeps_answer=True) is not None
+    assert flaw(parent(), text, keeps_answer=True, keeps_numbers=False) is None
+    leaked = flaw(parent(), "Ben had 9 pears.", keeps_answer=True, keeps_numbers=False)
+    assert leaked is not None
+    assert leaked[0] == "answer_leaked"
+    wish = Paraphrase(kind="paraphrase", keeps_numbers=False)
+    assert (wish.numbers_stay, Paraphrase(kind="paraphrase").numbers_stay) == (False, True)
+    assert "keeps_numbers" not in declared(Paraphrase(kind="paraphrase"))

@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
+from pipeline.embedding import Semantic
 from pipeline.manifest import Shard
 from pipeline.records import SIGNATURE, TRACE, VERDICT
 from pipeline.roles import Teacher
@@ -234,3 +236,48 @@ def test_signatures_that_cannot_be_read_are_made_again(tmp_path: Path) -> None:
             raise ValueError("shard is missing")
 
     assert run(tmp_path, batch("x", 3), output=Torn(tmp_path)).facts["signatures_made"] == 3
+
+
+class Oracle:
+    """Vectors given by hand: the same for all texts with one of some words."""
+
+    def __init__(self, *words: str) -> None:
+        self.words = words
+
+    def of(self, texts: Sequence[str]) -> Any:
+        found = np.zeros((len(texts), len(self.words) + 1), dtype=np.float32)
+        for row, text in enumerate(texts):
+            found[row, next((at for at, word in enumerate(self.words) if word in text), len(self.words))] = 1
+        return found
+
+
+def test_traces_that_say_the_same_in_other_words_are_found_where_a_model_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(stage, "opened", lambda *_: lambda: Oracle("basket", "train"))
+    told = "Of two baskets one has 3 apples, one has 4, so count to \\boxed{7}."
+    other_numbers = told.replace("4", "5")
+    traces: list[Trace] = [
+        ("a", BASE, {"completion_tokens": 60}),
+        ("b", NEAR, {"completion_tokens": 50}),
+        ("c", told, {"completion_tokens": 20}),
+        ("d", other_numbers),
+        ("e", "A train leaves."),
+        ("f", told, {"problem_id": "q"}),
+    ]
+    config = Config(semantic=Semantic(model="any"))
+    # a repeats b, which is not kept itself
+    wanted = {"a": ("duplicate_near", "c"), "b": ("duplicate_semantic", "c")}
+    assert duplicates(tmp_path, traces, config) == wanted
+    rng = random.Random(2)
+    for rows in (1, 3):
+        monkeypatch.setattr(stage, "ROWS", rows)
+        assert duplicates(tmp_path, rng.sample(traces, len(traces)), config) == wanted
+    (row,) = (row for row in run(tmp_path, traces, config).rows("verdicts") if row["id"] == "b")
+    assert json.loads(row["detail"]) == {"survivor": "c", "cosine": 1.0}
+    assert duplicates(tmp_path, traces) == {"a": ("duplicate_near", "b")}
+
+
+def test_the_model_is_part_of_what_decides() -> None:
+    assert stage.STAGE.contents(Config(), Path()) == {}
+    assert "semantic" not in declared(Config())

@@ -11,8 +11,9 @@ import stages.eval
 from pipeline import engines, orders
 from pipeline.engines.replay import Replay
 from pipeline.manifest import Manifest
+from pipeline.opinions import DECOYS, Question
 from pipeline.records import PROBLEM, SCORE
-from pipeline.roles import Student, Teacher
+from pipeline.roles import Judge, Student, Teacher
 from pipeline.shards import as_table
 from pipeline.stage import StageError
 from pipeline.verifiers.pool import Pool
@@ -206,6 +207,47 @@ def test_several_samples_give_consensus_and_pass_at_k(tmp_path: Path, fake: Fake
     assert student["answers"] == 24
     assert student["cons_at_k"] == {"3": 0.5}
     assert student["pass_at_k"] == {"3": 0.5}
+
+
+def test_free_answers_of_all_models_are_put_to_the_judge_model_at_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    question, gold = "When?", "Westphalia, 1648"
+    said = {
+        "teacher": "Answer: in Westphalia 1648",
+        "base": "Answer: in Osnabrück",
+        "checkpoint": f"{OPEN}\nHm.\n{CLOSE}\n\nAnswer: Westphalia 1648",
+    }
+    opinions = {"in Westphalia 1648": "SAME", "Westphalia 1648": "SAME", "in Osnabrück": "DIFFERENT"}
+    opinions |= dict.fromkeys(DECOYS, "DIFFERENT")
+    answers = {name: {question: [text]} for name, text in said.items()}
+    answers["judge"] = {
+        text: [f"VERDICT: {opinion}"]
+        for given, opinion in opinions.items()
+        for text in Question(question, gold, given).orders
+    }
+    started = []
+
+    def start(role: Any, model: Path, seed: int, log: Path | None = None) -> Replay:
+        started.append(model.name)
+        return Replay(answers[model.name])
+
+    monkeypatch.setattr(engines, "start", start)
+    monkeypatch.setattr(orders, "open_tokenizer", lambda role, model, texts: None)
+    asked = inputs(tmp_path)
+    row = {**problem(0), "text": question, "answer": gold, "verifier": "judge"}
+    asked._tables["problems"] = as_table([row], PROBLEM)
+    output = DeskOutput(tmp_path)
+    asked.judge, asked._models["judge"] = Judge(model="judge", engine="vllm"), tmp_path / "judge"
+    run(Config(exec={"workers": 1}), asked, output)
+    assert {row["model"]: row["outcome"] for row in output.rows("scores")} == {
+        "teacher": "pass",
+        "base": "fail",
+        "student": "pass",
+    }
+    assert started == ["teacher", "base", "checkpoint", "judge"]
+    assert output.facts["opinions"]["bought"] == 2 * len(opinions)
+    assert output.counts == {"teacher_pass": 1, "base_fail": 1, "student_pass": 1}
 
 
 def test_an_empty_block_is_an_error_that_names_the_others(tmp_path: Path, fake: Fake) -> None:

@@ -3,7 +3,6 @@
 import json
 import random
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -11,14 +10,13 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from pipeline.choosing import Candidate
-from pipeline.records import EXAMPLE, PROBLEM, TRACE, VERDICT
+from pipeline.records import EXAMPLE, PROBLEM, RATING, TRACE, VERDICT
 from pipeline.roles import Student, Teacher
 from pipeline.section import declared
 from pipeline.shards import as_table
 from pipeline.stage import StageError
 from stages import mix
-from stages.mix import FUNNEL, Config, blended, funnel, in_validation, merged_reasons, run, sequence
+from stages.mix import FUNNEL, Config, funnel, in_validation, merged_reasons, run, sequence
 from tests.candidates import trace
 from tests.desk import DeskInputs, DeskOutput
 
@@ -41,19 +39,15 @@ def test_reasons_come_in_the_funnels_order_and_all_of_them_stay() -> None:
 
 
 def test_the_funnel_adds_up_and_its_last_row_is_what_was_kept() -> None:
-    fates = [
-        {"stage": "verify", "reason": "wrong_answer", "kept": False},
-        {"stage": "filter", "reason": "truncated", "kept": False},
-        {"stage": "verify", "reason": "wrong_answer", "kept": False},
-        {"stage": None, "reason": None, "kept": True},
-    ]
-    rows = funnel(fates)
+    counts = {("verify", "wrong_answer"): 2, None: 1, ("filter", "truncated"): 1, ("filter", "too_long"): 3}
+    rows = funnel(counts)
     assert [(row["stage"], row["reason"], row["traces"]) for row in rows] == [
+        ("filter", "too_long", 3),
         ("filter", "truncated", 1),
         ("verify", "wrong_answer", 2),
         ("mix", "kept", 1),
     ]
-    assert sum(row["traces"] for row in rows) == len(fates)
+    assert sum(row["traces"] for row in rows) == sum(counts.values())
 
 
 def test_validation_is_a_share_of_problems_that_growing_does_not_move() -> None:
@@ -136,6 +130,14 @@ def test_a_missing_verdict_is_an_error(tmp_path: Path) -> None:
         run(Config(), inputs, DeskOutput(tmp_path))
 
 
+def test_a_verdict_of_no_trace_is_an_error(tmp_path: Path) -> None:
+    inputs = desk(tmp_path, {"t": Teacher(model="thinker", thinking=True)}, set())
+    more = as_table([{**dict.fromkeys(VERDICT.names), **verdict("z")}], VERDICT)
+    inputs._tables["filter"] = pa.concat_tables([inputs._tables["filter"], more])
+    with pytest.raises(StageError, match=r"1 verdicts of filter are about traces that .* \(3 traces\)"):
+        run(Config(), inputs, DeskOutput(tmp_path))
+
+
 def test_without_verification_all_stay_but_those_without_an_answer() -> None:
     def verify(outcome: str, *reasons: str) -> dict[str, Any]:
         return {"verify": {"outcome": outcome, "reasons": list(reasons)}}
@@ -161,43 +163,6 @@ def test_impossible_wishes_are_refused(values: dict[str, Any], message: str) -> 
         Config(**values)
 
 
-def mixed(config: Config, some: list[Candidate], domains: dict[str, str]) -> dict[str, str]:
-    """What became of each trace: kept, or its first reason."""
-    decision = blended(config, some, {one.id: one.sample for one in some}, domains)
-    return {one.id: one.reasons[0][1] if one.reasons else "kept" for one in decision.candidates}
-
-
-def test_shares_of_domains_hold_and_what_is_over_says_so() -> None:
-    some = [trace(n, problem_id=f"p{n}", sample=0) for n in range(12)]
-    domains = {f"p{n}": "math" if n < 8 else "code" if n < 11 else "art" for n in range(12)}
-    shares = {"math": 0.5, "code": 0.5}
-    found = Counter(mixed(Config(domain_shares=shares), some, domains).values())
-    assert found == {"kept": 6, "over_share": 5, "no_share": 1}
-    with pytest.raises(StageError, match=r"in rows: too few examples of code: 3 of 4. Lower size"):
-        blended(Config(domain_shares=shares, size=8), some, dict.fromkeys((one.id for one in some), 0), domains)
-
-
-def test_a_domain_that_is_not_there_is_an_error_or_left_out() -> None:
-    some = [trace(n, problem_id=f"p{n}", sample=0) for n in range(4)]
-    domains = {f"p{n}": "math" for n in range(4)}
-    shares = {"math": 0.5, "code": 0.5}
-    with pytest.raises(StageError, match="nothing passed of code"):
-        mixed(Config(domain_shares=shares), some, domains)
-    assert set(mixed(Config(domain_shares=shares, short="take_less"), some, domains).values()) == {"kept"}
-
-
-def test_teachers_and_lengths_have_shares_within_their_domain() -> None:
-    some = [trace(n, "one" if n < 10 else "two", problem_id=f"p{n}", sample=0) for n in range(20)]
-    domains = {f"p{n}": "math" for n in range(20)}
-    fate = mixed(Config(teacher_shares={"one": 0.2, "two": 0.8}), some, domains)
-    assert Counter(fate[f"t{n}"] for n in range(10)) == {"kept": 3, "over_share": 7}
-    assert {fate[f"t{n}"] for n in range(10, 20)} == {"kept"}
-    long = [replace(one, completion_tokens=5000 if n < 2 else 100) for n, one in enumerate(some)]
-    fate = mixed(Config(long_share=0.2), long, domains)
-    assert Counter(fate[f"t{n}"] for n in range(2, 20)) == {"kept": 8, "over_share": 10}
-    assert fate["t0"] == fate["t1"] == "kept"
-
-
 def test_the_order_of_examples_is_by_ease_then_length() -> None:
     some = [
         trace(0, problem_id="hard", completion_tokens=5),
@@ -205,15 +170,14 @@ def test_the_order_of_examples_is_by_ease_then_length() -> None:
         trace(2, problem_id="easy", completion_tokens=30),
         trace(3, problem_id="easy", completion_tokens=20),
     ]
-    assert sequence(Config(), some) is None
+    assert sequence(Config(), some) == {}
     for order, expected in (
         ("easy_first", ["t3", "t2", "t0"]),
         ("hard_first", ["t0", "t2", "t3"]),
         ("short_first", ["t0", "t3", "t2"]),
     ):
-        places = sequence(Config(order=order), some)
-        assert places is not None
-        assert sorted(places, key=lambda key: places[key]) == expected
+        places = sequence(Config(curriculum=order), some)
+        assert places == {key: place / 3 for place, key in enumerate(expected)}
 
 
 DOMAINS, TEACHERS = ("math", "code", "logic"), ("plain", "thinker")
@@ -270,7 +234,7 @@ def wishes(draw: random.Random) -> Config:
         long_tokens=50,
         shares_by=draw.choice(["rows", "tokens"]),
         short=draw.choice(["take_less", "repeat"]),
-        order=draw.choice(["traces", "easy_first", "short_first"]),
+        curriculum=draw.choice([None, "easy_first", "short_first"]),
         validation_share=draw.choice([0.0, 0.3]),
     )
 
@@ -322,28 +286,28 @@ def test_repeats_stand_beside_their_first_with_ids_of_their_own(tmp_path: Path) 
     assert {row["teacher"]: row["share"] for row in output.facts["blend"]} == {"plain": 0.25, "thinker": 0.75}
 
 
-def test_examples_stand_in_the_order_asked_for_however_few_are_held_at_once(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(mix, "SORTED_ROWS", 3)
+def test_examples_say_where_in_the_order_asked_for_they_stand(tmp_path: Path) -> None:
     inputs = made_up(tmp_path, random.Random(4))
     output = DeskOutput(tmp_path)
-    run(Config(order="short_first"), inputs, output)
+    run(Config(curriculum="short_first"), inputs, output)
     tokens = {row["id"]: row["completion_tokens"] for row in inputs.table("traces").to_pylist()}
-    lengths = [tokens[row["id"]] for row in output.rows("examples")]
+    ordered = sorted(output.rows("examples"), key=lambda row: row["place"])
+    lengths = [tokens[row["id"]] for row in ordered]
     assert len(lengths) > 6
     assert lengths == sorted(lengths)
+    assert [row["place"] for row in ordered] == [place / len(ordered) for place in range(len(ordered))]
+    output = DeskOutput(tmp_path)
+    run(Config(), inputs, output)
+    assert {row["place"] for row in output.rows("examples")} == {None}
 
 
-def test_the_judge_s_choice_needs_scores_and_takes_the_highest(tmp_path: Path) -> None:
+def test_the_judge_s_choice_needs_ratings_and_takes_the_best(tmp_path: Path) -> None:
     inputs = desk(tmp_path, {"t": Teacher(model="thinker", thinking=True)}, {"c"})
     config = Config(prefer="judge", traces_per_problem=1)
-    with pytest.raises(StageError, match="verify/verdicts has no judge_score of any trace"):
+    with pytest.raises(StageError, match="verify has no rating of any trace"):
         run(config, inputs, DeskOutput(tmp_path))
-    scores = {"a": 0.1, "b": 0.7, "c": 0.9}
-    verify = inputs._tables["verify"]
-    column = pa.array([scores[key] for key in verify["id"].to_pylist()], pa.float64())
-    inputs._tables["verify"] = verify.append_column("judge_score", column)
+    rows = [{"id": key, "score": score} for key, score in {"a": 1.0, "b": 7.0, "c": 9.0}.items()]
+    inputs._tables["ratings"] = as_table(rows, RATING)
     output = DeskOutput(tmp_path)
     run(config, inputs, output)
     assert [row["id"] for row in output.rows("examples")] == ["b"]
@@ -368,11 +332,15 @@ def test_a_general_set_joins_the_traces_without_what_is_held_out(tmp_path: Path)
     made = [row for row in output.rows("examples") if row["domain"] == "chat"]
     assert [row["completion"][0]["content"] for row in made] == ["It falls.", "Hello."]
     assert {row["teacher"] for row in made} == {None}
+    assert {row["place"] for row in made} == {None}
     assert output.facts["general"] == {"answer_missing": 1, "duplicate": 1, "held_out_overlap": 1, "kept": 2}
     shares = {"": 0.75, "chat": 0.25}
     output = DeskOutput(tmp_path)
     run(Config(general=[source], domain_shares=shares, short="repeat", validation_share=0.0), inputs, output)
     assert Counter(row["domain"] for row in output.rows("examples")) == {"": 6, "chat": 2}
+    output = DeskOutput(tmp_path)
+    run(Config(general=[source], curriculum="easy_first"), inputs, output)
+    assert {row["domain"]: row["place"] for row in output.rows("examples") if row["domain"]} == {"chat": 0.75}
     same = {**source, "defaults": {"domain": ""}}
     with pytest.raises(StageError, match="the domain '' is one of traces and of mix"):
         run(Config(general=[same], domain_shares={"": 1.0}), inputs, DeskOutput(tmp_path))

@@ -9,7 +9,9 @@ import pytest
 from pydantic import ValidationError
 
 from pipeline.roles import Student
+from pipeline.section import declared
 from pipeline.stage import StageError
+from pipeline.training.encode import Encoded
 from stages import sft
 from tests import tiny
 from tests.desk import DeskInputs, DeskOutput
@@ -214,3 +216,80 @@ def test_several_visible_gpus_are_refused_before_anything_is_loaded(
     monkeypatch.setattr(sft, "load_tokenizer", lambda *_: pytest.fail("loaded a tokenizer"))
     with pytest.raises(StageError, match=r"found 3 visible GPUs; .* one GPU\. .*CUDA_VISIBLE_DEVICES=0"):
         trained(tmp_path, student, tiny.examples(4))
+
+
+def test_a_loss_that_explodes_stops_with_its_batches_in_a_file(
+    tmp_path: Path, student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.training import trainer
+
+    monkeypatch.setattr(trainer, "LEAST_STEPS", 1)
+    inputs, output = desk(tmp_path, student, tiny.examples(24))
+    (output.folder / sft.DIVERGED_FILE).write_text("of an earlier training")
+    wild = FAST | {"batch_tokens": 128, "learning_rate": 30.0, "schedule": "constant", "warmup_share": 0.0, "epochs": 4}
+    with pytest.raises(StageError, match=r"times its median .* The batches are in .*diverged\.json"):
+        sft.run(sft.Config(**wild, wild_loss_factor=1.2, wild_loss_steps=2), inputs, output)
+    told = json.loads((output.folder / sft.DIVERGED_FILE).read_text())
+    assert len(told["batches"]) == 2
+    assert {trace for batch in told["batches"] for trace in batch["ids"]} <= {row["id"] for row in tiny.examples(24)}
+    assert all(batch["ids"] for batch in told["batches"])
+
+
+def test_a_batch_by_count_is_a_step_however_it_goes_through_the_student(tmp_path: Path, student: Path) -> None:
+    """In parts of 128 tokens, padded or packed, or all at once: the same losses."""
+    rows = tiny.examples(20, validation=3)
+    curves = []
+    for name, values in (
+        ("whole", {"batch_tokens": 4096}),
+        ("parts", {"batch_tokens": 128}),
+        ("packed", {"batch_tokens": 128, "exec": {"threads": 1, "layout": "packed"}}),
+    ):
+        fixed = {"batch_examples": 8, "compute_dtype": "float32", "epochs": 2}
+        output = trained(tmp_path / name, student, rows, **fixed | values)
+        assert output.facts["steps"] == 6
+        curves.append([loss for _, loss in output.facts["loss"] + output.facts["eval_loss"]])
+    for other in curves[1:]:
+        assert other == pytest.approx(curves[0], abs=1e-4)
+
+
+def test_packing_is_for_objectives_that_look_at_learnt_positions_alone() -> None:
+    assert not sft.is_packed(sft.Config(), "sdpa")
+    assert sft.is_packed(sft.Config(), "flash_attention_2")
+    assert sft.is_packed(sft.Config(exec={"layout": "packed"}), "sdpa")
+    assert not sft.is_packed(sft.Config(exec={"layout": "padded"}), "flash_attention_2")
+    whole = sft.Config(exec={"layout": "packed"}).model_copy(update={"objective": "features"})
+    with pytest.raises(StageError, match=r"objective features compares whole rows; .*Set sft.exec.layout: padded"):
+        sft.is_packed(whole, "sdpa")
+
+
+def test_what_is_not_installed_is_named_with_the_line_that_installs_it(
+    tmp_path: Path, student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sft, "installed", lambda name: False)
+    with pytest.raises(StageError, match=r"names wandb, which is not installed.*pip install -e '\.\[wandb\]'"):
+        trained(tmp_path, student, tiny.examples(4), exec={"report_to": ["tensorboard", "wandb"]})
+    with pytest.raises(StageError, match=r"there is no GPU\. Set sft.exec.liger: auto"):
+        sft.with_liger(sft.Config(exec={"liger": "on"}), on_gpu=False)
+    with pytest.raises(StageError, match=r"no liger_kernel\. Install it: .*pip install liger-kernel"):
+        sft.with_liger(sft.Config(exec={"liger": "on"}), on_gpu=True)
+    assert sft.attention("auto", 9000, on_gpu=True) == "sdpa"
+    monkeypatch.setattr(sft, "installed", lambda name: True)
+    assert sft.with_liger(sft.Config(), on_gpu=True)
+    assert not sft.with_liger(sft.Config(), on_gpu=False)
+    assert sft.attention("auto", 9000, on_gpu=True) == "flash_attention_2"
+    assert sft.attention("auto", 9000, on_gpu=True, compute_dtype="float32") == "sdpa"
+
+
+def test_where_and_how_fast_it_trains_is_no_part_of_its_identity() -> None:
+    other = {"layout": "packed", "liger": "off", "report_to": ["wandb"], "attention": "eager"}
+    assert declared(sft.Config(exec=other)) == declared(sft.Config())
+    assert "wild_loss_factor" not in declared(sft.Config())
+    assert declared(sft.Config(batch_examples=64))["batch_examples"] == 64
+
+
+def test_examples_are_met_in_the_order_that_mix_declares() -> None:
+    rows = [{"id": f"{n}", "place": n / 9} for n in range(9)]
+    encoded = [Encoded(row["id"], (), "", [1], [2]) for row in reversed(rows)]
+    assert sft.places_of(encoded, rows) == [n / 9 for n in reversed(range(9))]
+    assert sft.places_of(encoded, [{**row, "place": None} for row in rows]) is None
+    assert sft.places_of(encoded, [{"id": row["id"]} for row in rows]) is None  # of a mix made before there were places

@@ -6,10 +6,13 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipeline import plan, recipe
 from pipeline.roles import Peer, Student, Teacher
+from pipeline.run import Run
+from pipeline.runner import Runner
 from pipeline.stage import StageError
 from stages import sft
-from tests import tiny
+from tests import small, tiny
 from tests.desk import DeskInputs, DeskOutput
 
 FAST: dict[str, Any] = {"batch_tokens": 512, "learning_rate": 1e-2, "epochs": 2, "save_dtype": "float32"}
@@ -107,6 +110,24 @@ def test_an_adapter_takes_over_features(tmp_path: Path, models: dict[str, Path])
     before, after = weights(models["student"]), weights(output.folder / "checkpoint")
     changed = {name for name, value in after.items() if not value.equal(before[name])}
     assert {name.split(".")[-2] for name in changed} == {"q_proj", "up_proj"}
+
+
+def test_the_second_student_belongs_to_the_run(tmp_path: Path, models: dict[str, Path]) -> None:
+    path = small.write(tmp_path, sft__objective="mutual", peer__model=str(models["peer"]), problems=12)
+
+    def run_of(*settings: str) -> Run:
+        return Run(recipe.load(path, settings), data=tmp_path / "data")
+
+    Runner(run_of()).execute(plan.ORDER[: plan.ORDER.index("sft") + 1])
+    manifest = run_of().manifest("sft")
+    assert manifest is not None
+    assert manifest.artifacts.keys() == {"checkpoint", "peer"}
+    assert manifest.identity.models.keys() == {"student", "peer"}
+    assert run_of().state("sft").word == "fresh"
+    other = run_of(f"peer.model={models['student']}").state("sft")
+    assert [change.key for change in other.changes] == ["models.peer"]
+    with pytest.raises(StageError, match=r"teacher\.model is the file canned\.jsonl; expected a model"):
+        Runner(run_of("sft.objective=features")).execute(["sft"], ["sft"])
 
 
 def test_a_mutual_training_without_a_peer_is_refused(tmp_path: Path, models: dict[str, Path]) -> None:

@@ -7,6 +7,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.opinions import DECOYS, Question
+from pipeline.ratings import Work
 from pipeline.records import PASS_RATE, PROBLEM, TRACE, VERDICT
 from pipeline.roles import Judge, Teacher
 from pipeline.section import declared
@@ -300,6 +301,45 @@ def test_without_a_judge_model_answers_wait_for_one(tmp_path: Path) -> None:
     output = judged(tmp_path, table=traces(given("p1", "in Westphalia 1648")), known=FREE)
     assert reasons(output) == {"p1 0": "judge_unasked"}
     assert "name a model under `judge`" in output.lines[-1]
+
+
+def rated_by(tmp_path: Path, said: dict[str, str]) -> DeskOutput:
+    """The ratings of three traces, one of them wrong, by a judge whose words go by the solution's text."""
+    tmp_path.mkdir(exist_ok=True)
+    table = traces([*given("p2", "5", "six"), ("own", "p2", "I think.\nRATING: 10\nAnswer: 5", "stop")])
+    raws = [*table["raw"].to_pylist(), *DECOYS]
+    lines = [
+        json.dumps({"text": Work("", "Add.", raw).question, "completions": [f"So.\n{said.get(raw, 'RATING: 1')}"]})
+        for raw in raws
+    ]
+    (tmp_path / "judge.jsonl").write_text("\n".join(lines), encoding="utf-8")
+    inputs = DeskInputs(
+        tmp_path,
+        {"problems": FREE, "traces": table},
+        teacher=Teacher(model="some"),
+        models={"judge": tmp_path / "judge.jsonl"},
+    )
+    inputs.judge = Judge(model=str(tmp_path / "judge.jsonl"), engine="replay")
+    output = DeskOutput(tmp_path)
+    run(CONFIG.model_copy(update={"rate": True}), inputs, output)
+    return output
+
+
+def test_right_traces_are_rated_where_the_recipe_asks_for_it(tmp_path: Path) -> None:
+    right = traces(given("p2", "5"))["raw"][0].as_py()
+    output = rated_by(tmp_path, {right: "RATING: 8"})
+    assert {row["id"]: row["score"] for row in output.rows("ratings")} == {"p2 0": 8.0, "own": None}
+    assert output.facts["ratings"]["bought"] == 1 + len(DECOYS)
+    other_form = rated_by(tmp_path / "form", {right: "8 of 10"})
+    assert {row["score"] for row in other_form.rows("ratings")} == {None}
+    fooled = rated_by(tmp_path / "fooled", {right: "RATING: 8", DECOYS[0]: "RATING: 9"})
+    assert {row["score"] for row in fooled.rows("ratings")} == {None}
+    assert "rated no trace" in "".join(fooled.lines)
+
+
+def test_rating_takes_a_judge_model(tmp_path: Path) -> None:
+    with pytest.raises(StageError, match="no model is named to rate"):
+        judged(tmp_path, table=traces(given("p2", "5")), known=FREE, config=CONFIG.model_copy(update={"rate": True}))
 
 
 def test_limits_are_declared_and_workers_are_not() -> None:

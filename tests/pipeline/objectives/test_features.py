@@ -235,14 +235,6 @@ def test_a_teacher_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
         features.make(features.Config(), context)
 
 
-def test_canned_answers_are_no_teacher(tmp_path: Path) -> None:
-    import torch
-
-    context = objectives.Context(None, None, torch.float32, lambda role: tmp_path / "canned.jsonl")
-    with pytest.raises(ValueError, match=r"teacher\.model is the file canned\.jsonl; expected a model's folder"):
-        features.make(features.Config(), context)
-
-
 def test_attention_that_shows_nothing_is_refused() -> None:
     import torch
 

@@ -79,6 +79,21 @@ def test_the_divergence_and_its_gradient_are_those_of_plain_loops() -> None:
     assert float(value) == pytest.approx(total)
 
 
+def test_packed_examples_are_learnt_as_padded_ones_are() -> None:
+    from pipeline.training.trainer import collate, pack
+
+    given = batch()
+    lengths = given["attention_mask"].sum(1).tolist()
+    rows = [
+        {"id": str(row), **{name: given[name][row, :length].tolist() for name in ("input_ids", "labels")}}
+        for row, length in enumerate(lengths)
+    ]
+    own, peer = student(), student(seed=3)
+    padded, packed = (made(peer).loss(own, laid, 0.0) for laid in (collate(rows, 0), pack(rows)))
+    assert packed.positions == padded.positions
+    assert packed.total.item() == pytest.approx(padded.total.item(), rel=1e-5)
+
+
 def test_an_adapted_peer_learns_as_an_adapter() -> None:
     import torch
     from peft import LoraConfig, get_peft_model

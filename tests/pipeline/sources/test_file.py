@@ -102,6 +102,9 @@ def test_a_csv_field_may_be_as_long_as_a_document(tmp_path: Path) -> None:
     assert (len(row.text), row.answer) == (200_000, "1")
 
 
+CODE = {"columns": {"verifier_data": "d"}, "defaults": {"verifier": "code"}}
+
+
 @pytest.mark.parametrize(
     ("name", "content", "values", "says"),
     [
@@ -128,6 +131,19 @@ def test_a_csv_field_may_be_as_long_as_a_document(tmp_path: Path) -> None:
             b'{"text": "x", "answer": "1", "d": [1]}',
             {"columns": {"verifier_data": "d"}},
             ["line 1", "object"],
+        ),
+        ("a.jsonl", b'{"text": "x", "answer": "1", "d": {}}', CODE, ["a.jsonl, line 1", "'code'", "either `cases`"]),
+        (
+            "a.jsonl",
+            b'{"text": "x", "answer": "1", "d": {"asserts": ["assert f(2) == 4", "f(3) == 5"]}}',
+            CODE,
+            ["a.jsonl, line 1", "not an assert statement: 'f(3) == 5'"],
+        ),
+        (
+            "a.jsonl",
+            b'{"text": "x", "answer": "1", "d": {"asserts": ["assert f(2) == 4"], "setup": "import"}}',
+            CODE,
+            ["a.jsonl, line 1", "the setup is no Python"],
         ),
     ],
 )

@@ -1,9 +1,12 @@
 """The selection of candidates: how many are drawn, and what is taken back."""
 
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 
+import numpy as np
 import pytest
 
+from pipeline.similarity.meaning import same_meaning
 from pipeline.sources import TRAIN, Candidate
 from pipeline.sources import candidate as module
 from pipeline.sources.selection import Selection
@@ -32,3 +35,26 @@ def test_a_problem_that_is_taken_back_is_drawn_for_again() -> None:
     assert selection.train_on_draws(0, drawn, 2) == 5
     assert [row.text for _, row in selection.accepted.values()] == ["What is 0 + 9?", "What is 1 + 9?"]
     assert [row["reason"] for row in selection.rejected] == ["conflicting_answer"] * 3
+
+
+def test_of_problems_that_ask_the_same_the_better_one_stays_if_their_answers_are_the_same() -> None:
+    def paraphrased(
+        texts: Sequence[str], standing: int, may_repeat: Callable[[int, int], bool]
+    ) -> dict[int, tuple[int, float]]:
+        asked = [text.startswith(("How old", "What age")) for text in texts]
+        return same_meaning(
+            np.array([[one, not one] for one in asked], np.float32), [0] * len(texts), 0.9, standing, may_repeat
+        )
+
+    rows = [
+        ("How old is the Earth?", "a"),
+        ("What age has the Earth?", "a"),
+        ("How old is Mars?", "b"),
+        ("Where is Mars?", "c"),
+    ]
+    selection = Selection(8, 0.01, 0.8, {}, "shortest", paraphrased=paraphrased)
+    selection.train_on_rows([(0, candidate(text, answer)) for text, answer in rows])
+    assert {row.text for _, row in selection.accepted.values()} == {rows[0][0], rows[2][0], rows[3][0]}
+    (refused,) = selection.rejected
+    assert (refused["text"], refused["reason"]) == (rows[1][0], "same_meaning")
+    assert candidate(*rows[0]).id in refused["detail"]

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pipeline.training.batches import all_batches, epoch_batches, padding_share, parts
+from pipeline.training.batches import epoch_batches, padding_share, parts, within
 
 LENGTHS = [(7 * number * number) % 211 + 20 for number in range(300)]
 
@@ -27,10 +27,31 @@ def test_the_order_is_a_function_of_seed_and_epoch() -> None:
     assert first != epoch_batches(LENGTHS, 1024, seed=6, epoch=1, pool_batches=8)
 
 
-def test_a_training_is_its_epochs_in_a_row() -> None:
-    whole = all_batches(LENGTHS, 1024, seed=5, epochs=2, pool_batches=8)
-    first, second = (epoch_batches(LENGTHS, 1024, seed=5, epoch=epoch, pool_batches=8) for epoch in (0, 1))
-    assert whole == first + second
+@pytest.mark.parametrize("budget", [1, 40, 7_000, 60_000])
+def test_a_budget_takes_as_many_epochs_as_it_needs_and_is_missed_by_half_a_batch_at_most(budget: int) -> None:
+    epochs = [epoch_batches(LENGTHS, 1024, seed=5, epoch=epoch, pool_batches=8) for epoch in range(9)]
+    learnt = [length // 3 for length in LENGTHS]
+    found = within(epochs.__getitem__, learnt, budget)
+    assert found == [batch for epoch in epochs for batch in epoch][: len(found)]
+    tokens = [sum(learnt[index] for index in batch) for batch in found]
+    assert abs(sum(tokens) - budget) <= max([1024 // 3, *tokens]) / 2
+
+
+def test_nothing_to_learn_fills_no_budget() -> None:
+    assert within(lambda epoch: [[0]], [0], 10) == []
+
+
+def test_with_places_the_pools_come_in_their_order_in_every_epoch() -> None:
+    places = [(13 * index % 300) / 300 for index in range(300)]
+    epochs = [
+        epoch_batches([100] * 300, 1000, seed=5, epoch=epoch, pool_batches=8, places=places) for epoch in range(2)
+    ]
+    for batches in epochs:
+        order = [places[index] for batch in batches for index in batch]
+        pools = [order[start : start + 80] for start in range(0, 300, 80)]
+        assert [place for pool in pools for place in sorted(pool)] == sorted(places)
+        assert pools[0] != sorted(pools[0])
+    assert epochs[0] != epochs[1]
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def test_reasoning_stripped_from_earlier_turns_is_stripped_in_training_as_in_eva
         (
             tiny.examples(4),
             quirks.SILENCED,
-            [r"training has '</think>\n\n", "4 examples have an empty think block in what the student reads"],
+            [r"training has '\n</think>\n\n", "4 examples have an empty think block in what the student reads"],
         ),
         (
             [{**row, "completion": [{"role": "assistant", "content": "It is 4.\n"}]} for row in tiny.examples(4)],

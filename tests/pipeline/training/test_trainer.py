@@ -42,7 +42,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     objective = objectives.load("sft")
     context = objectives.Context(student, tiny.tokenizer(), torch.float32, lambda role: folder)
     return trainer.PlannedTrainer(
-        trainer.Plan(objective.make(objective.Config(), context), [[0, 1]], [[0], [1]], 0),
+        trainer.Plan(objective.make(objective.Config(), context), [[0, 1]], [[0], [1]], 0, part_tokens=16),
         model=student,
         args=SFTConfig(**sft.arguments(sft.Config(), folder / "out", 1, evaluated=True, on_gpu=False)),
         train_dataset=trainer.as_dataset(examples),
@@ -143,7 +143,7 @@ def test_what_an_objective_trains_beside_the_student_is_kept_in_checkpoints_and_
     def trained(last: Path | None) -> tuple[Any, Beside]:
         objective = Beside()
         made = trainer.PlannedTrainer(
-            trainer.Plan(objective, [[0], [1], [2], [3]], [[0, 1], [2]], 0),
+            trainer.Plan(objective, [[0], [1], [2], [3]], [[0, 1], [2]], 0, part_tokens=64),
             model=model.load(folder, "float32", "eager", None, 0, False),
             args=SFTConfig(**settings),
             train_dataset=trainer.as_dataset(examples),
@@ -162,3 +162,69 @@ def test_what_an_objective_trains_beside_the_student_is_kept_in_checkpoints_and_
     assert [value.tolist() for value in resumed.layer.parameters()] == [value.tolist() for value in after]
     last = [entry["eval_far"] for entry in again.state.log_history if "eval_far" in entry][-1]
     assert last == second < first
+
+
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole(made: Any, packed: bool) -> None:
+    from dataclasses import replace
+
+    import torch
+
+    from pipeline.training.trainer import collate
+
+    rows = [*ROWS, {"id": "c", "input_ids": [4, 5, 6], "labels": [IGNORED, 5, 6]}]
+    whole = plain_loss(made.model, collate(rows, pad_token_id=0))
+    made.model.zero_grad()
+    whole.backward()
+    expected = [parameter.grad.clone() for parameter in made.model.parameters()]
+    made.model.zero_grad()
+    laid = replace(made.plan, part_tokens=5, packed=packed).laid_out(rows)
+    assert [part["ids"] for part in laid["parts"]] == ([["b", "c"], ["a"]] if packed else [["b"], ["c"], ["a"]])
+    assert laid["learnt"] == 5
+    made.optimizer = torch.optim.SGD(made.model.parameters())
+    made.current_gradient_accumulation_steps = 1
+    loss = made.training_step(made.model, laid)
+    assert float(loss) == pytest.approx(whole.item(), abs=1e-6)
+    for parameter, gradient in zip(made.model.parameters(), expected, strict=True):
+        assert torch.allclose(parameter.grad, gradient, atol=1e-6)
+
+
+def guarded(losses: list[float], factor: float = 4.0, steps: int = 3) -> Any:
+    """What a guard raises, and at which step; None where it lets all losses pass."""
+    from transformers import TrainerState
+
+    from pipeline.training.trainer import Diverged, Guard
+
+    guard, state = Guard(factor, steps, lambda step: [f"trace-{step}"]), TrainerState()
+    for step, loss in enumerate(losses, start=1):
+        state.log_history.append({"step": step, "loss": loss})
+        state.log_history.append({"step": step, "eval_loss": 100.0})
+        try:
+            guard.on_log(None, state, None, {"loss": loss})
+        except Diverged as error:
+            return step, error
+    return None
+
+
+def test_losses_that_stay_wild_stop_training_with_the_steps_and_their_traces() -> None:
+    step, error = guarded([1.0] * 30 + [9.0, 8.0, 7.0, 6.0])
+    assert step == 33
+    assert error.batches == [
+        {"step": 31, "loss": 9.0, "ids": ["trace-31"]},
+        {"step": 32, "loss": 8.0, "ids": ["trace-32"]},
+        {"step": 33, "loss": 7.0, "ids": ["trace-33"]},
+    ]
+    assert "over 4 times its median (1.000) for 3 steps on end, up to step 33 (7.000)" in str(error)
+
+
+@pytest.mark.parametrize(
+    "losses",
+    [
+        [1.0] * 30 + [9.0, 9.0, 1.0] * 9,  # spikes
+        [1.0] * 30 + [3.9] * 9,  # high, not wild
+        [9.0] * 5 + [1.0] * 10 + [9.0] * 4,  # too early to tell
+        [8.0 / step for step in range(1, 60)],
+    ],
+)
+def test_spikes_and_a_falling_loss_do_not(losses: list[float]) -> None:
+    assert guarded(losses) is None
