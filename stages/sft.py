@@ -504,9 +504,7 @@ def build_trainer(
     )
 
 
-def results(
-    config: Config, material: Material, trainer: "Planned", begun: int, seconds: float
-) -> dict[str, Any]:
+def results(config: Config, material: Material, trainer: "Planned", begun: int, seconds: float) -> dict[str, Any]:
     """The figures of a training for the manifest. Rates are of the steps run by this process."""
     lengths = [one.length for one in material.train]
     history, state = trainer.state.log_history, trainer.state

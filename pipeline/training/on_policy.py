@@ -159,8 +159,8 @@ def values_of(config: Config, shared: Mapping[str, Any], on_gpu: bool) -> dict[s
     """
     if config.exec.vllm and not on_gpu:
         raise ValueError(
-            "sft.on_policy.exec.vllm is true, and torch sees no GPU; TRL hands weights to vLLM on a GPU alone. Leave it "
-            "out: transformers writes the answers then."
+            "sft.on_policy.exec.vllm is true, and torch sees no GPU; TRL hands weights to vLLM on a GPU alone. Leave "
+            "it out: transformers writes the answers then."
         )
     own = {"dataset_kwargs", "packing", "max_length"}  # SFTConfig's
     return {
@@ -206,11 +206,6 @@ def build(setting: Setting) -> OnPolicy:
     Raises ValueError where the teacher has another tokenizer and the recipe does not say so, and the other way round.
     """
     config, tokenizer = setting.config, setting.tokenizer
-    if not (setting.teacher / "config.json").is_file():
-        raise ValueError(
-            f"objective on_policy asks a live teacher, and {setting.teacher} holds no model; expected a folder with "
-            f"weights. Name a teacher on engine vllm or hf."
-        )
     theirs = load_tokenizer(setting.teacher)
     same = same_tokenizer(tokenizer, theirs)
     if not same and config.across is None:

@@ -158,7 +158,7 @@ def test_the_student_is_asked_token_for_token_as_an_evaluation_asks_and_learns_g
 
     def compared(self: Any, student: Any, inputs: dict[str, Any], count: Any) -> Any:
         found = computed(self, student, inputs, count)
-        losses.append((float(found[0]), divergence(self, inputs, 0.3, 0.7)))
+        losses.append((float(found[0].detach()), divergence(self, inputs, 0.3, 0.7)))
         return found
 
     monkeypatch.setattr(on_policy.OnPolicyTrainer, "_generate_and_score_completions", watched)
