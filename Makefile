@@ -7,6 +7,8 @@ SET ?=
 FORCE ?=
 # DEST=folder                               where `make publish` writes
 DEST ?=
+# PORT=number                               where `make serve` listens
+PORT ?= 8000
 # TORCH_INDEX=url                           PyTorch's own index, where pip's has no CPU build of torch
 TORCH_INDEX ?=
 # EXTRA=cpu                                 use the CPU on a machine with a GPU
@@ -21,21 +23,21 @@ BIN := .venv/bin
 READY := .venv/.ready
 SEQDISTILL := $(BIN)/seqdistill
 OPTIONS = $(foreach stage,$(FORCE),--force $(stage)) $(foreach value,$(SET),--set '$(value)')
-STAGES := seed generate verify filter dedupe decontaminate mix sft eval report
+STAGES := seed generate verify filter dedupe decontaminate mix sft export eval report
 
 ifeq ($(DEST)$(filter publish,$(MAKECMDGOALS)),publish)
 $(error Say where to: make publish DEST=folder)
 endif
 
 .DEFAULT_GOAL := help
-.PHONY: help distill $(STAGES) status plan publish models doctor check lint test bench clean
+.PHONY: help distill $(STAGES) status plan publish serve models doctor check lint test bench clean
 
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo 'Targets about a recipe take RECIPE=file and SET="a.b=c d.e=f", those that run stages FORCE="stage ..." too.'
 	@echo 'Now: RECIPE=$(RECIPE)'
 
-distill: $(READY) ## the whole recipe: ten stages, a table of scores and a report
+distill: $(READY) ## the whole recipe: eleven stages, a table of scores and a report
 	$(SEQDISTILL) run $(RECIPE) $(OPTIONS)
 
 # A stage's target runs the stages before it that are not fresh, then itself.
@@ -47,6 +49,7 @@ dedupe: ## copies and near-copies of traces
 decontaminate: ## traces that repeat held-out problems
 mix: ## the training examples, chosen from what passed
 sft: ## audit the examples, then fine-tune the student
+export: ## the checkpoint as folders to serve, with fewer bits where the recipe asks
 eval: ## teacher, untouched and distilled student on held-out problems
 report: ## one HTML page with everything, and its figures as JSON
 $(STAGES): $(READY)
@@ -60,6 +63,9 @@ plan: $(READY) ## tokens, hours and disk, before anything is spent
 
 publish: $(READY) ## the training examples as a dataset folder: make publish DEST=folder
 	$(SEQDISTILL) publish $(RECIPE) '$(DEST)' $(foreach value,$(SET),--set '$(value)')
+
+serve: $(READY) ## an OpenAI-compatible server on the exported student, until Ctrl-C: make serve PORT=8000
+	$(SEQDISTILL) serve $(RECIPE) --port $(PORT) $(foreach value,$(SET),--set '$(value)')
 
 models: $(READY) ## fetch the demo's two models now
 	$(SEQDISTILL) models fetch smollm2-135m-instruct

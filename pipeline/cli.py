@@ -155,6 +155,8 @@ def _summary(this: Run) -> None:
             _number(row["truncated_share"], ".1%"),
         )
     out.print(table)
+    if report["exports"]:
+        out.print(_exports_table(report["exports"]))
     if report["rounds"]:
         out.print(_rounds_table(report["rounds"]))
     difference = report["paired"]["student_minus_base"]
@@ -185,6 +187,16 @@ def _range(row: dict[str, Any]) -> str:
 
 def _number(value: float | None, form: str = ".3f") -> str:
     return "?" if value is None else format(value, form)
+
+
+def _exports_table(rows: list[dict[str, Any]]) -> Table:
+    table = Table(title="With fewer bits", title_justify="left")
+    for column in ("model", "MB of weights", "tokens/s", "pass@1", "minus the checkpoint"):
+        table.add_column(column, justify="left" if column == "model" else "right", overflow="fold")
+    for row in rows:
+        size, difference = f"{row['weight_bytes'] / 1e6:,.1f}", _figure(row["difference"], "difference")
+        table.add_row(row["model"], size, _number(row["tokens_per_s"], ".0f"), _number(row["pass_at_1"]), difference)
+    return table
 
 
 def _funnel_table(rows: list[dict[str, Any]]) -> Table:
@@ -389,6 +401,35 @@ def publish(
 
             sent = publishing.push(dest, push, private=not public, confirm=confirm)
             out.print(f"Uploaded to {push}" if sent else "Nothing was uploaded.")
+
+
+@app.command(
+    epilog="Examples: seqdistill serve pipeline/recipes/demo.yaml --port 8001; seqdistill serve my.yaml --weights int8 "
+    "-- --api-key secret",
+)
+def serve(
+    recipe_path: RecipeArgument,
+    more: Annotated[list[str] | None, typer.Argument(help="After --, options of vLLM's own serve.")] = None,
+    weights: Annotated[str, typer.Option(help="Which export: bfloat16, int8 or int4; the recipe's first.")] = "",
+    host: Annotated[str, typer.Option(help="Where it listens; 0.0.0.0 lets other machines in.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=1, max=65535)] = 8000,
+    settings: SetOption = None,
+    data: DataOption = DEFAULT_DATA,
+) -> None:
+    """Serve the exported student: vLLM's OpenAI-compatible server, until Ctrl-C."""
+    from pipeline import serve as serving
+
+    with _errors():
+        this = _load(recipe_path, settings, data)
+        folder = serving.exported(this, weights or None)
+        serving.check_place(host, port)
+        name, student = this.recipe.name, this.recipe.student
+        out.print(escape(f"model {name}, from {folder}; it was taught with the prompt {student.prompt}"))
+        words = serving.command(folder, name, student, host, port, more or ())
+        with _terminable():
+            code = serving.serve(words, f"http://{host}:{port}", lambda line: out.print(escape(line)))
+        if code:
+            raise StageError(f"vLLM's server ended with code {code}; what it said stands above.")
 
 
 @app.command(epilog="Example: seqdistill check ./my-dataset")

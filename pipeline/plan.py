@@ -5,7 +5,7 @@ from typing import cast
 
 from pipeline.stage import Stage
 
-ORDER = ("seed", "generate", "verify", "filter", "dedupe", "decontaminate", "mix", "sft", "eval", "report")
+ORDER = ("seed", "generate", "verify", "filter", "dedupe", "decontaminate", "mix", "sft", "export", "eval", "report")
 ROUND = ORDER[ORDER.index("generate") : ORDER.index("report")]  # what a round repeats, where a recipe has rounds
 
 
@@ -22,6 +22,6 @@ def stages() -> list[Stage]:
 
 
 def upstream(name: str) -> list[str]:
-    """The stages whose output a stage reads, in order, itself not among them."""
+    """The stages whose output a stage may read (`Run.upstream`: does read), in order, itself not among them."""
     reads = {read.stage for read in stage(name).reads.values()}
     return [other for other in ORDER if other in reads]

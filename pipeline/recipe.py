@@ -71,7 +71,7 @@ class Recipe:
             "teacher": self.teacher.model_dump(mode="json"),
             "more_teachers": {name: role.model_dump(mode="json") for name, role in self.more_teachers.items()},
             "student": self.student.model_dump(mode="json", by_alias=True),
-            **{name: role.model_dump(mode="json") for name, role in self._optional.items()},
+            **{name: role.model_dump(mode="json", by_alias=True) for name, role in self._optional.items()},
             "rounds": self.rounds.model_dump(mode="json"),
             **{name: section.model_dump(mode="json") for name, section in self.sections.items()},
         }
@@ -142,7 +142,9 @@ def check(values: dict[str, Any], name: str, where: str) -> Recipe:
     keys = ("description", "teacher", "more_teachers", "student", "judge", "peer", "rounds")
     models = {key: getattr(checked, key) for key in keys}
     _check_names(models["more_teachers"], where)
-    models["student"] = _with_model(models["student"], {"teacher": models["teacher"], **models["more_teachers"]}, where)
+    teachers = {"teacher": models["teacher"], **models["more_teachers"]}
+    for key in ("student", "peer"):
+        models[key] = models[key] and _with_model(models[key], key, teachers, where)
     recipe = Recipe(name=run, **models, sections=sections)
     _check_rounds(recipe, where)
     try:
@@ -182,8 +184,8 @@ def _check_rounds(recipe: Recipe, where: str) -> None:
         )
 
 
-def _with_model(student: Student, teachers: Mapping[str, Teacher], where: str) -> Student:
-    """The student with the model of the teacher that its `from` names."""
+def _with_model(student: Student, role: str, teachers: Mapping[str, Teacher], where: str) -> Student:
+    """The student, or its peer, with the model of the teacher that its `from` names."""
     if student.source is None:
         return student
     teacher = teachers.get(student.source)
@@ -191,13 +193,13 @@ def _with_model(student: Student, teachers: Mapping[str, Teacher], where: str) -
         near = closest(student.source, teachers)
         hint = f" Did you mean {near}?" if near else ""
         raise RecipeError(
-            f"{where}: student.from is {student.source!r}; expected one of the teachers, {', '.join(teachers)}.{hint}"
+            f"{where}: {role}.from is {student.source!r}; expected one of the teachers, {', '.join(teachers)}.{hint}"
         )
     if teacher.engine not in WITH_WEIGHTS:
         raise RecipeError(
-            f"{where}: student.from is {student.source}, whose engine is {teacher.engine}: it has no weights here to "
+            f"{where}: {role}.from is {student.source}, whose engine is {teacher.engine}: it has no weights here to "
             f"make a student from. Expected a teacher on engine {' or '.join(WITH_WEIGHTS)}; or name the student's "
-            f"source by itself: student.model with the same layers."
+            f"source by itself: {role}.model with the same layers."
         )
     return student.model_copy(update={"model": teacher.model, "source": None})
 

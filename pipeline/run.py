@@ -154,9 +154,23 @@ class Run:
             prompts={name: _digest(self.prompt(name)) for name in stage.prompts(config, roles)},
             models={name: self.weights(name) for role in stage.weights_of(config) for name in named(role)},
             contents=stage.contents(config, self.root),
-            inputs={name: self._input_identity(read) for name, read in stage.reads.items() if read.when(config)}
+            inputs={name: self._input_identity(read) for name, read in self.reads(stage).items()}
             | ({"rounds": self._rounds_identity()} if stage.shows_rounds and self.history else {}),
         )
+
+    def reads(self, stage: Stage) -> dict[str, Reads]:
+        """What a stage reads in this run: what its config calls for, of what the other stage's config gives."""
+        config = self.recipe.sections[stage.name]
+        return {
+            name: read
+            for name, read in stage.reads.items()
+            if read.when(config) and read.given(self.recipe.sections[read.stage])
+        }
+
+    def upstream(self, name: str) -> list[str]:
+        """The stages whose output a stage reads in this run, in order."""
+        stages = {read.stage for read in self.reads(plan.stage(name)).values()}
+        return [other for other in plan.ORDER if other in stages]
 
     def _rounds_identity(self) -> dict[str, str]:
         found = {f"round-{one.number}": one.manifest("eval") for one in self.history}
@@ -221,7 +235,7 @@ class Run:
 
         The first stage of a round waits for the student of the round before.
         """
-        found: dict[str, str] = {other: states[other].word for other in plan.upstream(name)}
+        found: dict[str, str] = {other: states[other].word for other in self.upstream(name)}
         if name == plan.ROUND[0] and self.before is not None:
             found[f"round-{self.before.number}/sft"] = self.before.states()["sft"].word
         return {other: word for other, word in found.items() if word != "fresh"}
@@ -301,6 +315,9 @@ class RunInputs:
         if manifest is None:
             raise StageError(f"Stage {self._stage.name} reads {read.stage}, which has not finished. Run it first.")
         return manifest
+
+    def has(self, name: str) -> bool:
+        return name in self._run.reads(self._stage)
 
     def prompt(self, name: str) -> str:
         if name not in self._prompts:

@@ -153,14 +153,15 @@ def compare(teacher: Sequence[Answer], base: Sequence[Answer], student: Sequence
     of = {"teacher": shares(teacher), "base": shares(base), "student": shares(student)}
     return {
         "paired": {
-            "student_minus_base": _difference(of["student"], of["base"]),
-            "student_minus_teacher": _difference(of["student"], of["teacher"]),
+            "student_minus_base": difference(of["student"], of["base"]),
+            "student_minus_teacher": difference(of["student"], of["teacher"]),
         },
         "gap_recovered": _gap(of),
     }
 
 
-def _difference(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, Any]:
+def difference(one: Mapping[str, float], other: Mapping[str, float]) -> dict[str, Any]:
+    """The paired difference of two models' shares, over the questions that both have judged answers to."""
     common = sorted(one.keys() & other.keys())
     estimate = paired_interval([one[key] for key in common], [other[key] for key in common])
     return {"difference": estimate.value, "interval": estimate.interval, "questions": len(common)}

@@ -34,6 +34,7 @@ class Reads:
     columns: tuple[str, ...] = ()
     artifact: str = ""
     when: Callable[[Any], bool] = lambda config: True  # whether a stage with this config reads it
+    given: Callable[[Any], bool] = lambda config: True  # whether `stage` has something to read, by its own config
     later: tuple[str, ...] = ()
     told: tuple[str, ...] = ()
     facts: bool = False  # all that its manifest says: how it went as well as what came of it
@@ -100,6 +101,9 @@ class Inputs(Protocol):
 
     def manifest(self, name: str) -> Manifest:
         """The manifest behind a declared input."""
+
+    def has(self, name: str) -> bool:
+        """Whether a declared input is read in this run (`Reads.when` and `Reads.given`)."""
 
     def rounds(self) -> tuple[Standing, list[Manifest]] | None:
         """How the run's rounds stand, and the manifest of each one's eval; None for a run without rounds."""

@@ -1,1 +1,1 @@
-"""The ten stages of a run, one module each; none imports another."""
+"""The eleven stages of a run, one module each; none imports another."""

@@ -1,5 +1,7 @@
 """eval: teacher, untouched and distilled student answer the same held-out questions, judged by the same verifiers.
 
+Where the recipe exports weights of fewer bits, the student answers with each of them too.
+
 It trains nothing and judges nothing itself: what counts as right, and the intervals, are in `pipeline/scoring.py`.
 Completions go through the store, so that a killed eval goes on, and the teacher's and the untouched student's answers
 serve every later student.
@@ -14,7 +16,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from pipeline import orders, sampling, scoring
+from pipeline import orders, quantisation, sampling, scoring
 from pipeline.opinions import JUDGE, JudgeModel, Panel
 from pipeline.orders import Order
 from pipeline.records import SCORE, content_id
@@ -62,7 +64,7 @@ class Config(Section):
 class Subject:
     """One model with one prompt, to be examined."""
 
-    model: Literal["teacher", "base", "student"]
+    model: str  # teacher, base, student, or an export of it: student_int8, student_int4
     prompt_name: str
     role: Role
     weights: str
@@ -102,7 +104,22 @@ def subjects(config: Config, inputs: Inputs) -> list[Subject]:
             for name, role in base_roles(config, student, teacher).items()
         ),
         Subject("student", student.prompt, student, distilled, thinks, lambda: inputs.folder("checkpoint")),
+        *(exported(inputs, form, student, thinks) for form in formats(inputs)),
     ]
+
+
+def formats(inputs: Inputs) -> list[str]:
+    """The exports with fewer bits than the checkpoint."""
+    if not inputs.has("exports"):
+        return []
+    return [form for form in inputs.manifest("exports").identity.config["weights"] if form != quantisation.PLAIN]
+
+
+def exported(inputs: Inputs, form: str, student: Role, thinks: bool) -> Subject:
+    """The distilled student with weights of fewer bits, known by its own files: another format changes no answer."""
+    files = inputs.manifest("exports").artifacts["models"].files
+    own = content_id("export", [(file.path, file.sha256) for file in files if file.path.startswith(f"models/{form}/")])
+    return Subject(f"student_{form}", student.prompt, student, own, thinks, lambda: inputs.folder("exports") / form)
 
 
 def base_roles(config: Config, student: Role, teacher: Role) -> dict[str, Role]:
@@ -327,6 +344,29 @@ def summary(config: Config, examined: Sequence[tuple[Subject, list[scoring.Answe
     }
 
 
+def exports(
+    examined: Sequence[tuple[Subject, list[scoring.Answer]]], models: Mapping[str, Row], generation: Mapping[str, Row]
+) -> list[dict[str, Any]]:
+    """The distilled student and its exports side by side: bytes of weights, tokens/s, accuracy. Empty without exports.
+
+    tokens_per_s is of the answers made now, None where all of them were stored already; difference: from the student.
+    """
+    found = [(subject, answers) for subject, answers in examined if subject.model.startswith("student")]
+    if len(found) == 1:
+        return []
+    (_, whole), *_ = found
+    return [
+        {
+            "model": subject.model,
+            "weight_bytes": quantisation.weight_bytes(_folder(subject)),
+            "tokens_per_s": generation[subject.model]["tokens_per_s"] or None,
+            **{key: models[subject.model][key] for key in ("pass_at_1", "interval", "mean_tokens")},
+            "difference": scoring.difference(scoring.shares(answers), scoring.shares(whole)),
+        }
+        for subject, answers in found
+    ]
+
+
 def prompts(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
     """The templates of all three models' prompts."""
     teacher, student = roles["teacher"], roles["student"]
@@ -359,7 +399,10 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
         output.write("scores", as_table(rows, SCORE))
         for subject, answers in examined:
             tell(config, output, subject, answers)
-    output.facts.update({**summary(config, examined, len(known)), "generation": generation})
+    facts = summary(config, examined, len(known))
+    output.facts.update({**facts, "generation": generation})
+    if beside := exports(examined, facts["models"], generation):
+        output.facts["exports"] = beside
 
 
 def tell(config: Config, output: Output, subject: Subject, answers: Sequence[scoring.Answer]) -> None:
@@ -386,6 +429,7 @@ STAGE = Stage(
         "problems": Reads("seed", "problems", ("id", "text", "answer", "task", "verifier", "verifier_data", "split")),
         "mix": Reads("mix"),
         "checkpoint": Reads("sft", artifact="checkpoint"),
+        "exports": Reads("export", artifact="models", given=quantisation.fewer_bits),
     },
     writes={"scores": SCORE},
     roles={

@@ -12,7 +12,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import Field
 
-from pipeline import __version__, pilot
+from pipeline import __version__, pilot, quantisation
 from pipeline.manifest import Manifest, write_durably
 from pipeline.page import html
 from pipeline.rounds import Standing
@@ -20,8 +20,8 @@ from pipeline.section import Section
 from pipeline.shards import picked
 from pipeline.stage import Inputs, Output, Reads, Stage
 
-# Whose facts it shows.
-STAGES = ("seed", "generate", "verify", "filter", "dedupe", "decontaminate", "mix", "sft", "eval")
+# Whose facts it shows; export's where it wrote more than the checkpoint as it is.
+STAGES = ("seed", "generate", "verify", "filter", "dedupe", "decontaminate", "mix", "sft", "export", "eval")
 JUDGES = ("verify", "filter", "dedupe", "decontaminate")
 
 
@@ -47,6 +47,7 @@ def build(manifests: Mapping[str, Manifest], lengths: Mapping[str, list[int]]) -
         "weights": {name: row["weights"] for name, row in sorted(scores["models"].items())},
         **{key: scores[key] for key in ("questions", "samples", "split", "models", "base_prompt", "base_prompts")},
         **{key: scores[key] for key in ("paired", "gap_recovered")},
+        "exports": scores.get("exports", []),
         "funnel": mix["funnel"],
         "funnel_by_task": mix["funnel_by_task"],
         "traces": sum(row["traces"] for row in mix["funnel"]),
@@ -256,7 +257,7 @@ def cut(text: str | None, limit: int) -> str | None:
 
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Gather the facts and samples, and write index.html and report.json."""
-    manifests = {stage: inputs.manifest(f"{stage}_facts") for stage in STAGES}
+    manifests = {stage: inputs.manifest(f"{stage}_facts") for stage in STAGES if inputs.has(f"{stage}_facts")}
     fates = inputs.table("fates")
     kept = set(fates.filter(fates.column("kept")).column("id").to_pylist())
     lengths = token_lengths(inputs.batches("traces"), kept)
@@ -299,7 +300,8 @@ STAGE = Stage(
             "scores",
             ("id", "model", "prompt_name", "problem_id", "sample", "outcome", "reasons", "completion_tokens", "raw"),
         ),
-        **{f"{stage}_facts": Reads(stage, facts=True) for stage in STAGES},
+        **{f"{stage}_facts": Reads(stage, facts=True) for stage in STAGES if stage != "export"},
+        "export_facts": Reads("export", facts=True, given=quantisation.fewer_bits),
     },
     artifacts=("page",),
     shows_rounds=True,

@@ -35,7 +35,8 @@ from pipeline.training import batches, checkpoints, pairing, start
 from pipeline.training.encode import Encoded, LeftOut, digest, encode
 
 if TYPE_CHECKING:
-    from pipeline.training.trainer import Diverged, Planned
+    from pipeline.training.process import Start
+    from pipeline.training.trainer import Planned
 
 CURVE_POINTS = 500  # of the training loss in the manifest; TensorBoard has every step
 OPTIMIZER_FILE = "optimizer.pt"  # of a checkpoint, as transformers names it
@@ -43,6 +44,7 @@ OPTIMIZER_FILE = "optimizer.pt"  # of a checkpoint, as transformers names it
 BESIDE = {"features": "teacher", "mutual": "peer", "on_policy": "teacher"}
 DIVERGED_FILE = "diverged.json"  # in the stage's folder: the batches at which a training was stopped
 PACKABLE = ("sft", "soft_labels", "mutual")  # objectives that look at learnt positions alone, wherever they stand
+SPREADABLE = ("sft", "soft_labels")  # objectives that several processes can share
 
 
 class Lora(Section):
@@ -65,6 +67,11 @@ class Exec(Section):
     layout: Literal["auto", "padded", "packed"] = "auto"
     liger: Literal["auto", "on", "off"] = "auto"  # Liger's kernels; auto: on a GPU where they are installed
     report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ("tensorboard",)  # keys: from the environment
+    # accelerate: in several processes, as one of its configurations says: a name in pipeline/recipes/accelerate, or a
+    # path.
+    launcher: Literal["none", "accelerate"] = "none"
+    config: str = "ddp"  # of launcher accelerate
+    processes: int | None = Field(None, ge=1)  # of this machine; null: one a GPU, or as the configuration says
     gradient_checkpointing: bool | None = None  # recompute activations to save memory; null: only on a GPU
     resumable: bool = True  # false: checkpoints without optimizer state, a third of the size; a kill starts over
 
@@ -161,6 +168,7 @@ class Material:
     audit: audits.Audit
     train_batches: list[list[int]]
     validation_batches: list[list[int]]
+    targets: Path | None = None  # where the soft targets of the examples lie, for an objective that learns them
 
 
 def prepare(
@@ -272,6 +280,8 @@ def arguments(config: Config, folder: Path, steps: int, evaluated: bool, on_gpu:
         "use_liger_kernel": with_liger(config, on_gpu),
         "liger_kernel_config": {"fused_linear_cross_entropy": False, "cross_entropy": False},  # losses are objectives'
         "disable_tqdm": True,
+        "use_cpu": not on_gpu,
+        "ddp_find_unused_parameters": False,
         "remove_unused_columns": False,
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "packing": False,
@@ -300,15 +310,15 @@ def adapter(lora: Lora, added_tokens: Sequence[int]) -> dict[str, Any]:
     }
 
 
+def installed(name: str) -> bool:
+    """Whether a library is there, without importing it."""
+    return find_spec(name) is not None
+
+
 def added_tokens(inputs: Inputs, tokenizer: Any) -> list[int]:
     """The ids of the tokens that the student was given when it was made."""
     found = students.figures(inputs.model("student")).get("added_tokens", ())
     return [int(tokenizer.convert_tokens_to_ids(token)) for token in found]
-
-
-def installed(name: str) -> bool:
-    """Whether a library is there, without importing it."""
-    return find_spec(name) is not None
 
 
 def attention(choice: str, longest: int, on_gpu: bool, compute_dtype: str = "bfloat16") -> Any:
@@ -395,10 +405,11 @@ def callbacks(
     """
     from transformers import EarlyStoppingCallback
 
+    from pipeline.training.process import is_first
     from pipeline.training.trainer import Guard, Watcher
 
     shown = [
-        *reporters(config, output.folder / "logs", begun),
+        *(reporters(config, output.folder / "logs", begun) if is_first() else []),
         Watcher(lambda step, loss: output.progress(Progress(step, len(planned), "steps", f"loss {loss:.3f}"))),
     ]
     if config.wild_loss_factor is not None:
@@ -413,13 +424,7 @@ def begun_with(config: Config, inputs: Inputs) -> Path:
 
 
 def build_trainer(
-    config: Config,
-    inputs: Inputs,
-    output: Output,
-    tokenizer: Any,
-    material: Material,
-    begun: Path | None,
-    soft_targets: Path | None = None,
+    config: Config, inputs: Inputs, output: Output, tokenizer: Any, material: Material, begun: Path | None
 ) -> "Planned":
     """The trainer with model, batches and callbacks, ready to train."""
     import torch
@@ -489,7 +494,7 @@ def build_trainer(
         folder=inputs.model,
         attention=attending,
         seed=config.seed,
-        targets=soft_targets,
+        targets=material.targets,
         second=second,
     )
     made = objectives.load(config.objective).make(getattr(config, config.objective, None), context)
@@ -517,6 +522,7 @@ def results(config: Config, material: Material, trainer: "Planned", begun: int, 
         "steps": state.global_step,
         "steps_planned": len(material.train_batches),
         "resumed_at_step": begun,
+        "processes": trainer.world,
         "loss": curve(history, "loss", CURVE_POINTS),
         "eval_loss": curve(history, "eval_loss", CURVE_POINTS),
         "eval_figures": {
@@ -650,8 +656,9 @@ def refuse_many_gpus() -> None:
     visible = torch.cuda.device_count()
     if visible > 1:
         raise StageError(
-            f"found {visible} visible GPUs; the student is trained by one process on one GPU. Show it one: run again "
-            f"with CUDA_VISIBLE_DEVICES=0 in front (make sft: CUDA_VISIBLE_DEVICES=0 make sft)."
+            f"found {visible} visible GPUs; the student is trained by one process on one GPU. Train on all of them "
+            f"with sft.exec.launcher: accelerate, or show it one: run again with CUDA_VISIBLE_DEVICES=0 in front (make "
+            f"sft: CUDA_VISIBLE_DEVICES=0 make sft)."
         )
 
 
@@ -689,7 +696,7 @@ def begun_at(output: Output, plan: str) -> Path | None:
 
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Audit, train (or go on training), and write the checkpoint."""
-    refuse_many_gpus()
+    started = to_start(config, inputs.root)
     refuse_four_bits_without_a_gpu(config.method)
     check_reporters(config.exec.report_to)
     (output.folder / DIVERGED_FILE).unlink(missing_ok=True)
@@ -703,8 +710,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     material = checked(config, inputs, tokenizer, output)
     output.facts["student"] = students.figures(inputs.model("student"))
     output.say(students.line(output.facts["student"]))
-    folder = soft_targets(config, inputs, output, tokenizer, material)
-    paired = [] if folder is None else [targets.said_of(folder)]
+    material = replace(material, targets=soft_targets(config, inputs, output, tokenizer, material))
+    paired = [] if material.targets is None else [targets.said_of(material.targets)]
     plan = content_id(
         declared(config),
         inputs.weights("student"),
@@ -719,33 +726,108 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
         shutil.rmtree(output.folder / "logs", ignore_errors=True)
     else:
         output.say(f"goes on from step {checkpoints.step_of(last)} of {len(material.train_batches)}")
-    from pipeline.training import model
+    made = ("checkpoint", "peer") if config.objective == "mutual" else ("checkpoint",)
+    places = {name: output.artifact(name) for name in made}
+    if started is not None:
+        output.facts.update(in_processes(config, inputs, output, started, (tokenizer, material, last, places)))
+        return
     from pipeline.training.trainer import Diverged
 
-    trainer = build_trainer(config, inputs, output, tokenizer, material, last, folder)
-    training = time.monotonic()
     try:
-        with heap.kept():
-            trainer.go_on(last)
+        output.facts.update(train(config, inputs, output, tokenizer, material, last, places))
     except Diverged as error:
-        raise StageError(f"{error} {saved(error, output.folder)}") from error
-    begun = 0 if last is None else checkpoints.step_of(last)
-    output.facts.update(results(config, material, trainer, begun, time.monotonic() - training))
+        raise StageError(f"{error} {saved(error, error.batches, output.folder)}") from error
+
+
+def train(
+    config: Config,
+    inputs: Inputs,
+    output: Output,
+    tokenizer: Any,
+    material: Material,
+    begun: Path | None,
+    places: Mapping[str, Path],
+) -> dict[str, Any]:
+    """Train, and write what came of it to its places; the figures. With others like it where accelerate started them:
+    then the first of them writes.
+    """
+    from pipeline.training import model
+
+    trainer = build_trainer(config, inputs, output, tokenizer, material, begun)
+    start = time.monotonic()
+    with heap.kept():
+        trainer.go_on(begun)
+    step = 0 if begun is None else checkpoints.step_of(begun)
+    figures = results(config, material, trainer, step, time.monotonic() - start)
     if config.on_policy is not None:
         from pipeline.training import on_policy
 
-        output.facts.update(on_policy.figures(trainer.state.log_history, begun, output.facts["seconds_stepping"]))
-    model.save(trainer.finished(), tokenizer, output.artifact("checkpoint"), config.save_dtype)
-    if config.objective == "mutual":
-        model.save(trainer.beside["peer"], tokenizer, output.artifact("peer"), config.save_dtype)
+        figures |= on_policy.figures(trainer.state.log_history, step, figures["seconds_stepping"])
+    if trainer.rank == 0:
+        model.save(trainer.finished(), tokenizer, places["checkpoint"], config.save_dtype)
+        if "peer" in places:
+            model.save(trainer.beside["peer"], tokenizer, places["peer"], config.save_dtype)
+    trainer.accelerator.wait_for_everyone()
+    return figures
 
 
-def saved(error: "Diverged", folder: Path) -> str:
+def to_start(config: Config, root: Path) -> "Start | None":
+    """The processes to train in; None where this one does it. Raises StageError for an objective or a configuration
+    that several cannot share.
+    """
+    import torch
+
+    from pipeline.training import process
+
+    if config.exec.launcher == "none":
+        refuse_many_gpus()
+        return None
+    if config.objective not in SPREADABLE:
+        raise StageError(
+            f"sft.exec.launcher is accelerate, and objective {config.objective} has a second model; expected one of "
+            f"{', '.join(SPREADABLE)}, whose gradients are summed over processes. Set sft.exec.launcher: none."
+        )
+    try:
+        found = process.start(config.exec.config, root, config.exec.processes or torch.cuda.device_count() or None)
+    except ValueError as error:
+        raise StageError(f"sft.exec.config: {error}.") from error
+    if found.count > 1:
+        return found
+    refuse_many_gpus()
+    return None
+
+
+def in_processes(
+    config: Config, inputs: Inputs, output: Output, start: "Start", rest: tuple[Any, ...]
+) -> dict[str, Any]:
+    """Train in processes that accelerate starts; `rest` are the further arguments of `train`."""
+    import torch
+
+    from pipeline.training import process
+
+    given = process.Given({role: inputs.model(role) for role in ("student", *beside(config))}, inputs.root)
+    told = {"progress": lambda value: output.progress(Progress(**value)), "say": output.say}
+    try:
+        figures: dict[str, Any] = process.launch(
+            train,
+            (config, given, process.Telling(output.folder, output.work), *rest),
+            start,
+            output.work / "processes",
+            lambda kind, value: told[kind](value),
+            {"ACCELERATE_USE_CPU": "false" if torch.cuda.is_available() else "true"}
+            | ({"OMP_NUM_THREADS": str(config.exec.threads)} if config.exec.threads else {}),
+        )
+    except process.Failed as error:
+        where = saved(error, error.batches, output.folder) if error.batches else ""
+        raise StageError(f"{error} {where}".strip()) from error
+    return figures
+
+
+def saved(error: Exception, stopped: Sequence[Mapping[str, Any]], folder: Path) -> str:
     """Write the batches at which a training was stopped; a sentence that says where."""
     path = folder / DIVERGED_FILE
-    write_durably(
-        path, json.dumps({"error": str(error), "batches": error.batches}, indent=1, ensure_ascii=False) + "\n"
-    )
+    told = {"error": str(error), "batches": stopped}
+    write_durably(path, json.dumps(told, indent=1, ensure_ascii=False) + "\n")
     return f"The batches are in {path}."
 
 

@@ -64,6 +64,9 @@ class DeskInputs:
     def manifest(self, name: str) -> Manifest:
         return self._manifests[name]
 
+    def has(self, name: str) -> bool:
+        return name in self._manifests
+
     def rounds(self) -> None:
         return None
 

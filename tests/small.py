@@ -1,4 +1,4 @@
-"""A whole small run for tests: own problems, canned teacher answers, a tiny random student; ten stages in seconds."""
+"""A whole small run for tests: own problems, canned teacher answers, a tiny student; eleven stages in seconds."""
 
 import json
 import os

@@ -60,6 +60,7 @@ def test_every_stage_is_a_target_that_runs_up_to_it(stage: str) -> None:
         (["status"], "status pipeline/recipes/demo.yaml"),
         (["plan", "SET=a.b=1"], "plan pipeline/recipes/demo.yaml --set 'a.b=1'"),
         (["publish", "DEST=out"], "publish pipeline/recipes/demo.yaml 'out'"),
+        (["serve", "PORT=8001"], "serve pipeline/recipes/demo.yaml --port 8001"),
         (["doctor"], "doctor"),
     ],
 )

@@ -14,7 +14,7 @@ from pipeline import heap, models, soft_labels
 from pipeline.engines import LOGPROBS_LIMIT, Completion, Request, failed
 from pipeline.engines.capture import Capture
 from pipeline.engines.host import Hosted, Place
-from pipeline.roles import Role, Sampling, Speculative, thinking_budget
+from pipeline.roles import EngineExec, Role, Sampling, Speculative, thinking_budget
 from pipeline.think import CLOSE, OPEN
 
 # Requests handed to the engine beyond those it can run at once, so that none of its places waits for this loop.
@@ -273,7 +273,7 @@ def _start(role: Role, model: Path, seed: int) -> tuple[Any, int]:
             "block_size": CPU_BLOCK_SIZE,
             "distributed_executor_backend": "uni",
             "enforce_eager": True,  # compiling costs a minute that a small model does not earn back
-            "kv_cache_memory_bytes": (settings.kv_cache_gib or _kv_cache_gib()) * GIB,
+            "kv_cache_memory_bytes": kv_cache_bytes(settings),
         }
     if settings.max_num_batched_tokens is not None:
         machine["max_num_batched_tokens"] = settings.max_num_batched_tokens
@@ -315,7 +315,7 @@ def speculative_config(speculative: Speculative) -> dict[str, Any]:
     return found | {"model": speculative.model}
 
 
-def _kv_cache_gib() -> int:
-    """An eighth of the memory, between 1 and 8 GiB."""
+def kv_cache_bytes(settings: EngineExec) -> int:
+    """Of the CPU build's cache: what the settings say, else an eighth of the memory, between 1 and 8 GiB."""
     memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return max(1, min(8, memory // (8 * GIB)))
+    return (settings.kv_cache_gib or max(1, min(8, memory // (8 * GIB)))) * GIB

@@ -99,17 +99,39 @@ class Plan:
     batches: Sequence[list[int]]
     eval_batches: Sequence[list[int]]
     pad_token_id: int
-    part_tokens: int  # positions that go through the student at once: a larger batch goes through it in parts
+    part_tokens: int | None = None  # positions that go through the student at once, the rest after them; None: all
     packed: bool = False  # several examples in one row, instead of one in each with padding behind it
     seconds: dict[str, float] = field(default_factory=lambda: {"evaluate": 0.0, "save": 0.0})
 
-    def laid_out(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        """The `parts` of a batch as tensors, and how many tokens are `learnt` in all of them."""
+    def laid_out(self, rows: Sequence[Mapping[str, Any]], rank: int = 0, world: int = 1) -> dict[str, Any]:
+        """The `parts` of a batch, as tensors, that are process `rank`'s of `world`, and how many tokens are `learnt` in
+        all parts of all processes.
+
+        Every process has as many parts as the others, since all wait for each other: where there are too few, the
+        shortest example stands in, and `counted` is False for it.
+        """
         lengths = [len(row["input_ids"]) for row in rows]
-        chosen = parts(range(len(rows)), lengths, self.part_tokens, self.packed)
-        made = [[rows[index] for index in part] for part in chosen]
+        chosen = self._parts(lengths, world)
+        idle = -len(chosen) % world
+        stand_in = [min(range(len(rows)), key=lambda index: lengths[index])]
+        mine = [*chosen, *[stand_in] * idle][rank::world]
+        counted = [*[True] * len(chosen), *[False] * idle][rank::world]
+        made = [[rows[index] for index in part] for part in mine]
         laid = [pack(part) if self.packed else collate(part, self.pad_token_id) for part in made]
-        return {"parts": laid, "learnt": sum(int((part["labels"][:, 1:] != IGNORED).sum()) for part in laid)}
+        learnt = sum(label != IGNORED for row in rows for label in row["labels"][1:])
+        return {"parts": laid, "counted": counted, "learnt": learnt}
+
+    def _parts(self, lengths: Sequence[int], world: int) -> list[list[int]]:
+        """A part for each process at least, where there are examples enough."""
+        every = range(len(lengths))
+        if self.part_tokens is None and world == 1:
+            return [list(every)]
+        limit = max(sum(lengths), len(lengths) * max(lengths)) if self.part_tokens is None else self.part_tokens
+        chosen = parts(every, lengths, limit, self.packed)
+        if len(chosen) >= min(world, len(lengths)):
+            return chosen
+        ascending = sorted(every, key=lambda index: lengths[index])
+        return [ascending[rank::world] for rank in range(min(world, len(lengths)))]
 
 
 class Diverged(Exception):
@@ -178,6 +200,7 @@ class Planned:
     data_collator: Any
     train_dataset: Any
     eval_dataset: Any
+    rank, world = 0, 1  # of the processes that train
     beside: Mapping[str, torch.nn.Module] = MappingProxyType({})  # what is trained beside the student, by its name
 
     def get_train_dataloader(self) -> DataLoader[Any]:
@@ -190,6 +213,8 @@ class Planned:
         loader: DataLoader[Any] = DataLoader(
             dataset, batch_sampler=PlannedBatches(batches), collate_fn=self.data_collator, num_workers=0
         )
+        if self.world > 1:
+            return loader  # every process reads all batches, and takes its parts
         prepared: DataLoader[Any] = self.accelerator.prepare(loader)
         return prepared
 
@@ -197,11 +222,17 @@ class Planned:
         """Save, seal, and only then delete what is neither best nor last, so that a kill always leaves one."""
         start = time.monotonic()
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        self.accelerator.wait_for_everyone()
+        if self.rank == 0:
+            self._seal()
+        self.accelerator.wait_for_everyone()
+        self.plan.seconds["save"] += time.monotonic() - start
+
+    def _seal(self) -> None:
         folder = self.root / f"checkpoint-{self.state.global_step}"
         self.save_beside(folder)
         seal(folder)
         prune(self.root, folder)
-        self.plan.seconds["save"] += time.monotonic() - start
 
     def save_beside(self, folder: Path) -> None:
         """Write what a checkpoint holds besides TRL's files."""
@@ -245,8 +276,11 @@ class PlannedTrainer(Planned, SFTTrainer):
         assert plan.objective is not None
         self.plan = plan
         self.objective: Objective = plan.objective
-        self.learnt: int | None = None  # tokens of the whole batch, while one of several parts goes through the student
-        super().__init__(data_collator=plan.laid_out, **kwargs)
+        # Of the part that goes through the student: what its summed loss is divided by, and whether it counts.
+        self.learnt: float | None = None
+        self.counted = True
+        self.rank, self.world = kwargs["args"].process_index, kwargs["args"].world_size
+        super().__init__(data_collator=lambda rows: plan.laid_out(rows, self.rank, self.world), **kwargs)
         self.remove_callback(PrinterCallback)
         refuse_changed_logits(self.model)
         self.beside = dict(self.objective.modules())
@@ -255,13 +289,14 @@ class PlannedTrainer(Planned, SFTTrainer):
         self.add_callback(Cleared(list(self.beside.values())))
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
-        """Forward and backward of a batch, part by part. Returns the mean loss per learnt token of the whole batch."""
-        several = len(inputs["parts"]) > 1
-        self.learnt = inputs["learnt"] if several else None
-        losses = [
-            super(PlannedTrainer, self).training_step(model, part)  # type: ignore[no-untyped-call]
-            for part in inputs["parts"]
-        ]
+        """Forward and backward of a batch, part by part. Returns the mean loss per learnt token of the whole batch; of
+        several processes each has its own share of it, and the mean over them is that of the batch.
+        """
+        several = len(inputs["parts"]) * self.world > 1
+        self.learnt = inputs["learnt"] / self.world if several else None  # gradients are averaged over processes
+        losses = []
+        for part, self.counted in zip(inputs["parts"], inputs["counted"], strict=True):
+            losses.append(super().training_step(model, part))  # type: ignore[no-untyped-call]
         return sum(losses[1:], losses[0])
 
     def compute_loss(
@@ -273,7 +308,9 @@ class PlannedTrainer(Planned, SFTTrainer):
         """
         moment = self.state.global_step / max(self.state.max_steps, 1)
         found = self.objective.loss(model, inputs, moment)
-        loss = found.total / max(found.positions if self.learnt is None else self.learnt, 1)
+        loss = found.total / (max(found.positions, 1) if self.learnt is None else max(self.learnt, 1 / self.world))
+        if not self.counted:
+            loss = loss * 0.0
         if not torch.isfinite(loss):
             step = self.state.global_step + 1
             raise Diverged(
@@ -293,11 +330,13 @@ class PlannedTrainer(Planned, SFTTrainer):
         for module in (self.model, *self.beside.values()):
             module.eval()
         with torch.inference_mode():
-            for batch in (part for whole in self.get_eval_dataloader() for part in whole["parts"]):
+            for batch, counted in self._eval_parts():
                 found = self.objective.loss(self.model, batch, 1.0)
                 for name, (value, count) in {"loss": (found.total, found.positions), **found.figures}.items():
-                    sums[name] += float(value)
-                    counts[name] += count
+                    sums[name] += float(value) * counted
+                    counts[name] += count * counted
+        if self.world > 1:
+            self._add_up(sums, counts)
         for module in self.beside.values():
             module.train()
         metrics = {f"{metric_key_prefix}_{name}": sums[name] / max(counts[name], 1) for name in sums}
@@ -305,6 +344,19 @@ class PlannedTrainer(Planned, SFTTrainer):
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.plan.seconds["evaluate"] += time.monotonic() - start
         return metrics
+
+    def _eval_parts(self) -> Iterator[tuple[Mapping[str, Any], bool]]:
+        for whole in self.get_eval_dataloader():
+            for part, counted in zip(whole["parts"], whole["counted"], strict=True):
+                yield self._prepare_inputs(part), counted
+
+    def _add_up(self, sums: dict[str, float], counts: dict[str, int]) -> None:
+        """Over all processes, in place; they have the same names."""
+        names = sorted(sums)
+        both = torch.tensor([[sums[name], counts[name]] for name in names], dtype=torch.float64)
+        whole = self.accelerator.reduce(both.to(self.args.device), "sum").tolist()
+        for name, (value, count) in zip(names, whole, strict=True):
+            sums[name], counts[name] = value, round(count)
 
     def save_beside(self, folder: Path) -> None:
         """See `Planned`: what the objective trains beside the student."""

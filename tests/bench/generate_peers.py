@@ -20,7 +20,7 @@ from pathlib import Path
 
 from pipeline import templates
 from pipeline.engines import start, vllm
-from pipeline.roles import Role
+from pipeline.roles import EngineExec, Role
 from tests import bars, workload
 from tests.bench.generate_throughput import IN_FLIGHT, LONGEST, MODEL, ours
 
@@ -87,7 +87,7 @@ def datatrove(peers: Path, model: Path, texts: list[str], lengths: list[int], sc
         "max-num-seqs": IN_FLIGHT,
         "enforce-eager": True,
         "enable-prefix-caching": True,
-        "kv-cache-memory-bytes": vllm._kv_cache_gib() * vllm.GIB,
+        "kv-cache-memory-bytes": vllm.kv_cache_bytes(EngineExec()),
         "generation-config": "vllm",
     }
     job = {"model": str(model), "texts": texts, "lengths": lengths, "settings": settings, "scratch": scratch}

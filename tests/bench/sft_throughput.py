@@ -1,13 +1,13 @@
 """The bars of sft: non-padding tokens per second beside TRL's own trainer, and beside a plain PyTorch loop.
 
 Run: python -m tests.bench.sft_throughput [--run data/runs/demo] [--examples 64] [--rounds 3]. All arms train the same
-weights on the same examples: AdamW, float32 weights with bfloat16 products, no recomputed activations, gradients
-clipped, saving and evaluation off. `trainer` is the stage's, with its batches by length. `trl` is SFTTrainer with its
-defaults otherwise, random batches of as many examples as ours have on average; `trl_grouped` the same with
-train_sampling_strategy group_by_length. `plain` is a hand-written loop over our batches, its output head at learnt
-positions only. Freed memory stays with the process in the trainer's arm, as in the stage (`pipeline.heap`), and not in
-the others. Arms take turns, and no arm always goes first; every turn is one pass over the examples, and the clock runs
-from the first step to the last. In the end every arm's loss on other examples of the same mix is measured.
+weights on the same examples: AdamW at a constant rate, float32 weights with bfloat16 products, no recomputed
+activations, gradients clipped, saving and evaluation off. `trainer` is the stage's, with its batches by length. `trl`
+is SFTTrainer with its defaults otherwise, random batches of as many examples as ours have on average; `trl_grouped` the
+same with train_sampling_strategy group_by_length. `plain` is a hand-written loop over our batches, its output head at
+learnt positions only. Freed memory stays with the process in the trainer's arm, as in the stage (`pipeline.heap`), and
+not in the others. Arms take turns, and no arm always goes first; every turn is one pass over the examples, and the
+clock runs from the first step to the last. In the end every arm's loss on other examples of the same mix is measured.
 
 Examples are those of a run's mix; without --run they are random tokens, as long as short sums with their reasoning are.
 The last line is JSON; exit code 1 where a bar is missed.
@@ -126,7 +126,8 @@ def ours(network: Any, examples: list[Encoded], plan: list[list[int]], folder: P
     from stages import sft
     from tests import tiny
 
-    settings = sft.arguments(sft.Config(learning_rate=LEARNING_RATE), folder, len(plan), evaluated=False, on_gpu=False)
+    config = sft.Config(learning_rate=LEARNING_RATE, schedule="constant", warmup_share=0.0)
+    settings = sft.arguments(config, folder, len(plan), evaluated=False, on_gpu=False)
     objective = objectives.load("sft")
     context = objectives.Context(network, tiny.tokenizer(), torch.bfloat16, lambda role: folder)
     made = trainer.PlannedTrainer(
@@ -155,7 +156,7 @@ def trl(network: Any, examples: list[Encoded], size: int, strategy: str, folder:
             train_sampling_strategy=strategy,
             num_train_epochs=1,
             learning_rate=LEARNING_RATE,
-            lr_scheduler_type="cosine",
+            lr_scheduler_type="constant",
             bf16=True,
             use_cpu=True,
             gradient_checkpointing=False,

@@ -33,7 +33,17 @@ def test_every_shipped_recipe_is_valid(path: Path) -> None:
 
 
 def test_what_is_said_to_be_shipped_is() -> None:
-    named = {"demo", "openr1-7b", "r1-llama-8b", "r1-qwen-1.5b", "r1-qwen-7b", "s1-32b-lora", "sentiment"}
+    named = {
+        "demo",
+        "demo-soft-labels",
+        "qwen-soft-labels",
+        "openr1-7b",
+        "r1-llama-8b",
+        "r1-qwen-1.5b",
+        "r1-qwen-7b",
+        "s1-32b-lora",
+        "sentiment",
+    }
     assert named <= {path.stem for path in SHIPPED}
 
 
@@ -66,10 +76,11 @@ def test_a_published_recipe_has_the_published_values(name: str) -> None:
     assert name[:2] != "r1" or found.epochs in (2, 3)
 
 
-# What a plan needs here in place of what a hub or a server holds: own problems, canned answers.
+# What a plan needs here in place of what a hub or a server holds: own problems, canned answers without logprobs.
 OFFLINE = [
     "teacher.engine=replay",
     "seed.benchmarks=[]",
+    "generate.logprobs=0",
     "seed.held_out={}",
     "seed.augment=[]",
     "seed.sources=[{kind: file, path: data/problems/word_problems.jsonl, columns: {task: task}}]",
@@ -225,6 +236,11 @@ def test_a_peer_is_a_second_student_where_there_is_one(tmp_path: Path) -> None:
     found = load(write(tmp_path, MINIMAL + "peer: {model: p}\n"))
     assert (found.named("peer"), found.roles["peer"].model) == (("peer",), "p")
     assert found.resolved()["peer"]["model"] == "p"
+    teacher = MINIMAL.replace("engine: replay", "engine: hf")
+    made = load(write(tmp_path, teacher + "peer: {from: teacher, layers: 2}\n"))
+    assert (made.roles["peer"].model, made.resolved()["peer"]["layers"]) == (made.teacher.model, 2)
+    with pytest.raises(RecipeError, match=r"peer\.from is 'techer'.*Did you mean teacher"):
+        load(write(tmp_path, MINIMAL + "peer: {from: techer, layers: 2}\n"))
     with pytest.raises(RecipeError, match="more_teachers has the name 'peer'"):
         load(write(tmp_path, MINIMAL + "more_teachers: {peer: {model: c}}\n"))
 
@@ -256,3 +272,11 @@ def test_the_reviews_are_all_taken_and_as_many_of_each_label(tmp_path: Path) -> 
         (split, label): count for split, count in (("train", 18), ("eval", 9)) for label in labels
     }
     assert {row["verifier"] for row in rows} == {"label"}
+
+
+@pytest.mark.parametrize("name", ["demo-soft-labels", "qwen-soft-labels"])
+def test_a_recipe_that_learns_soft_labels_has_its_teacher_keep_them(name: str) -> None:
+    found: Any = load(SHIPPED[0].with_name(f"{name}.yaml")).resolved()
+    assert found["sft"]["objective"] == "soft_labels"
+    assert found["generate"]["logprobs"] > 0
+    assert found["teacher"]["engine"] == "vllm"

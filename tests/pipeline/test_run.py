@@ -18,6 +18,7 @@ RECIPE = {
     "teacher": {"model": "anything", "engine": "openai"},
     "student": {"model": "anything"},
     "seed": {"sources": [{"kind": "file", "path": "a.jsonl"}]},
+    "export": {"weights": ["bfloat16", "int8"]},
 }
 
 
@@ -54,6 +55,17 @@ def test_the_report_depends_on_all_that_it_shows_of_every_stage(
 
 def test_the_report_reads_every_stage_before_it() -> None:
     assert plan.upstream("report") == list(plan.ORDER[:-1])
+
+
+def test_an_export_is_read_only_where_it_holds_more_than_the_checkpoint(tmp_path: Path) -> None:
+    plain = Run(check({**RECIPE, "export": {}}, "mine", "mine"), data=tmp_path)
+    fewer = Run(check(RECIPE, "mine", "mine"), data=tmp_path)
+    for name, read in (("eval", "exports"), ("report", "export_facts")):
+        assert read not in plain.reads(plan.stage(name))
+        assert "export" not in plain.upstream(name)
+        assert read in fewer.reads(plan.stage(name))
+        assert "export" in fewer.upstream(name)
+    assert plain.upstream("filter") == ["seed", "generate"]
 
 
 def test_a_stage_that_shows_no_facts_does_not_depend_on_them(tmp_path: Path) -> None:

@@ -270,7 +270,7 @@ def test_from_stands_for_a_teachers_model() -> None:
 @pytest.mark.parametrize(
     ("values", "says"),
     [
-        ({"from": "techer", "layers": 2}, "student.from is 'techer'; .* Did you mean teacher?"),
+        ({"from": "techer", "layers": 2}, "from is 'techer'; .* Did you mean teacher?"),
         ({"from": "teacher", "layers": 2, "engine": "openai"}, "engine is openai: it has no weights here"),
         ({"from": "teacher", "model": "small"}, "found model 'small' and from 'teacher'; expected one of them"),
         ({"layers": 2}, "found model '' and from None"),

@@ -10,7 +10,7 @@ import pytest
 import stages.eval
 from pipeline import engines, orders
 from pipeline.engines.replay import Replay
-from pipeline.manifest import Manifest
+from pipeline.manifest import Artifact, File, Manifest
 from pipeline.opinions import DECOYS, Question
 from pipeline.records import PROBLEM, SCORE
 from pipeline.roles import Judge, Student, Teacher
@@ -75,7 +75,7 @@ class Canned(Replay):
             right = mark == "1" or (mark == "x" and "[examples]" in request.messages[-1]["content"])
             answer = str(number + 1 if right else 0)
             text = "I do not know" if mark == "-" else f"The answer is {answer}"
-            if self.name == "checkpoint":
+            if self.name not in ("teacher", "base"):
                 text = f"{OPEN}\nThe answer is 77\n{CLOSE}\n\n{text}"
             self._answers = {request.problem_text: [text]}
             yield self._answer(request)
@@ -207,6 +207,42 @@ def test_several_samples_give_consensus_and_pass_at_k(tmp_path: Path, fake: Fake
     assert student["answers"] == 24
     assert student["cons_at_k"] == {"3": 0.5}
     assert student["pass_at_k"] == {"3": 0.5}
+
+
+def test_exports_with_fewer_bits_are_examined_beside_the_student(tmp_path: Path, fake: Fake) -> None:
+    fake.patterns |= {"int8": "11100000", "int4": "1000000-"}
+    asked = inputs(tmp_path)
+    files = []
+    for form, size in (("bfloat16", 9), ("int8", 5), ("int4", 3)):
+        (tmp_path / "models" / form).mkdir(parents=True)
+        (tmp_path / "models" / form / "model.safetensors").write_bytes(b"x" * size)
+        files.append(File(path=f"models/{form}/model.safetensors", bytes=size, sha256=form))
+    (tmp_path / "checkpoint" / "model.safetensors").write_bytes(b"x" * 9)
+    export = synthetic.manifest("export")
+    identity = export.identity.model_copy(update={"config": {"weights": ["bfloat16", "int8", "int4"]}})
+    artifacts = {"models": Artifact(files=files, fingerprint="all")}
+    asked._manifests["exports"] = export.model_copy(update={"identity": identity, "artifacts": artifacts})
+    asked._folders["exports"] = tmp_path / "models"
+    output = DeskOutput(tmp_path)
+    run(Config(exec={"workers": 1}), asked, output)
+    facts = json.loads(json.dumps(output.facts))
+    assert [(row["model"], row["weight_bytes"], row["pass_at_1"]) for row in facts["exports"]] == [
+        ("student", 9, 4 / 8),
+        ("student_int8", 5, 3 / 8),
+        ("student_int4", 3, 1 / 8),
+    ]
+    assert facts["exports"][1]["difference"]["difference"] == pytest.approx(-1 / 8)
+    assert all(row["tokens_per_s"] > 0 for row in facts["exports"])
+    assert facts["models"]["student_int8"]["pass_at_1"] == 3 / 8
+
+    artifacts = {"models": Artifact(files=files[:2], fingerprint="fewer")}
+    identity = identity.model_copy(update={"config": {"weights": ["bfloat16", "int8"]}})
+    asked._manifests["exports"] = export.model_copy(update={"identity": identity, "artifacts": artifacts})
+    count = len(fake.asked)
+    again = DeskOutput(tmp_path)
+    run(Config(exec={"workers": 1}), asked, again)
+    assert len(fake.asked) == count, "a format that is gone asks nothing of the others"
+    assert [row["tokens_per_s"] for row in again.facts["exports"]] == [None, None]
 
 
 def test_free_answers_of_all_models_are_put_to_the_judge_model_at_once(

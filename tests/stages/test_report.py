@@ -19,7 +19,8 @@ def inputs(folder: Path, **manifests: Any) -> DeskInputs:
     tables = {
         name: made[read.stage][read.dataset].select(read.columns) for name, read in STAGE.reads.items() if read.dataset
     }
-    return DeskInputs(folder, tables=tables, manifests={name: known[read.stage] for name, read in STAGE.reads.items()})
+    read_by = {name: known[read.stage] for name, read in STAGE.reads.items() if read.stage in known}
+    return DeskInputs(folder, tables=tables, manifests=read_by)
 
 
 @pytest.fixture(scope="module")
@@ -68,6 +69,22 @@ class Elements(HTMLParser):
 @pytest.fixture(scope="module")
 def elements(page: Path) -> Elements:
     return Elements((page / "index.html").read_text(encoding="utf-8"))
+
+
+def test_exports_stand_in_a_table_of_their_own_where_there_are_some(
+    tmp_path: Path, report: dict[str, Any], elements: Elements
+) -> None:
+    assert report["exports"] == []
+    assert "With fewer bits" not in "".join(elements.text)
+    known = synthetic.manifests(synthetic.tables())["eval"]
+    row = {"model": "student_int8", "weight_bytes": 12_000_000, "tokens_per_s": None, "mean_tokens": 3.0}
+    row |= {"pass_at_1": 0.5, "interval": [0.4, 0.6], "difference": {"difference": -0.125, "interval": [-0.2, 0.1]}}
+    output = DeskOutput(tmp_path)
+    known = known.model_copy(update={"facts": {**known.facts, "exports": [row]}})
+    run(Config(), inputs(tmp_path, eval=known), output)
+    text = "".join(Elements((output.folder / "page/index.html").read_text(encoding="utf-8")).text)
+    assert "With fewer bits" in text
+    assert "student_int812–0.5000.400 to 0.600-0.125-0.200 to 0.100" in text
 
 
 def test_the_page_runs_no_script_and_loads_nothing(elements: Elements) -> None:

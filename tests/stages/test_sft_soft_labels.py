@@ -96,7 +96,7 @@ def test_a_training_on_a_schedule_that_was_cut_off_goes_on_as_if_it_had_not_been
         def on_save(self, *_: Any, **__: Any) -> None:
             raise KeyboardInterrupt
 
-    values = {
+    values: dict[str, Any] = {
         "objective": "soft_labels",
         "soft_labels": {
             "alpha": {"start": 1.0, "end": 0.2, "shape": "cosine"},
@@ -116,6 +116,10 @@ def test_a_training_on_a_schedule_that_was_cut_off_goes_on_as_if_it_had_not_been
     assert again.facts["loss"] == whole.facts["loss"]
     divergence = [value for _, value in whole.facts["eval_figures"]["divergence"]]
     assert divergence[-1] > 0
+    monkeypatch.undo()
+    packed = trained(tmp_path / "packed", student, spread, **values, exec={"threads": 1, "layout": "packed"})
+    ours, theirs = ([value for _, value in output.facts["loss"]] for output in (packed, whole))
+    assert ours == pytest.approx(theirs, rel=1e-3)  # the same examples in one row
 
 
 def test_traces_without_labels_are_refused_with_the_fix_unless_they_may_lack_them(

@@ -278,6 +278,7 @@ def test_the_same_tokenizer_keeps_labels_as_they_are_and_covers_all_of_a_plain_t
         ("so 42", "stop", True, [copied(0, 5), inserted("\n"), copied(3, 5)], False),  # copied again
         ("so 42", "stop", True, [inserted("\n"), copied(3, 5)], True),
         ("so 42", "stop", False, [copied(0, 5)], False),  # a stop string ended it
+        ("so 42<|im_end|>", "length", False, [copied(0, 5)], False),  # it was written, and ended nothing
     ],
 )
 def test_the_end_token_is_covered_where_both_replies_end_with_the_same_bytes(

@@ -106,64 +106,6 @@ def test_a_loss_that_is_not_finite_stops_with_the_traces(made: Any) -> None:
         weight.data = kept
 
 
-def test_what_an_objective_trains_beside_the_student_is_kept_in_checkpoints_and_gone_on_from(tmp_path: Path) -> None:
-    import torch
-    from trl.trainer.sft_config import SFTConfig
-
-    from pipeline.objectives import Loss, Objective
-    from pipeline.objectives.sft import CrossEntropy
-    from pipeline.training import model, trainer
-    from stages import sft
-    from tests import tiny
-
-    class Beside(Objective):
-        """The cross-entropy, and how far a layer of its own is from answering 3."""
-
-        def __init__(self) -> None:
-            torch.manual_seed(1)
-            self.layer = torch.nn.Linear(2, 2)
-            self.plain = CrossEntropy(torch.float32)
-            self.moments: list[float] = []
-
-        def modules(self) -> dict[str, torch.nn.Module]:
-            return {"layer": self.layer}
-
-        def loss(self, model: Any, batch: Any, moment: float) -> Loss:
-            self.moments.append(moment)
-            total, positions, _ = self.plain.loss(model, batch, moment)
-            far = (self.layer(torch.ones(2)) - 3).square().sum()
-            return Loss(total + far, positions, {"far": (far.detach(), 2)})
-
-    folder = tiny.build(tmp_path / "student")
-    examples = [Encoded(str(number), (), "", [5, 6], [7, number]) for number in range(4)]
-    settings = sft.arguments(sft.Config(learning_rate=0.1), tmp_path / "out", 4, evaluated=True, on_gpu=False)
-    settings |= {"save_steps": 2, "eval_steps": 2, "metric_for_best_model": "eval_far", "max_grad_norm": 1e9}
-    settings["greater_is_better"] = True  # the earlier checkpoint is the best: it is kept, and its weights are the end
-
-    def trained(last: Path | None) -> tuple[Any, Beside]:
-        objective = Beside()
-        made = trainer.PlannedTrainer(
-            trainer.Plan(objective, [[0], [1], [2], [3]], [[0, 1], [2]], 0, part_tokens=64),
-            model=model.load(folder, "float32", "eager", None, 0, False),
-            args=SFTConfig(**settings),
-            train_dataset=trainer.as_dataset(examples),
-            eval_dataset=trainer.as_dataset(examples),
-            processing_class=tiny.tokenizer(),
-        )
-        made.go_on(last)
-        return made, objective
-
-    whole, objective = trained(None)
-    assert objective.moments == [0.0, 0.25, 1.0, 1.0, 0.5, 0.75, 1.0, 1.0]
-    first, second = (entry["eval_far"] for entry in whole.state.log_history if "eval_far" in entry)
-    after = [value.clone() for value in objective.layer.parameters()]
-    assert (objective.layer(torch.ones(2)) - 3).square().sum().item() / 2 == pytest.approx(first)
-    again, resumed = trained(tmp_path / "out" / "checkpoint-2")
-    assert [value.tolist() for value in resumed.layer.parameters()] == [value.tolist() for value in after]
-    last = [entry["eval_far"] for entry in again.state.log_history if "eval_far" in entry][-1]
-    assert last == second < first
-
-
 @pytest.mark.parametrize("packed", [False, True])
 def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole(made: Any, packed: bool) -> None:
     from dataclasses import replace
@@ -228,3 +170,61 @@ def test_losses_that_stay_wild_stop_training_with_the_steps_and_their_traces() -
 )
 def test_spikes_and_a_falling_loss_do_not(losses: list[float]) -> None:
     assert guarded(losses) is None
+
+
+def test_what_an_objective_trains_beside_the_student_is_kept_in_checkpoints_and_gone_on_from(tmp_path: Path) -> None:
+    import torch
+    from trl.trainer.sft_config import SFTConfig
+
+    from pipeline.objectives import Loss, Objective
+    from pipeline.objectives.sft import CrossEntropy
+    from pipeline.training import model, trainer
+    from stages import sft
+    from tests import tiny
+
+    class Beside(Objective):
+        """The cross-entropy, and how far a layer of its own is from answering 3."""
+
+        def __init__(self) -> None:
+            torch.manual_seed(1)
+            self.layer = torch.nn.Linear(2, 2)
+            self.plain = CrossEntropy(torch.float32)
+            self.moments: list[float] = []
+
+        def modules(self) -> dict[str, torch.nn.Module]:
+            return {"layer": self.layer}
+
+        def loss(self, model: Any, batch: Any, moment: float) -> Loss:
+            self.moments.append(moment)
+            total, positions, _ = self.plain.loss(model, batch, moment)
+            far = (self.layer(torch.ones(2)) - 3).square().sum()
+            return Loss(total + far, positions, {"far": (far.detach(), 2)})
+
+    folder = tiny.build(tmp_path / "student")
+    examples = [Encoded(str(number), (), "", [5, 6], [7, number]) for number in range(4)]
+    settings = sft.arguments(sft.Config(learning_rate=0.1), tmp_path / "out", 4, evaluated=True, on_gpu=False)
+    settings |= {"save_steps": 2, "eval_steps": 2, "metric_for_best_model": "eval_far", "max_grad_norm": 1e9}
+    settings["greater_is_better"] = True  # the earlier checkpoint is the best: it is kept, and its weights are the end
+
+    def trained(last: Path | None) -> tuple[Any, Beside]:
+        objective = Beside()
+        made = trainer.PlannedTrainer(
+            trainer.Plan(objective, [[0], [1], [2], [3]], [[0, 1], [2]], 0),
+            model=model.load(folder, "float32", "eager", None, 0, False),
+            args=SFTConfig(**settings),
+            train_dataset=trainer.as_dataset(examples),
+            eval_dataset=trainer.as_dataset(examples),
+            processing_class=tiny.tokenizer(),
+        )
+        made.go_on(last)
+        return made, objective
+
+    whole, objective = trained(None)
+    assert objective.moments == [0.0, 0.25, 1.0, 1.0, 0.5, 0.75, 1.0, 1.0]
+    first, second = (entry["eval_far"] for entry in whole.state.log_history if "eval_far" in entry)
+    after = [value.clone() for value in objective.layer.parameters()]
+    assert (objective.layer(torch.ones(2)) - 3).square().sum().item() / 2 == pytest.approx(first)
+    again, resumed = trained(tmp_path / "out" / "checkpoint-2")
+    assert [value.tolist() for value in resumed.layer.parameters()] == [value.tolist() for value in after]
+    last = [entry["eval_far"] for entry in again.state.log_history if "eval_far" in entry][-1]
+    assert last == second < first
