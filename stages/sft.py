@@ -355,6 +355,7 @@ def reporters(config: Config, logs: Path, begun: Path | None) -> list[Any]:
             if "WANDB_API_KEY" not in os.environ:
                 os.environ.setdefault("WANDB_MODE", "offline")
             os.environ.setdefault("WANDB_PROJECT", "seqdistill")
+            os.environ.setdefault("WANDB_SILENT", "true")
             os.environ.setdefault("WANDB_DIR", str(logs))
             logs.mkdir(parents=True, exist_ok=True)
             made.append(integration_utils.WandbCallback())
@@ -761,7 +762,7 @@ def in_processes(
 
     from pipeline.training import process
 
-    given = process.Given({role: inputs.model(role) for role in weights(config)})
+    given = process.Given({role: inputs.model(role) for role in weights(config)}, inputs.root)
     told = {"progress": lambda value: output.progress(Progress(**value)), "say": output.say}
     try:
         figures: dict[str, Any] = process.launch(
