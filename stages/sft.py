@@ -389,6 +389,7 @@ def reporters(config: Config, logs: Path, begun: Path | None) -> list[Any]:
             if "WANDB_API_KEY" not in os.environ:
                 os.environ.setdefault("WANDB_MODE", "offline")
             os.environ.setdefault("WANDB_PROJECT", "seqdistill")
+            os.environ.setdefault("WANDB_SILENT", "true")
             os.environ.setdefault("WANDB_DIR", str(logs))
             logs.mkdir(parents=True, exist_ok=True)
             made.append(integration_utils.WandbCallback())
