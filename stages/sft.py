@@ -4,398 +4,48 @@ It makes no examples and judges no answers; a killed training goes on from its n
 """
 
 import json
-import math
-import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, ClassVar, Literal
-
-from pydantic import Field, field_validator, model_validator
+from typing import TYPE_CHECKING, Any
 
 from pipeline import heap, labelling, objectives
 from pipeline import student as students
 from pipeline.manifest import write_durably
 from pipeline.objectives import targets
-from pipeline.objectives.features import Config as Features
-from pipeline.objectives.mutual import Config as Mutual
-from pipeline.objectives.on_policy import Config as OnPolicy
-from pipeline.objectives.soft_labels import Config as SoftLabels
 from pipeline.records import SOFT_LABELS, content_id
 from pipeline.roles import Role
-from pipeline.section import Section, declared
+from pipeline.section import declared
 from pipeline.stage import Inputs, Output, Progress, Reads, Roles, Stage, StageError
 from pipeline.templates import load_tokenizer
 from pipeline.training import audit as audits
-from pipeline.training import batches, checkpoints, pairing, start
-from pipeline.training.encode import Encoded, LeftOut, digest, encode
+from pipeline.training import checkpoints, options, pairing, start
+from pipeline.training.encode import digest
+from pipeline.training.material import Material, prepare
+from pipeline.training.options import SPREADABLE, Options, attention, beside, is_packed
+from pipeline.training.reporters import check_reporters, reporters
+from pipeline.training.results import results
+from pipeline.training.settings import adapter, arguments
 
 if TYPE_CHECKING:
     from pipeline.training.process import Start
     from pipeline.training.trainer import Planned
 
-CURVE_POINTS = 500  # of the training loss in the manifest; TensorBoard has every step
 OPTIMIZER_FILE = "optimizer.pt"  # of a checkpoint, as transformers names it
-# Objective -> the role whose model it runs beside the student.
-BESIDE = {"features": "teacher", "mutual": "peer", "on_policy": "teacher"}
 DIVERGED_FILE = "diverged.json"  # in the stage's folder: the batches at which a training was stopped
-PACKABLE = ("sft", "soft_labels", "mutual")  # objectives that look at learnt positions alone, wherever they stand
-SPREADABLE = ("sft", "soft_labels")  # objectives that several processes can share
 
 
-class Lora(Section):
-    """A low-rank adapter on frozen weights, merged into them at the end."""
-
-    rank: int = Field(16, ge=1)
-    alpha: int = Field(32, ge=1)  # the update is scaled by alpha / rank
-    dropout: float = Field(0.0, ge=0, lt=1)
-    targets: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")  # layers
-
-
-class Exec(Section):
-    """Where and how fast it trains; never what."""
-
-    threads: int | None = Field(None, ge=1)  # on the CPU; null: torch's choice
-    # auto: eager for short texts on the CPU; on a GPU flash attention where it is installed, else sdpa.
-    attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
-    # How a batch lies in memory: one example a row with padding behind it, or all in one row, kept apart by attention.
-    # The same batches either way. auto: packed with flash attention, whose kernels know where an example ends.
-    layout: Literal["auto", "padded", "packed"] = "auto"
-    liger: Literal["auto", "on", "off"] = "auto"  # Liger's kernels; auto: on a GPU where they are installed
-    report_to: tuple[Literal["tensorboard", "trackio", "wandb"], ...] = ("tensorboard",)  # keys: from the environment
-    # accelerate: in several processes, as one of its configurations says: a name in pipeline/recipes/accelerate, or a
-    # path.
-    launcher: Literal["none", "accelerate"] = "none"
-    config: str = "ddp"  # of launcher accelerate
-    processes: int | None = Field(None, ge=1)  # of this machine; null: one a GPU, or as the configuration says
-    gradient_checkpointing: bool | None = None  # recompute activations to save memory; null: only on a GPU
-    resumable: bool = True  # false: checkpoints without optimizer state, a third of the size; a kill starts over
-
-
-class Config(Section):
+class Config(Options):
     """How the student is trained."""
-
-    later: ClassVar[frozenset[str]] = frozenset(
-        {"soft_labels", "features", "mutual", "on_policy"}
-        | {"batch_examples", "wild_loss_factor", "wild_loss_steps", "loss_tokens"}
-    )
-    locations: ClassVar[frozenset[str]] = frozenset({"start"})
-
-    # A checkpoint's folder, of another run's sft say, with whose weights the training begins; null: the student's own.
-    # The tokenizer and the untouched student of eval are those of `student` all the same.
-    start: str | None = None
-    objective: str = "sft"  # what it minimises: a name in objectives.OBJECTIVES
-    soft_labels: SoftLabels | None = None  # of objective soft_labels
-    features: Features | None = None  # of objective features
-    mutual: Mutual | None = None  # of objective mutual
-    on_policy: OnPolicy | None = None  # of objective on_policy
-    # Train all weights, or an adapter; qlora: one on weights held in 4 bits, on a GPU.
-    method: Literal["full", "lora", "qlora"] = "full"
-    lora: Lora = Lora()
-    epochs: int = Field(3, ge=1)  # passes over the training examples
-    # Tokens to learn from in the whole training, in as many passes as that takes; `epochs` then says only how often the
-    # validation loss is taken. null: `epochs` passes.
-    loss_tokens: int | None = Field(None, ge=1)
-    learning_rate: float = Field(1e-4, gt=0)  # at its peak
-    schedule: Literal["cosine", "linear", "constant"] = "cosine"  # after the warm-up
-    warmup_share: float = Field(0.05, ge=0, lt=1)  # of all steps, rising linearly from 0
-    final_learning_rate_share: float = Field(0.0, ge=0, le=1)  # of the peak, where a cosine ends
-    weight_decay: float = Field(0.0, ge=0)  # AdamW's; not on norms and biases
-    max_grad_norm: float = Field(1.0, gt=0)  # gradients are clipped to this norm
-    batch_tokens: int = Field(2048, ge=1)  # positions of a batch, padding included; a longer example is a batch alone
-    # Examples of a batch, however long; batch_tokens then bounds what goes through the student at once. null: as many
-    # as batch_tokens hold, those of like length together.
-    batch_examples: int | None = Field(None, ge=1)
-    pool_batches: int = Field(16, ge=1)  # examples of so many batches are sorted by length together: more pads less
-    max_length: int = Field(2048, ge=2)  # tokens of prompt and completion; a longer example is dropped, never cut
-    master_dtype: Literal["float32", "bfloat16"] = "float32"  # of the weights the optimizer changes
-    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of products in forward and backward (autocast)
-    save_dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the finished checkpoint
-    seed: int = 0  # of batches, dropout and adapter
-    evals_per_epoch: int = Field(1, ge=1)  # validation losses, each with a checkpoint
-    early_stopping_patience: int | None = Field(3, ge=1)  # evaluations without a better loss; null: never stop early
-    keep: Literal["best", "last"] = "best"  # which checkpoint is the result: lowest validation loss, or the last
-    # Training stops where the loss stays over so many times its running median, for so many steps on end; null: never.
-    wild_loss_factor: float | None = Field(4.0, gt=1)
-    wild_loss_steps: int = Field(10, ge=1)
-    audit: audits.Limits = audits.Limits()
-    exec: Exec = Exec()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _section_of_its_own(cls, values: Any) -> Any:
-        """The chosen objective's section stands there with its defaults; that of another one is an error."""
-        if not isinstance(values, dict):
-            return values
-        sections = [name for name in objectives.OBJECTIVES if name in cls.model_fields]
-        chosen = values.get("objective", cls.model_fields["objective"].default)
-        idle = [name for name in sections if name != chosen and values.get(name) is not None]
-        if idle:
-            raise ValueError(
-                f"found values for {idle[0]} beside objective {chosen}, which reads none of them. Set objective: "
-                f"{idle[0]}, or leave them out"
-            )
-        return values | {name: {} for name in sections if name == chosen and values.get(name) is None}
-
-    @model_validator(mode="after")
-    def _counts_prompts(self) -> "Config":
-        if self.on_policy is not None and (self.batch_examples is not None or self.loss_tokens is not None):
-            raise ValueError(
-                "objective on_policy asks so many prompts a step, epoch after epoch, and nobody knows yet how long the "
-                "answers are: set on_policy.prompts_per_step and epochs, not batch_examples or loss_tokens"
-            )
-        return self
-
-    @field_validator("objective")
-    @classmethod
-    def _known(cls, name: str) -> str:
-        if name not in objectives.OBJECTIVES:
-            raise ValueError(f"no objective is called {name!r}; expected one of {', '.join(objectives.OBJECTIVES)}")
-        return name
-
-
-@dataclass(frozen=True)
-class Material:
-    """What is trained on, in tokens and in batches."""
-
-    train: list[Encoded]
-    validation: list[Encoded]
-    left_out: list[LeftOut]
-    audit: audits.Audit
-    train_batches: list[list[int]]
-    validation_batches: list[list[int]]
-    targets: Path | None = None  # where the soft targets of the examples lie, for an objective that learns them
-
-
-def prepare(
-    config: Config, tokenizer: Any, rows: Sequence[Mapping[str, Any]], system: str | None, packed: bool = False
-) -> Material:
-    """Encode, audit and batch the examples. Rows are taken by id, so that no layout of shards changes the result."""
-    ordered = sorted(rows, key=lambda row: str(row["id"]))
-    train, longer, dropped = encode(tokenizer, (row for row in ordered if row["split"] == "train"), config.max_length)
-    validation, _, missed = encode(tokenizer, (row for row in ordered if row["split"] != "train"), config.max_length)
-    count, repeated = config.batch_examples, list[LeftOut]()
-    if config.on_policy is not None:
-        count = config.on_policy.prompts_per_step
-        if config.on_policy.answers_alone:
-            (train, repeated), (validation, _) = asked_once(train), asked_once(validation)
-    lengths = [one.length for one in train]
-    of_epoch = partial(
-        batches.epoch_batches,
-        lengths,
-        config.batch_tokens,
-        config.seed,
-        pool_batches=config.pool_batches,
-        batch_examples=count,
-        places=places_of(train, ordered),
-    )
-    if config.loss_tokens is None:
-        train_batches = [batch for epoch in range(config.epochs) for batch in of_epoch(epoch)]
-    else:
-        train_batches = batches.within(of_epoch, [len(one.completion) for one in train], config.loss_tokens)
-    wasted = 0.0 if packed else batches.padding_share(in_parts(config, train_batches, lengths), lengths)
-    return Material(
-        train=train,
-        validation=validation,
-        left_out=[*dropped, *missed, *repeated],
-        audit=audits.audit(tokenizer, train, longer, config.max_length, system, wasted),
-        train_batches=train_batches,
-        validation_batches=batches.epoch_batches(
-            [one.length for one in validation],
-            config.batch_tokens,
-            config.seed,
-            0,
-            len(validation) + 1,
-            None if config.on_policy is None else count,
-        ),
-    )
-
-
-def asked_once(examples: Sequence[Encoded]) -> tuple[list[Encoded], list[LeftOut]]:
-    """The first example of each prompt, and the others: whoever answers prompts himself needs each of them once."""
-    first: dict[tuple[int, ...], Encoded] = {}
-    for example in examples:
-        first.setdefault(tuple(example.prompt), example)
-    kept = {example.id for example in first.values()}
-    others = [LeftOut(one.id, "prompt_repeated", one.length) for one in examples if one.id not in kept]
-    return list(first.values()), others
-
-
-def in_parts(config: Config, planned: Sequence[list[int]], lengths: Sequence[int]) -> list[list[int]]:
-    """The parts of all batches, padded."""
-    return [part for batch in planned for part in batches.parts(batch, lengths, config.batch_tokens)]
-
-
-def places_of(examples: Sequence[Encoded], rows: Sequence[Mapping[str, Any]]) -> list[float] | None:
-    """The place of each example in the order that mix declares; None where it declares none."""
-    places = {row["id"]: row.get("place") for row in rows}
-    found = [place for one in examples if (place := places[one.id]) is not None]
-    return found if len(found) == len(examples) else None
-
-
-def interval(steps: int, evaluations: int) -> int:
-    """Steps between two of so many evaluations, the last at the last step."""
-    return max(1, math.ceil(steps / evaluations))
-
-
-def arguments(config: Config, folder: Path, steps: int, evaluated: bool, on_gpu: bool) -> dict[str, Any]:
-    """TRL's SFTConfig for a training of `steps` batches, which the trainer sees as one epoch."""
-    every = interval(steps, config.epochs * config.evals_per_epoch)
-    cosine_to = {"min_lr_rate": config.final_learning_rate_share}
-    checkpointing = config.exec.gradient_checkpointing
-    return {
-        "output_dir": str(folder),
-        "num_train_epochs": 1,
-        "per_device_train_batch_size": 1,  # of no effect: the batches are planned
-        "learning_rate": config.learning_rate,
-        "lr_scheduler_type": "cosine_with_min_lr" if config.schedule == "cosine" else _SCHEDULES[config.schedule],
-        "lr_scheduler_kwargs": cosine_to if config.schedule == "cosine" else None,
-        "warmup_steps": round(config.warmup_share * steps),
-        "weight_decay": config.weight_decay,
-        "max_grad_norm": config.max_grad_norm,
-        "optim": "adamw_torch_fused",
-        "seed": config.seed,
-        "data_seed": config.seed,
-        "bf16": False,  # autocast is the trainer's own; accelerate's copies every output to float32
-        "gradient_checkpointing": on_gpu if checkpointing is None else checkpointing,
-        "logging_strategy": "steps",
-        "logging_steps": 1,
-        "logging_nan_inf_filter": False,
-        "eval_strategy": "steps" if evaluated else "no",
-        "eval_steps": every,
-        "save_strategy": "steps",
-        "save_steps": every,
-        "save_only_model": not config.exec.resumable,
-        "load_best_model_at_end": evaluated and config.keep == "best",
-        "metric_for_best_model": "eval_loss" if evaluated else None,
-        "greater_is_better": False if evaluated else None,
-        "restore_callback_states_from_checkpoint": True,
-        "report_to": "none",  # the callbacks are given
-        "project": "seqdistill",
-        "run_name": folder.parents[2].name,  # the run's: runs/<run>/sft/work/trainer
-        "use_liger_kernel": with_liger(config, on_gpu),
-        "liger_kernel_config": {"fused_linear_cross_entropy": False, "cross_entropy": False},  # losses are objectives'
-        "disable_tqdm": True,
-        "use_cpu": not on_gpu,
-        "ddp_find_unused_parameters": False,
-        "remove_unused_columns": False,
-        "dataset_kwargs": {"skip_prepare_dataset": True},
-        "packing": False,
-        "max_length": None,
-        "dataloader_num_workers": 0,
-        "dataloader_pin_memory": on_gpu,
-        "accelerator_config": {"even_batches": False},
-    }
-
-
-_SCHEDULES = {"linear": "linear", "constant": "constant_with_warmup"}
-
-
-def adapter(lora: Lora, added_tokens: Sequence[int]) -> dict[str, Any]:
-    """PEFT's names for an adapter's values. Rows of tokens that the student was given are trained beside it.
-
-    While such a row is the mean of others, no greedy answer could ever hold its token.
-    """
-    trained = {name: list(added_tokens) for name in ("embed_tokens", "lm_head")}
-    return {
-        "r": lora.rank,
-        "lora_alpha": lora.alpha,
-        "lora_dropout": lora.dropout,
-        "target_modules": list(lora.targets),
-        "trainable_token_indices": trained if added_tokens else None,
-    }
-
-
-def installed(name: str) -> bool:
-    """Whether a library is there, without importing it."""
-    return find_spec(name) is not None
 
 
 def added_tokens(inputs: Inputs, tokenizer: Any) -> list[int]:
     """The ids of the tokens that the student was given when it was made."""
     found = students.figures(inputs.model("student")).get("added_tokens", ())
     return [int(tokenizer.convert_tokens_to_ids(token)) for token in found]
-
-
-def attention(choice: str, longest: int, on_gpu: bool, compute_dtype: str = "bfloat16") -> Any:
-    """The attention to run. On the CPU plain attention is the faster one while texts are short."""
-    if choice != "auto":
-        return choice
-    if on_gpu and compute_dtype == "bfloat16" and installed("flash_attn"):
-        return "flash_attention_2"
-    return "eager" if longest <= 512 and not on_gpu else "sdpa"
-
-
-def is_packed(config: Config, attending: str) -> bool:
-    """Whether batches lie packed. Raises StageError where they cannot."""
-    if config.exec.layout == "packed" and config.objective not in PACKABLE:
-        raise StageError(
-            f"sft.exec.layout is packed, and objective {config.objective} compares whole rows; expected one of "
-            f"{', '.join(PACKABLE)}. Set sft.exec.layout: padded."
-        )
-    automatic = attending == "flash_attention_2" and config.objective in PACKABLE
-    return config.exec.layout == "packed" or (config.exec.layout == "auto" and automatic)
-
-
-def with_liger(config: Config, on_gpu: bool) -> bool:
-    """Whether Liger's kernels run. Raises StageError where they are wanted and cannot."""
-    if config.exec.liger != "on":
-        return config.exec.liger == "auto" and on_gpu and installed("liger_kernel")
-    if not on_gpu or not installed("liger_kernel"):
-        raise StageError(
-            f"sft.exec.liger is on, and there is {'no liger_kernel' if on_gpu else 'no GPU'}. "
-            f"{'Install it: .venv/bin/python -m pip install liger-kernel. Or set' if on_gpu else 'Set'} "
-            f"sft.exec.liger: auto."
-        )
-    return True
-
-
-def curve(history: Sequence[Mapping[str, Any]], key: str, points: int) -> list[list[float]]:
-    """[step, value] pairs of a key in the trainer's log; runs of steps are averaged where there are too many."""
-    pairs = [(entry["step"], entry[key]) for entry in history if key in entry]
-    width = max(1, math.ceil(len(pairs) / points))
-    runs = [pairs[start : start + width] for start in range(0, len(pairs), width)]
-    return [[run[-1][0], sum(value for _, value in run) / len(run)] for run in runs]
-
-
-def check_reporters(wanted: Sequence[str]) -> None:
-    """Raises StageError where a program that losses are to be reported to is not installed."""
-    missing = [name for name in wanted if name != "tensorboard" and not installed(name)]
-    if missing:
-        raise StageError(
-            f"sft.exec.report_to names {missing[0]}, which is not installed. Install it with "
-            f"`.venv/bin/python -m pip install -e '.[{missing[0]}]'`, or leave it out."
-        )
-
-
-def reporters(config: Config, logs: Path, begun: Path | None) -> list[Any]:
-    """Callbacks that report losses: TensorBoard's into a folder, others' on this machine unless the environment holds a
-    key or a place of theirs.
-    """
-    from torch.utils.tensorboard.writer import SummaryWriter
-    from transformers.integrations import integration_utils
-
-    made: list[Any] = []
-    for name in config.exec.report_to:
-        if name == "tensorboard":
-            # What was logged after the checkpoint gone on from will be logged again.
-            again = None if begun is None else checkpoints.step_of(begun) + 1
-            made.append(integration_utils.TensorBoardCallback(SummaryWriter(str(logs), purge_step=again)))
-        elif name == "wandb":
-            if "WANDB_API_KEY" not in os.environ:
-                os.environ.setdefault("WANDB_MODE", "offline")
-            os.environ.setdefault("WANDB_PROJECT", "seqdistill")
-            os.environ.setdefault("WANDB_SILENT", "true")
-            os.environ.setdefault("WANDB_DIR", str(logs))
-            logs.mkdir(parents=True, exist_ok=True)
-            made.append(integration_utils.WandbCallback())
-        else:
-            made.append(integration_utils.TrackioCallback())
-    return made
 
 
 def callbacks(
@@ -410,7 +60,7 @@ def callbacks(
     from pipeline.training.trainer import Guard, Watcher
 
     shown = [
-        *(reporters(config, output.folder / "logs", begun) if is_first() else []),
+        *(reporters(config.exec.report_to, output.folder / "logs", begun) if is_first() else []),
         Watcher(lambda step, loss: output.progress(Progress(step, len(planned), "steps", f"loss {loss:.3f}"))),
     ]
     if config.wild_loss_factor is not None:
@@ -510,38 +160,6 @@ def build_trainer(
     )
 
 
-def results(config: Config, material: Material, trainer: "Planned", begun: int, seconds: float) -> dict[str, Any]:
-    """The figures of a training for the manifest. Rates are of the steps run by this process."""
-    lengths = [one.length for one in material.train]
-    history, state = trainer.state.log_history, trainer.state
-    trained = [index for batch in material.train_batches[begun : state.global_step] for index in batch]
-    stepping = seconds - sum(trainer.plan.seconds.values())
-    tokens = sum(lengths[index] for index in trained)
-    whole = [index for batch in material.train_batches[: state.global_step] for index in batch]
-    best = state.best_global_step if material.validation and config.keep == "best" else None
-    return {
-        "steps": state.global_step,
-        "steps_planned": len(material.train_batches),
-        "resumed_at_step": begun,
-        "processes": trainer.world,
-        "loss": curve(history, "loss", CURVE_POINTS),
-        "eval_loss": curve(history, "eval_loss", CURVE_POINTS),
-        "eval_figures": {
-            key.removeprefix("eval_"): curve(history, key, CURVE_POINTS)
-            for key in sorted({key for entry in history for key in entry})
-            if key.startswith("eval_") and key != "eval_loss"
-        },
-        "best_step": best or state.global_step,
-        "tokens_per_epoch": sum(lengths),
-        "loss_tokens": sum(len(material.train[index].completion) for index in whole),
-        "padding_share": material.audit.padding_share,
-        "tokens_per_s": tokens / stepping if tokens and stepping > 0 else None,
-        "seconds_stepping": stepping,
-        "seconds_evaluating": trainer.plan.seconds["evaluate"],
-        "seconds_saving": trainer.plan.seconds["save"],
-    }
-
-
 def checked(config: Config, inputs: Inputs, tokenizer: Any, output: Output) -> Material:
     """The material to train on. Raises StageError where there is none, or where the audit finds it broken."""
     import torch
@@ -577,11 +195,6 @@ def checked(config: Config, inputs: Inputs, tokenizer: Any, output: Output) -> M
     if not material.validation:
         output.say("no validation examples: no validation loss, no early stopping, the last checkpoint is kept")
     return material
-
-
-def beside(config: Config) -> tuple[str, ...]:
-    """The role whose model the objective runs beside the student, where it runs one."""
-    return (BESIDE[config.objective],) if config.objective in BESIDE else ()
 
 
 def learns_soft_labels(config: Config) -> bool:
@@ -674,7 +287,7 @@ def refuse_four_bits_without_a_gpu(method: str) -> None:
             "sft.method is qlora, and torch sees no CUDA GPU; expected one, since weights held in 4 bits are trained "
             "on a GPU alone. Set sft.method: lora, or run on a machine with a GPU."
         )
-    if find_spec("bitsandbytes") is None:
+    if not options.installed("bitsandbytes"):
         raise StageError(
             "sft.method is qlora, and bitsandbytes is not installed; expected it, since it holds the weights in 4 "
             "bits. The extra `gpu` has it (make clean, then any target); or set sft.method: lora."

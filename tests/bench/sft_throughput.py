@@ -123,11 +123,12 @@ def ours(network: Any, examples: list[Encoded], plan: list[list[int]], folder: P
 
     from pipeline import objectives
     from pipeline.training import trainer
+    from pipeline.training.settings import arguments
     from stages import sft
     from tests import tiny
 
     config = sft.Config(learning_rate=LEARNING_RATE, schedule="constant", warmup_share=0.0)
-    settings = sft.arguments(config, folder, len(plan), evaluated=False, on_gpu=False)
+    settings = arguments(config, folder, len(plan), evaluated=False, on_gpu=False)
     objective = objectives.load("sft")
     context = objectives.Context(network, tiny.tokenizer(), torch.bfloat16, lambda role: folder)
     made = trainer.PlannedTrainer(

@@ -11,6 +11,7 @@ from pydantic import ValidationError
 from pipeline.roles import Student
 from pipeline.section import declared
 from pipeline.stage import StageError
+from pipeline.training import material, options, results, settings
 from pipeline.training.encode import Encoded
 from stages import sft
 from tests import tiny
@@ -82,7 +83,7 @@ def test_the_facts_are_json_and_count_every_row(done: DeskOutput) -> None:
 
 def test_the_layout_of_the_examples_changes_nothing(tmp_path: Path, student: Path) -> None:
     config, tokenizer, rows = sft.Config(**FAST), tiny.tokenizer(), tiny.examples(30, validation=4)
-    assert sft.prepare(config, tokenizer, rows, None) == sft.prepare(config, tokenizer, rows[::-1], None)
+    assert material.prepare(config, tokenizer, rows, None) == material.prepare(config, tokenizer, rows[::-1], None)
 
 
 def test_an_adapter_is_trained_and_merged(tmp_path: Path, student: Path) -> None:
@@ -160,11 +161,11 @@ def test_a_long_example_is_dropped_counted_and_named(tmp_path: Path, student: Pa
     rows[3]["completion"] = [{"role": "assistant", "content": "<think>\n" + "so " * 300 + "\n</think>\n\nIt is 4."}]
     inputs, output = desk(tmp_path, student, rows)
     tokenizer = tiny.tokenizer()
-    material = sft.checked(sft.Config(**FAST, max_length=200), inputs, tokenizer, output)
-    assert len(material.train) == output.counts["trained"] == 39
+    checked = sft.checked(sft.Config(**FAST, max_length=200), inputs, tokenizer, output)
+    assert len(checked.train) == output.counts["trained"] == 39
     assert output.counts["too_long"] == 1
     assert [(one["id"], one["reason"]) for one in output.facts["left_out"]] == [("trace-0003", "too_long")]
-    assert max(one.length for one in material.train) <= 200
+    assert max(one.length for one in checked.train) <= 200
 
 
 def test_a_template_that_drops_reasoning_is_refused_before_training(tmp_path: Path, student: Path) -> None:
@@ -197,14 +198,14 @@ def test_an_unknown_objective_is_refused() -> None:
     ("steps", "evaluations", "every"), [(10, 2, 5), (11, 2, 6), (3, 5, 1), (1, 1, 1), (100, 3, 34)]
 )
 def test_evaluations_are_spread_over_all_steps(steps: int, evaluations: int, every: int) -> None:
-    assert sft.interval(steps, evaluations) == every
+    assert settings.interval(steps, evaluations) == every
 
 
 def test_a_long_curve_is_averaged_in_runs() -> None:
     history = [{"step": step, "loss": float(step)} for step in range(1, 8)] + [{"step": 7, "eval_loss": 1.0}]
-    assert sft.curve(history, "loss", 100) == [[step, float(step)] for step in range(1, 8)]
-    assert sft.curve(history, "loss", 3) == [[3, 2.0], [6, 5.0], [7, 7.0]]
-    assert sft.curve(history, "eval_loss", 3) == [[7, 1.0]]
+    assert results.curve(history, "loss", 100) == [[step, float(step)] for step in range(1, 8)]
+    assert results.curve(history, "loss", 3) == [[3, 2.0], [6, 5.0], [7, 7.0]]
+    assert results.curve(history, "eval_loss", 3) == [[7, 1.0]]
 
 
 def test_several_visible_gpus_are_refused_before_anything_is_loaded(
@@ -253,31 +254,31 @@ def test_a_batch_by_count_is_a_step_however_it_goes_through_the_student(tmp_path
 
 
 def test_packing_is_for_objectives_that_look_at_learnt_positions_alone() -> None:
-    assert not sft.is_packed(sft.Config(), "sdpa")
-    assert sft.is_packed(sft.Config(), "flash_attention_2")
-    assert sft.is_packed(sft.Config(exec={"layout": "packed"}), "sdpa")
-    assert not sft.is_packed(sft.Config(exec={"layout": "padded"}), "flash_attention_2")
+    assert not options.is_packed(sft.Config(), "sdpa")
+    assert options.is_packed(sft.Config(), "flash_attention_2")
+    assert options.is_packed(sft.Config(exec={"layout": "packed"}), "sdpa")
+    assert not options.is_packed(sft.Config(exec={"layout": "padded"}), "flash_attention_2")
     whole = sft.Config(exec={"layout": "packed"}).model_copy(update={"objective": "features"})
-    with pytest.raises(StageError, match=r"objective features compares whole rows; .*Set sft.exec.layout: padded"):
-        sft.is_packed(whole, "sdpa")
+    with pytest.raises(ValueError, match=r"objective features compares whole rows; .*Set sft.exec.layout: padded"):
+        options.is_packed(whole, "sdpa")
 
 
 def test_what_is_not_installed_is_named_with_the_line_that_installs_it(
     tmp_path: Path, student: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sft, "installed", lambda name: False)
-    with pytest.raises(StageError, match=r"names wandb, which is not installed.*pip install -e '\.\[wandb\]'"):
+    monkeypatch.setattr(options, "installed", lambda name: False)
+    with pytest.raises(ValueError, match=r"names wandb, which is not installed.*pip install -e '\.\[wandb\]'"):
         trained(tmp_path, student, tiny.examples(4), exec={"report_to": ["tensorboard", "wandb"]})
-    with pytest.raises(StageError, match=r"there is no GPU\. Set sft.exec.liger: auto"):
-        sft.with_liger(sft.Config(exec={"liger": "on"}), on_gpu=False)
-    with pytest.raises(StageError, match=r"no liger_kernel\. Install it: .*pip install liger-kernel"):
-        sft.with_liger(sft.Config(exec={"liger": "on"}), on_gpu=True)
-    assert sft.attention("auto", 9000, on_gpu=True) == "sdpa"
-    monkeypatch.setattr(sft, "installed", lambda name: True)
-    assert sft.with_liger(sft.Config(), on_gpu=True)
-    assert not sft.with_liger(sft.Config(), on_gpu=False)
-    assert sft.attention("auto", 9000, on_gpu=True) == "flash_attention_2"
-    assert sft.attention("auto", 9000, on_gpu=True, compute_dtype="float32") == "sdpa"
+    with pytest.raises(ValueError, match=r"there is no GPU\. Set sft.exec.liger: auto"):
+        options.with_liger(sft.Config(exec={"liger": "on"}), on_gpu=False)
+    with pytest.raises(ValueError, match=r"no liger_kernel\. Install it: .*pip install liger-kernel"):
+        options.with_liger(sft.Config(exec={"liger": "on"}), on_gpu=True)
+    assert options.attention("auto", 9000, on_gpu=True) == "sdpa"
+    monkeypatch.setattr(options, "installed", lambda name: True)
+    assert options.with_liger(sft.Config(), on_gpu=True)
+    assert not options.with_liger(sft.Config(), on_gpu=False)
+    assert options.attention("auto", 9000, on_gpu=True) == "flash_attention_2"
+    assert options.attention("auto", 9000, on_gpu=True, compute_dtype="float32") == "sdpa"
 
 
 def test_where_and_how_fast_it_trains_is_no_part_of_its_identity() -> None:
@@ -290,6 +291,8 @@ def test_where_and_how_fast_it_trains_is_no_part_of_its_identity() -> None:
 def test_examples_are_met_in_the_order_that_mix_declares() -> None:
     rows = [{"id": f"{n}", "place": n / 9} for n in range(9)]
     encoded = [Encoded(row["id"], (), "", [1], [2]) for row in reversed(rows)]
-    assert sft.places_of(encoded, rows) == [n / 9 for n in reversed(range(9))]
-    assert sft.places_of(encoded, [{**row, "place": None} for row in rows]) is None
-    assert sft.places_of(encoded, [{"id": row["id"]} for row in rows]) is None  # of a mix made before there were places
+    assert material.places_of(encoded, rows) == [n / 9 for n in reversed(range(9))]
+    assert material.places_of(encoded, [{**row, "place": None} for row in rows]) is None
+    assert (
+        material.places_of(encoded, [{"id": row["id"]} for row in rows]) is None
+    )  # of a mix made before there were places

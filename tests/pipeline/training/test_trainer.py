@@ -31,6 +31,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     from trl.trainer.sft_config import SFTConfig
 
     from pipeline.training import model, trainer
+    from pipeline.training.settings import arguments
     from stages import sft
     from tests import tiny
 
@@ -44,7 +45,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Any:
     return trainer.PlannedTrainer(
         trainer.Plan(objective.make(objective.Config(), context), [[0, 1]], [[0], [1]], 0, part_tokens=16),
         model=student,
-        args=SFTConfig(**sft.arguments(sft.Config(), folder / "out", 1, evaluated=True, on_gpu=False)),
+        args=SFTConfig(**arguments(sft.Config(), folder / "out", 1, evaluated=True, on_gpu=False)),
         train_dataset=trainer.as_dataset(examples),
         eval_dataset=trainer.as_dataset(examples),
         processing_class=tiny.tokenizer(),
@@ -179,6 +180,7 @@ def test_what_an_objective_trains_beside_the_student_is_kept_in_checkpoints_and_
     from pipeline.objectives import Loss, Objective
     from pipeline.objectives.sft import CrossEntropy
     from pipeline.training import model, trainer
+    from pipeline.training.settings import arguments
     from stages import sft
     from tests import tiny
 
@@ -202,7 +204,7 @@ def test_what_an_objective_trains_beside_the_student_is_kept_in_checkpoints_and_
 
     folder = tiny.build(tmp_path / "student")
     examples = [Encoded(str(number), (), "", [5, 6], [7, number]) for number in range(4)]
-    settings = sft.arguments(sft.Config(learning_rate=0.1), tmp_path / "out", 4, evaluated=True, on_gpu=False)
+    settings = arguments(sft.Config(learning_rate=0.1), tmp_path / "out", 4, evaluated=True, on_gpu=False)
     settings |= {"save_steps": 2, "eval_steps": 2, "metric_for_best_model": "eval_far", "max_grad_norm": 1e9}
     settings["greater_is_better"] = True  # the earlier checkpoint is the best: it is kept, and its weights are the end
 
