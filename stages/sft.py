@@ -9,7 +9,7 @@ import os
 import shutil
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
@@ -23,6 +23,7 @@ from pipeline.manifest import write_durably
 from pipeline.objectives import targets
 from pipeline.objectives.features import Config as Features
 from pipeline.objectives.mutual import Config as Mutual
+from pipeline.objectives.on_policy import Config as OnPolicy
 from pipeline.objectives.soft_labels import Config as SoftLabels
 from pipeline.records import SOFT_LABELS, content_id
 from pipeline.roles import Role
@@ -35,11 +36,12 @@ from pipeline.training.encode import Encoded, LeftOut, digest, encode
 
 if TYPE_CHECKING:
     from pipeline.training.process import Start
-    from pipeline.training.trainer import PlannedTrainer
+    from pipeline.training.trainer import Planned
 
 CURVE_POINTS = 500  # of the training loss in the manifest; TensorBoard has every step
 OPTIMIZER_FILE = "optimizer.pt"  # of a checkpoint, as transformers names it
-BESIDE = {"features": "teacher", "mutual": "peer"}  # objective -> the role whose model it runs beside the student
+# Objective -> the role whose model it runs beside the student.
+BESIDE = {"features": "teacher", "mutual": "peer", "on_policy": "teacher"}
 DIVERGED_FILE = "diverged.json"  # in the stage's folder: the batches at which a training was stopped
 PACKABLE = ("sft", "soft_labels", "mutual")  # objectives that look at learnt positions alone, wherever they stand
 SPREADABLE = ("sft", "soft_labels")  # objectives that several processes can share
@@ -78,7 +80,8 @@ class Config(Section):
     """How the student is trained."""
 
     later: ClassVar[frozenset[str]] = frozenset(
-        {"soft_labels", "features", "mutual", "batch_examples", "wild_loss_factor", "wild_loss_steps", "loss_tokens"}
+        {"soft_labels", "features", "mutual", "on_policy"}
+        | {"batch_examples", "wild_loss_factor", "wild_loss_steps", "loss_tokens"}
     )
     locations: ClassVar[frozenset[str]] = frozenset({"start"})
 
@@ -89,6 +92,7 @@ class Config(Section):
     soft_labels: SoftLabels | None = None  # of objective soft_labels
     features: Features | None = None  # of objective features
     mutual: Mutual | None = None  # of objective mutual
+    on_policy: OnPolicy | None = None  # of objective on_policy
     # Train all weights, or an adapter; qlora: one on weights held in 4 bits, on a GPU.
     method: Literal["full", "lora", "qlora"] = "full"
     lora: Lora = Lora()
@@ -137,6 +141,15 @@ class Config(Section):
             )
         return values | {name: {} for name in sections if name == chosen and values.get(name) is None}
 
+    @model_validator(mode="after")
+    def _counts_prompts(self) -> "Config":
+        if self.on_policy is not None and (self.batch_examples is not None or self.loss_tokens is not None):
+            raise ValueError(
+                "objective on_policy asks so many prompts a step, epoch after epoch, and nobody knows yet how long the "
+                "answers are: set on_policy.prompts_per_step and epochs, not batch_examples or loss_tokens"
+            )
+        return self
+
     @field_validator("objective")
     @classmethod
     def _known(cls, name: str) -> str:
@@ -155,6 +168,7 @@ class Material:
     audit: audits.Audit
     train_batches: list[list[int]]
     validation_batches: list[list[int]]
+    targets: Path | None = None  # where the soft targets of the examples lie, for an objective that learns them
 
 
 def prepare(
@@ -164,6 +178,11 @@ def prepare(
     ordered = sorted(rows, key=lambda row: str(row["id"]))
     train, longer, dropped = encode(tokenizer, (row for row in ordered if row["split"] == "train"), config.max_length)
     validation, _, missed = encode(tokenizer, (row for row in ordered if row["split"] != "train"), config.max_length)
+    count, repeated = config.batch_examples, list[LeftOut]()
+    if config.on_policy is not None:
+        count = config.on_policy.prompts_per_step
+        if config.on_policy.answers_alone:
+            (train, repeated), (validation, _) = asked_once(train), asked_once(validation)
     lengths = [one.length for one in train]
     of_epoch = partial(
         batches.epoch_batches,
@@ -171,7 +190,7 @@ def prepare(
         config.batch_tokens,
         config.seed,
         pool_batches=config.pool_batches,
-        batch_examples=config.batch_examples,
+        batch_examples=count,
         places=places_of(train, ordered),
     )
     if config.loss_tokens is None:
@@ -182,13 +201,28 @@ def prepare(
     return Material(
         train=train,
         validation=validation,
-        left_out=[*dropped, *missed],
+        left_out=[*dropped, *missed, *repeated],
         audit=audits.audit(tokenizer, train, longer, config.max_length, system, wasted),
         train_batches=train_batches,
         validation_batches=batches.epoch_batches(
-            [one.length for one in validation], config.batch_tokens, config.seed, 0, len(validation) + 1
+            [one.length for one in validation],
+            config.batch_tokens,
+            config.seed,
+            0,
+            len(validation) + 1,
+            None if config.on_policy is None else count,
         ),
     )
+
+
+def asked_once(examples: Sequence[Encoded]) -> tuple[list[Encoded], list[LeftOut]]:
+    """The first example of each prompt, and the others: whoever answers prompts himself needs each of them once."""
+    first: dict[tuple[int, ...], Encoded] = {}
+    for example in examples:
+        first.setdefault(tuple(example.prompt), example)
+    kept = {example.id for example in first.values()}
+    others = [LeftOut(one.id, "prompt_repeated", one.length) for one in examples if one.id not in kept]
+    return list(first.values()), others
 
 
 def in_parts(config: Config, planned: Sequence[list[int]], lengths: Sequence[int]) -> list[list[int]]:
@@ -355,6 +389,7 @@ def reporters(config: Config, logs: Path, begun: Path | None) -> list[Any]:
             if "WANDB_API_KEY" not in os.environ:
                 os.environ.setdefault("WANDB_MODE", "offline")
             os.environ.setdefault("WANDB_PROJECT", "seqdistill")
+            os.environ.setdefault("WANDB_SILENT", "true")
             os.environ.setdefault("WANDB_DIR", str(logs))
             logs.mkdir(parents=True, exist_ok=True)
             made.append(integration_utils.WandbCallback())
@@ -390,14 +425,8 @@ def begun_with(config: Config, inputs: Inputs) -> Path:
 
 
 def build_trainer(
-    config: Config,
-    inputs: Inputs,
-    output: Output,
-    tokenizer: Any,
-    material: Material,
-    begun: Path | None,
-    soft_targets: Path | None = None,
-) -> "PlannedTrainer":
+    config: Config, inputs: Inputs, output: Output, tokenizer: Any, material: Material, begun: Path | None
+) -> "Planned":
     """The trainer with model, batches and callbacks, ready to train."""
     import torch
     from trl.trainer.sft_config import SFTConfig
@@ -432,6 +461,33 @@ def build_trainer(
         return made
 
     student = load("student", config.seed)
+    planned = [[material.train[index].id for index in batch] for batch in material.train_batches]
+    watching = callbacks(config, output, planned, config.early_stopping_patience if evaluated else None, begun)
+    plan = trainer.Plan(
+        objective=None,
+        batches=material.train_batches,
+        eval_batches=material.validation_batches,
+        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
+        part_tokens=config.batch_tokens,
+        packed=is_packed(config, attending),
+    )
+    if config.on_policy is not None:
+        from pipeline.training import on_policy
+
+        return on_policy.build(
+            on_policy.Setting(
+                config=config.on_policy,
+                shared=settings,
+                plan=plan,
+                student=student,
+                tokenizer=tokenizer,
+                teacher=inputs.model("teacher"),
+                train=material.train,
+                validation=material.validation,
+                compute_dtype=getattr(torch, config.compute_dtype),
+                callbacks=watching,
+            )
+        )
     context = objectives.Context(
         student=student,
         tokenizer=tokenizer,
@@ -439,36 +495,22 @@ def build_trainer(
         folder=inputs.model,
         attention=attending,
         seed=config.seed,
-        targets=soft_targets,
+        targets=material.targets,
         second=second,
     )
+    made = objectives.load(config.objective).make(getattr(config, config.objective, None), context)
     return trainer.PlannedTrainer(
-        trainer.Plan(
-            objective=objectives.load(config.objective).make(getattr(config, config.objective, None), context),
-            batches=material.train_batches,
-            eval_batches=material.validation_batches,
-            pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
-            part_tokens=config.batch_tokens,
-            packed=is_packed(config, attending),
-        ),
+        replace(plan, objective=made),
         model=student,
         args=SFTConfig(**settings),
         train_dataset=trainer.as_dataset(material.train),
         eval_dataset=trainer.as_dataset(material.validation) if evaluated else None,
         processing_class=tokenizer,
-        callbacks=callbacks(
-            config,
-            output,
-            [[material.train[index].id for index in batch] for batch in material.train_batches],
-            config.early_stopping_patience if evaluated else None,
-            begun,
-        ),
+        callbacks=watching,
     )
 
 
-def results(
-    config: Config, material: Material, trainer: "PlannedTrainer", begun: int, seconds: float
-) -> dict[str, Any]:
+def results(config: Config, material: Material, trainer: "Planned", begun: int, seconds: float) -> dict[str, Any]:
     """The figures of a training for the manifest. Rates are of the steps run by this process."""
     lengths = [one.length for one in material.train]
     history, state = trainer.state.log_history, trainer.state
@@ -669,8 +711,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     material = checked(config, inputs, tokenizer, output)
     output.facts["student"] = students.figures(inputs.model("student"))
     output.say(students.line(output.facts["student"]))
-    folder = soft_targets(config, inputs, output, tokenizer, material)
-    paired = [] if folder is None else [targets.said_of(folder)]
+    material = replace(material, targets=soft_targets(config, inputs, output, tokenizer, material))
+    paired = [] if material.targets is None else [targets.said_of(material.targets)]
     plan = content_id(
         declared(config),
         inputs.weights("student"),
@@ -688,12 +730,12 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     made = ("checkpoint", "peer") if config.objective == "mutual" else ("checkpoint",)
     places = {name: output.artifact(name) for name in made}
     if started is not None:
-        output.facts.update(in_processes(config, inputs, output, started, (tokenizer, material, last, places, folder)))
+        output.facts.update(in_processes(config, inputs, output, started, (tokenizer, material, last, places)))
         return
     from pipeline.training.trainer import Diverged
 
     try:
-        output.facts.update(train(config, inputs, output, tokenizer, material, last, places, folder))
+        output.facts.update(train(config, inputs, output, tokenizer, material, last, places))
     except Diverged as error:
         raise StageError(f"{error} {saved(error, error.batches, output.folder)}") from error
 
@@ -706,21 +748,24 @@ def train(
     material: Material,
     begun: Path | None,
     places: Mapping[str, Path],
-    soft_targets: Path | None,
 ) -> dict[str, Any]:
     """Train, and write what came of it to its places; the figures. With others like it where accelerate started them:
     then the first of them writes.
     """
     from pipeline.training import model
 
-    trainer = build_trainer(config, inputs, output, tokenizer, material, begun, soft_targets)
+    trainer = build_trainer(config, inputs, output, tokenizer, material, begun)
     start = time.monotonic()
     with heap.kept():
         trainer.go_on(begun)
     step = 0 if begun is None else checkpoints.step_of(begun)
     figures = results(config, material, trainer, step, time.monotonic() - start)
+    if config.on_policy is not None:
+        from pipeline.training import on_policy
+
+        figures |= on_policy.figures(trainer.state.log_history, step, figures["seconds_stepping"])
     if trainer.rank == 0:
-        model.save(trainer.model, tokenizer, places["checkpoint"], config.save_dtype)
+        model.save(trainer.finished(), tokenizer, places["checkpoint"], config.save_dtype)
         if "peer" in places:
             model.save(trainer.beside["peer"], tokenizer, places["peer"], config.save_dtype)
     trainer.accelerator.wait_for_everyone()
@@ -761,7 +806,7 @@ def in_processes(
 
     from pipeline.training import process
 
-    given = process.Given({role: inputs.model(role) for role in weights(config)})
+    given = process.Given({role: inputs.model(role) for role in ("student", *beside(config))}, inputs.root)
     told = {"progress": lambda value: output.progress(Progress(**value)), "say": output.say}
     try:
         figures: dict[str, Any] = process.launch(

@@ -21,8 +21,12 @@ OBJECTIVES: Mapping[str, str] = MappingProxyType(
         "soft_labels": "pipeline.objectives.soft_labels",
         "features": "pipeline.objectives.features",
         "mutual": "pipeline.objectives.mutual",
+        "on_policy": "pipeline.objectives.on_policy",
     }
 )
+APART = (
+    "on_policy",
+)  # those that are no loss over given tokens: their modules have no `make`, but a trainer of theirs
 IGNORED = -100  # the label of a token that is not learnt; torch's and transformers' convention
 
 

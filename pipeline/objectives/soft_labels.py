@@ -110,7 +110,7 @@ def make(config: Config, context: Context) -> Objective:
     if context.targets is None:
         raise ValueError("objective soft_labels was given no stored targets; expected the folder they were written to")
     stored = Stored(context.targets)
-    entries = context.student.get_output_embeddings().out_features
+    entries = context.student.config.get_text_config().vocab_size
     if stored.highest_id >= entries:
         raise ValueError(
             f"the stored soft labels name the token {stored.highest_id}, and the student's output head has {entries}; "

@@ -56,10 +56,10 @@ class Telling:
 
 
 class Given:
-    """What a job may use of a stage's Inputs: the folders of models, by role."""
+    """What a job may use of a stage's Inputs: the folders of models, by role, and where relative paths start."""
 
-    def __init__(self, models: Mapping[str, Path]) -> None:
-        self.models = models
+    def __init__(self, models: Mapping[str, Path], root: Path) -> None:
+        self.models, self.root = models, root
 
     def model(self, role: str) -> Path:
         return self.models[role]

@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 from statistics import median
+from types import MappingProxyType
 from typing import Any
 
 import torch
@@ -94,7 +95,7 @@ class PlannedBatches(Sampler[list[int]]):
 class Plan:
     """What the trainer below needs beyond TRL's arguments. The whole training is one pass over `batches`."""
 
-    objective: Objective
+    objective: Objective | None  # None: the trainer has a loss of its own
     batches: Sequence[list[int]]
     eval_batches: Sequence[list[int]]
     pad_token_id: int
@@ -188,12 +189,93 @@ class Cleared(TrainerCallback):
             module.zero_grad()
 
 
-class PlannedTrainer(SFTTrainer):
-    """SFTTrainer without its per-step metrics, its loss of all logits at once, and its unsealed checkpoints."""
+class Planned:
+    """What every trainer of ours adds to TRL's: planned batches, sealed checkpoints, and going on from one of them."""
+
+    plan: Plan
+    model: Any
+    args: Any
+    state: Any
+    accelerator: Any
+    data_collator: Any
+    train_dataset: Any
+    eval_dataset: Any
+    rank, world = 0, 1  # of the processes that train
+    beside: Mapping[str, torch.nn.Module] = MappingProxyType({})  # what is trained beside the student, by its name
+
+    def get_train_dataloader(self) -> DataLoader[Any]:
+        return self._loader(self.train_dataset, self.plan.batches)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
+        return self._loader(self.eval_dataset, self.plan.eval_batches)
+
+    def _loader(self, dataset: Any, batches: Sequence[list[int]]) -> DataLoader[Any]:
+        loader: DataLoader[Any] = DataLoader(
+            dataset, batch_sampler=PlannedBatches(batches), collate_fn=self.data_collator, num_workers=0
+        )
+        if self.world > 1:
+            return loader  # every process reads all batches, and takes its parts
+        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
+        return prepared
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        """Save, seal, and only then delete what is neither best nor last, so that a kill always leaves one."""
+        start = time.monotonic()
+        super()._save_checkpoint(model, trial)  # type: ignore[misc]
+        self.accelerator.wait_for_everyone()
+        if self.rank == 0:
+            self._seal()
+        self.accelerator.wait_for_everyone()
+        self.plan.seconds["save"] += time.monotonic() - start
+
+    def _seal(self) -> None:
+        folder = self.root / f"checkpoint-{self.state.global_step}"
+        self.save_beside(folder)
+        seal(folder)
+        prune(self.root, folder)
+
+    def save_beside(self, folder: Path) -> None:
+        """Write what a checkpoint holds besides TRL's files."""
+
+    def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
+        """As the parent does, then the best checkpoint by its step: the stored path may be that of a moved folder."""
+        trained = super()._init_training_state(*args, **kwargs)  # type: ignore[misc]
+        if self.state.best_global_step:
+            self.state.best_model_checkpoint = str(self.root / f"checkpoint-{self.state.best_global_step}")
+        return trained
+
+    @property
+    def root(self) -> Path:
+        return Path(str(self.args.output_dir))
+
+    def go_on(self, last: Path | None) -> None:
+        """Train from the start or from a checkpoint; one that had already stopped early only gives its best weights."""
+        if last is None or not stopped_early(last):
+            self.train(resume_from_checkpoint=None if last is None else str(last))  # type: ignore[attr-defined]
+            return
+        self.state = TrainerState.load_from_json(str(last / "trainer_state.json"))
+        wanted = best_of(last) if self.args.load_best_model_at_end else None
+        self.state.best_model_checkpoint = str(wanted or last)
+        self._load_best_model()  # type: ignore[attr-defined]
+
+    def finished(self) -> Any:
+        """The trained student."""
+        return self.model
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """None: the project describes its checkpoints itself."""
+
+    def _send_telemetry(self) -> None:
+        """None is sent."""
+
+
+class PlannedTrainer(Planned, SFTTrainer):
+    """SFTTrainer without its per-step metrics, and without its loss of all logits at once."""
 
     def __init__(self, plan: Plan, **kwargs: Any) -> None:
+        assert plan.objective is not None
         self.plan = plan
-        self.model: Any
+        self.objective: Objective = plan.objective
         # Of the part that goes through the student: what its summed loss is divided by, and whether it counts.
         self.learnt: float | None = None
         self.counted = True
@@ -201,7 +283,7 @@ class PlannedTrainer(SFTTrainer):
         super().__init__(data_collator=lambda rows: plan.laid_out(rows, self.rank, self.world), **kwargs)
         self.remove_callback(PrinterCallback)
         refuse_changed_logits(self.model)
-        self.beside = dict(plan.objective.modules())
+        self.beside = dict(self.objective.modules())
         for module in self.beside.values():
             module.to(self.args.device)
         self.add_callback(Cleared(list(self.beside.values())))
@@ -225,7 +307,7 @@ class PlannedTrainer(SFTTrainer):
         Raises Diverged, with the trace ids, where it is not finite.
         """
         moment = self.state.global_step / max(self.state.max_steps, 1)
-        found = self.plan.objective.loss(model, inputs, moment)
+        found = self.objective.loss(model, inputs, moment)
         loss = found.total / (max(found.positions, 1) if self.learnt is None else max(self.learnt, 1 / self.world))
         if not self.counted:
             loss = loss * 0.0
@@ -238,21 +320,6 @@ class PlannedTrainer(SFTTrainer):
             )
         return loss
 
-    def get_train_dataloader(self) -> DataLoader[Any]:
-        return self._loader(self.train_dataset, self.plan.batches)
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> DataLoader[Any]:
-        return self._loader(self.eval_dataset, self.plan.eval_batches)
-
-    def _loader(self, dataset: Any, batches: Sequence[list[int]]) -> DataLoader[Any]:
-        loader: DataLoader[Any] = DataLoader(
-            dataset, batch_sampler=PlannedBatches(batches), collate_fn=self.data_collator, num_workers=0
-        )
-        if self.world > 1:
-            return loader  # every process reads all batches, and takes its parts
-        prepared: DataLoader[Any] = self.accelerator.prepare(loader)
-        return prepared
-
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
         """The validation loss per learnt token, over all tokens rather than over batches of unequal size, and the means
         of what the objective reports beside it.
@@ -264,7 +331,7 @@ class PlannedTrainer(SFTTrainer):
             module.eval()
         with torch.inference_mode():
             for batch, counted in self._eval_parts():
-                found = self.plan.objective.loss(self.model, batch, 1.0)
+                found = self.objective.loss(self.model, batch, 1.0)
                 for name, (value, count) in {"loss": (found.total, found.positions), **found.figures}.items():
                     sums[name] += float(value) * counted
                     counts[name] += count * counted
@@ -291,29 +358,10 @@ class PlannedTrainer(SFTTrainer):
         for name, (value, count) in zip(names, whole, strict=True):
             sums[name], counts[name] = value, round(count)
 
-    def _save_checkpoint(self, model: Any, trial: Any) -> None:
-        """Save, seal, and only then delete what is neither best nor last, so that a kill always leaves one."""
-        start = time.monotonic()
-        super()._save_checkpoint(model, trial)  # type: ignore[no-untyped-call]
-        self.accelerator.wait_for_everyone()
-        if self.rank == 0:
-            self._seal()
-        self.accelerator.wait_for_everyone()
-        self.plan.seconds["save"] += time.monotonic() - start
-
-    def _seal(self) -> None:
-        folder = self.root / f"checkpoint-{self.state.global_step}"
+    def save_beside(self, folder: Path) -> None:
+        """See `Planned`: what the objective trains beside the student."""
         for name, module in self.beside.items():
             save_model(module, str(folder / BESIDE.format(name)))
-        seal(folder)
-        prune(self.root, folder)
-
-    def _init_training_state(self, *args: Any, **kwargs: Any) -> Any:
-        """As the parent does, then the best checkpoint by its step: the stored path may be that of a moved folder."""
-        trained = super()._init_training_state(*args, **kwargs)
-        if self.state.best_global_step:
-            self.state.best_model_checkpoint = str(self.root / f"checkpoint-{self.state.best_global_step}")
-        return trained
 
     def create_optimizer(self, model: Any = None) -> Any:
         """As the parent does, with what the objective's own modules train in a group of their own."""
@@ -347,23 +395,3 @@ class PlannedTrainer(SFTTrainer):
     def _load_beside(self, folder: Path) -> None:
         for name, module in self.beside.items():
             load_model(module, str(folder / BESIDE.format(name)), device=str(self.args.device))
-
-    @property
-    def root(self) -> Path:
-        return Path(str(self.args.output_dir))
-
-    def go_on(self, last: Path | None) -> None:
-        """Train from the start or from a checkpoint; one that had already stopped early only gives its best weights."""
-        if last is None or not stopped_early(last):
-            self.train(resume_from_checkpoint=None if last is None else str(last))
-            return
-        self.state = TrainerState.load_from_json(str(last / "trainer_state.json"))
-        wanted = best_of(last) if self.args.load_best_model_at_end else None
-        self.state.best_model_checkpoint = str(wanted or last)
-        self._load_best_model()
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """None: the project describes its checkpoints itself."""
-
-    def _send_telemetry(self) -> None:
-        """None is sent."""

@@ -1,0 +1,317 @@
+"""On-policy training on tiny models: prompts are an evaluation's, only padding is cut off, a kill changes nothing."""
+
+import inspect
+import math
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+
+from pipeline.roles import Student, Teacher
+from stages import sft
+from tests import tiny
+from tests.desk import DeskInputs, DeskOutput
+
+OWN = {"prompts_per_step": 4, "max_tokens": 6, "teacher_dtype": "float32"}
+VALUES: dict[str, Any] = {
+    "objective": "on_policy",
+    "epochs": 1,
+    "learning_rate": 1e-2,
+    "compute_dtype": "float32",
+    "save_dtype": "float32",
+    "early_stopping_patience": None,
+    "exec": {"threads": 1},
+}
+
+
+def padded(folder: Path, rows: int) -> Path:
+    """Give a tiny model of a folder so many more rows in its vocabulary than its tokenizer has tokens."""
+    import torch
+    from transformers import LlamaForCausalLM
+
+    model = LlamaForCausalLM.from_pretrained(folder)
+    torch.manual_seed(5)
+    model.resize_token_embeddings(len(tiny.tokenizer()) + rows, mean_resizing=False)
+    model.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """A student and a teacher of one tokenizer, their vocabularies padded to other sizes."""
+    folder = tmp_path_factory.mktemp("models")
+    return {
+        "student": padded(tiny.build(folder / "student"), 5),
+        "teacher": padded(tiny.build(folder / "teacher", seed=1), 13),
+    }
+
+
+def trained(folder: Path, models: dict[str, Path], **values: Any) -> DeskOutput:
+    rows = tiny.examples(12, validation=2)
+    inputs = DeskInputs(
+        folder,
+        {"examples": pa.Table.from_pylist(rows)},
+        teacher=Teacher(model="teacher"),
+        student=Student(model="student"),
+        models=models,
+    )
+    output = DeskOutput(folder)
+    own = OWN | values.pop("on_policy", {})
+    sft.run(sft.Config(**{**VALUES, **values, "on_policy": own}), inputs, output)
+    return output
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
+
+
+@pytest.fixture(scope="module")
+def done(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> DeskOutput:
+    return trained(tmp_path_factory.mktemp("whole"), models)
+
+
+def test_the_student_learns_from_its_teacher_and_keeps_the_shape_it_had(
+    done: DeskOutput, models: dict[str, Path]
+) -> None:
+    losses = [loss for _, loss in done.facts["loss"]]
+    assert len(losses) == done.facts["steps"] == 3
+    assert all(math.isfinite(loss) and loss > 0 for loss in losses)
+    assert [math.isfinite(loss) for _, loss in done.facts["eval_loss"]] == [True]
+    before, after = weights(models["student"]), weights(done.folder / "checkpoint")
+    assert {name: value.shape for name, value in before.items()} == {name: value.shape for name, value in after.items()}
+    size = len(tiny.tokenizer())
+    name = "model.embed_tokens.weight"
+    assert after[name][size:].equal(before[name][size:]), "the padding was trained"
+    assert not after[name][:size].equal(before[name][:size])
+    assert 3 * 4 <= done.facts["loss_tokens"] <= 12 * 6
+
+
+def test_a_vocabulary_loses_padding_alone_and_gets_it_back(models: dict[str, Path]) -> None:
+    import torch
+    from transformers import LlamaForCausalLM
+
+    from pipeline.training import on_policy
+
+    model = LlamaForCausalLM.from_pretrained(models["teacher"])
+    ids = torch.tensor([[5, 9, 300]])
+    size = on_policy.vocabulary(tiny.tokenizer())
+    with torch.no_grad():
+        before = model(ids).logits
+        padding = on_policy.trim(model, size)
+        trimmed = model(ids).logits
+        on_policy.restore(model, padding)
+        after = model(ids).logits
+    assert trimmed.shape[-1] == model_size(before) - 13 == size
+    assert torch.allclose(trimmed, before[..., :size], atol=1e-6)  # a product of another size is summed otherwise
+    assert after.equal(before)
+    with pytest.raises(ValueError, match=r"its tokenizer 9000 tokens"):
+        on_policy.trim(model, 9000)
+
+
+def model_size(logits: Any) -> int:
+    return int(logits.shape[-1])
+
+
+def divergence(trainer: Any, inputs: dict[str, Any], beta: float, temperature: float) -> float:
+    """The generalised Jensen-Shannon divergence of GKD per answer token, from whole distributions in float64."""
+    import torch
+
+    ids = torch.cat([inputs["prompt_ids"], inputs["completion_ids"]], 1)
+    mask = torch.cat([inputs["prompt_mask"], inputs["completion_mask"]], 1)
+    width = inputs["completion_ids"].shape[1]
+    with torch.no_grad():
+        student, teacher = (
+            model(input_ids=ids, attention_mask=mask)
+            .logits[:, -width - 1 : -1]
+            .double()
+            .div(temperature)
+            .log_softmax(-1)
+            for model in (trainer.model, trainer.teacher_model)
+        )
+    mixture = ((1 - beta) * student.exp() + beta * teacher.exp()).log()
+    each = beta * (teacher.exp() * (teacher - mixture)).sum(-1)
+    each += (1 - beta) * (student.exp() * (student - mixture)).sum(-1)
+    answered = inputs["completion_mask"].bool()
+    return float(each[answered].mean())
+
+
+def test_the_student_is_asked_token_for_token_as_an_evaluation_asks_and_learns_gkds_divergence(
+    tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from pipeline.templates import load_tokenizer, prompt_ids
+    from pipeline.training import on_policy
+
+    asked: dict[str, list[int]] = {}
+    real = on_policy.OnPolicyTrainer._generate_and_score_completions
+
+    def watched(self: Any, inputs: list[dict[str, Any]]) -> Any:
+        made = real(self, inputs)
+        for row, ids, mask in zip(inputs, made["prompt_ids"], made["prompt_mask"], strict=True):
+            asked[row["id"]] = ids[mask.bool()].tolist()
+        return made
+
+    losses: list[tuple[float, float]] = []
+    computed = on_policy.OnPolicyTrainer._compute_loss
+
+    def compared(self: Any, student: Any, inputs: dict[str, Any], count: Any) -> Any:
+        found = computed(self, student, inputs, count)
+        losses.append((float(found[0].detach()), divergence(self, inputs, 0.3, 0.7)))
+        return found
+
+    monkeypatch.setattr(on_policy.OnPolicyTrainer, "_generate_and_score_completions", watched)
+    monkeypatch.setattr(on_policy.OnPolicyTrainer, "_compute_loss", compared)
+    trained(tmp_path, models, on_policy={"beta": 0.3, "temperature": 0.7})
+    assert len(losses) == 4
+    assert [loss for loss, _ in losses] == pytest.approx([dense for _, dense in losses], rel=1e-4)
+    tokenizer = load_tokenizer(models["student"])
+    expected = {row["id"]: prompt_ids(tokenizer, row["prompt"]) for row in tiny.examples(12, validation=2)}  # type: ignore[arg-type]
+    assert asked == expected
+
+
+def test_a_training_that_was_cut_off_ends_as_an_unbroken_one(
+    tmp_path: Path, models: dict[str, Path], done: DeskOutput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from transformers import TrainerCallback
+
+    class Cut(TrainerCallback):
+        def on_save(self, *_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+    values = {"epochs": 2}
+    whole = trained(tmp_path / "whole", models, **values)
+    real = sft.callbacks
+    monkeypatch.setattr(sft, "callbacks", lambda *arguments: [*real(*arguments), Cut()])
+    with pytest.raises(KeyboardInterrupt):
+        trained(tmp_path / "cut", models, **values)
+    monkeypatch.setattr(sft, "callbacks", real)
+    again = trained(tmp_path / "cut", models, **values)
+    assert again.facts["resumed_at_step"] == 3
+    assert again.facts["loss"] == whole.facts["loss"]
+    before, after = (weights(output.folder / "checkpoint") for output in (whole, again))
+    assert [name for name, value in before.items() if not value.equal(after[name])] == []
+
+
+def test_it_begins_with_an_sft_checkpoint_where_the_recipe_names_one(
+    tmp_path: Path, models: dict[str, Path], done: DeskOutput
+) -> None:
+    begun = done.folder / "checkpoint"
+    output = trained(tmp_path, models, start=str(begun), learning_rate=1e-12)
+    before, after = weights(begun), weights(output.folder / "checkpoint")
+    assert all(value.allclose(after[name], atol=1e-6) for name, value in before.items())
+
+
+def other_teacher(folder: Path) -> Path:
+    """A teacher whose tokenizer knows other tokens, and whose template has another shape."""
+    import torch
+    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+    from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+    bpe = Tokenizer(models.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    special = ["<pad>", "<s>", "</s>"]
+    bpe.train_from_iterator(
+        ["What is the answer? " * 3],
+        trainers.BpeTrainer(vocab_size=300, special_tokens=special, initial_alphabet=alphabet, show_progress=False),
+    )
+    made = PreTrainedTokenizerFast(tokenizer_object=bpe, bos_token="<s>", eos_token="</s>", pad_token="<pad>")
+    made.chat_template = "<s>{% for m in messages %}[{{ m['role'] }}] {{ m['content'] }}\n{% endfor %}[answer] "
+    torch.manual_seed(2)
+    config = LlamaConfig(
+        vocab_size=len(made) + 4,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=1,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        bos_token_id=1,
+        eos_token_id=2,
+        pad_token_id=0,
+    )
+    LlamaForCausalLM(config).save_pretrained(folder)
+    made.save_pretrained(folder)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory, models: dict[str, Path]) -> dict[str, Path]:
+    return {**models, "teacher": other_teacher(tmp_path_factory.mktemp("foreign"))}
+
+
+def test_a_teacher_with_another_tokenizer_is_refused_unless_the_recipe_says_so(
+    tmp_path: Path, foreign: dict[str, Path], models: dict[str, Path]
+) -> None:
+    with pytest.raises(ValueError, match=r"another tokenizer.*sft\.on_policy\.across"):
+        trained(tmp_path / "a", foreign)
+    with pytest.raises(ValueError, match=r"the same tokenizer.*leave sft\.on_policy\.across out"):
+        trained(tmp_path / "b", models, on_policy={"across": {}})
+
+
+@pytest.mark.parametrize("share", [1.0, 0.0])
+def test_a_teacher_with_another_tokenizer_is_asked_in_its_own_template(
+    tmp_path: Path, foreign: dict[str, Path], monkeypatch: pytest.MonkeyPatch, share: float
+) -> None:
+    from trl.experimental.gold import gold_trainer
+
+    seen: list[tuple[str, str]] = []
+    real = gold_trainer.build_teacher_inputs_from_texts
+
+    def watched(tokenizer: Any, prompts: list[str], completions: list[str], **named: Any) -> Any:
+        seen.extend(zip(prompts, completions, strict=True))
+        return real(tokenizer, prompts, completions, **named)
+
+    monkeypatch.setattr(gold_trainer, "build_teacher_inputs_from_texts", watched)
+    output = trained(tmp_path, foreign, on_policy={"across": {"on_policy_share": share}})
+    losses = [loss for _, loss in output.facts["loss"]]
+    assert len(losses) == 3
+    assert all(math.isfinite(loss) for loss in losses)
+    assert {prompt for prompt, _ in seen} == {
+        f"<s>[user] {row['prompt'][0]['content']}\n[answer] "  # type: ignore[index]
+        for row in tiny.examples(12, validation=2)
+    }
+    assert not any("<|im_end|>" in completion for _, completion in seen)
+    traces = {row["completion"][0]["content"] for row in tiny.examples(12, validation=2)}  # type: ignore[index]
+    # An evaluation goes by the traces; a training by them, or by the student's own answers.
+    assert ({completion for _, completion in seen} == traces) == (share == 0.0)
+    before, after = weights(foreign["student"]), weights(output.folder / "checkpoint")
+    assert any(not value.equal(after[name]) for name, value in before.items())
+
+
+def test_gold_is_what_this_code_was_written_for() -> None:
+    """It is experimental: what is overridden, and what is relied on, by name and by parameters."""
+    from trl.experimental.gold import GOLDConfig, GOLDTrainer, gold_trainer
+
+    def parameters(function: Any) -> list[str]:
+        return list(inspect.signature(function).parameters)
+
+    assert parameters(GOLDTrainer._fill_buffer) == ["self", "generation_batch", "buffer_steps"]
+    assert parameters(GOLDTrainer._prepare_inputs) == ["self", "generation_batch"]
+    assert parameters(gold_trainer.build_teacher_inputs_from_texts) == [
+        "tokenizer",
+        "prompt_texts",
+        "completion_texts",
+        "use_extended_uld",
+    ]
+    source = inspect.getsource(GOLDTrainer.compute_loss)
+    for key in ("original_prompt_text", "original_completion_text", "byte_offsets"):
+        assert f'"{key}"' in source
+    assert "_buffered_inputs" in inspect.getsource(GOLDTrainer._fill_buffer)
+    fields = set(GOLDConfig.__dataclass_fields__)
+    assert {
+        "lmbda",
+        "beta",
+        "use_uld_loss",
+        "use_extended_uld",
+        "uld_use_hybrid_loss",
+        "uld_token_merge_strategy",
+        "teacher_tokenizer_name_or_path",
+    } <= fields
+
+
+def test_vllm_without_a_gpu_is_refused(tmp_path: Path, models: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match="torch sees no GPU"):
+        trained(tmp_path, models, on_policy={"exec": {"vllm": True}})
