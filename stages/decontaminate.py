@@ -7,7 +7,7 @@ drops nothing (`mix` does).
 import json
 import textwrap
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -117,8 +117,15 @@ class _Look:
         self._overlap, self._problems = overlap, problems
         self._known: dict[str, list[dict[str, Any]]] = {}
 
-    def at(self, row: Mapping[str, Any]) -> list[dict[str, Any]]:
-        """What stands in a trace and in its problem. Raises StageError where its problem is not there."""
+    def through(self, rows: Sequence[Mapping[str, Any]]) -> Iterator[tuple[str, list[dict[str, Any]]]]:
+        """The id of each trace, and what stands in it and in its problem. Raises StageError where a trace's problem is
+        not there.
+        """
+        suspects = self._overlap.suspects([row["raw"] or "" for row in rows])
+        for place, row in enumerate(rows):
+            yield row["id"], self._at(row, place in suspects)
+
+    def _at(self, row: Mapping[str, Any], suspected: bool) -> list[dict[str, Any]]:
         problem = self._problems.get(row["problem_id"])
         if problem is None:
             raise StageError(
@@ -129,7 +136,7 @@ class _Look:
             found = self._overlap.find(problem["text"], problem["task"])
             self._known[row["problem_id"]] = [described(hit, "problem") for hit in found]
         hits = self._known[row["problem_id"]]
-        in_trace = self._overlap.find(row["raw"] or "", problem["task"])
+        in_trace = self._overlap.find(row["raw"] or "", problem["task"]) if suspected else []
         if not in_trace:
             return hits
         words = normal_words(problem["text"])
@@ -181,10 +188,9 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     done = 0
     for table in inputs.batches("traces"):
         verdicts = []
-        for row in table.to_pylist():
-            hits = look.at(row)
+        for trace_id, hits in look.through(table.to_pylist()):
             sets.update({hit["benchmark"] for hit in hits})
-            verdicts.append(verdict(row["id"], hits))
+            verdicts.append(verdict(trace_id, hits))
         output.counts.update(row["reasons"][0] if row["reasons"] else "pass" for row in verdicts)
         output.write("verdicts", as_table(verdicts, VERDICT))
         done += len(verdicts)

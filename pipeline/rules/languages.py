@@ -34,6 +34,22 @@ _WORDS = {
     "depois agora que em se na no ao esta este cada",
     "nl": "het een dat niet we met voor op zijn maar ook als dan wordt worden dus omdat naar dit deze er heeft "
     "hebben kunnen moet nu eerst en is aan bij uit",
+    "sv": "och det är att som inte med av till har vi om så kan från när då också eller detta därför ett en på för "
+    "varje blir alltså eftersom sedan",
+    # Norwegian too: a sentence of one holds hardly a word that the other lacks.
+    "da": "og det er at som ikke ikkje med af av til har vi hvis så kan fra når da også eller dette derfor jeg et på "
+    "for hver bliver blir altså fordi",
+    "pl": "nie jest się że na jak ale tak czy oraz więc dla który która które mamy można jeśli wtedy ponieważ dlatego "
+    "przez są być teraz",
+    "cs": "je se že na jak ale tak pro který která které máme pokud pak protože proto jsou být nebo když tedy od při "
+    "není takže",
+    "ro": "și este nu că cu pentru din care sunt mai dar sau dacă atunci deci avem prin pe acum fiecare când unde apoi",
+    "tr": "ve bir bu için ile olarak olan çok daha gibi ama değil eğer ise çünkü sonra kadar olur",
+    "id": "dan yang adalah tidak ini itu dengan untuk dari pada karena jadi maka kita akan atau juga dapat bisa jika "
+    "setiap sebagai",
+    "vi": "là và của có không một các được này với thì những nếu vì nên bằng đó số",
+    "fi": "ja ei että niin kun mutta myös ovat joka jos siis koska sitten nyt tämä mitä voi olla kuin sekä ole",
+    "hu": "és az hogy nem egy ez akkor mert tehát így csak kell vagy már minden lesz volt",
 }
 FUNCTION_WORDS = {code: frozenset(words.split()) for code, words in _WORDS.items()}
 # Scripts with the RE2 name of each. A run of letters is a word; where words are not set apart, so many letters are one.
@@ -133,12 +149,11 @@ class Languages:
             if len(distinct) < _DISTINCT:
                 continue
             spoken = len(distinct & mine)
-            for code, known in FUNCTION_WORDS.items():
-                heard = len(distinct & known)
-                if code != self.main and heard >= _DISTINCT and heard > spoken + 1:
-                    self.words[code] += len(words)
-                    self.first.setdefault(code, " ".join(words)[:40])
-                    break
+            heard = {code: len(distinct & known) for code, known in FUNCTION_WORDS.items() if code != self.main}
+            code = max(heard, key=lambda name: heard[name])
+            if heard[code] >= _DISTINCT and heard[code] > spoken + 1:
+                self.words[code] += len(words)
+                self.first.setdefault(code, " ".join(words)[:40])
 
     def foreign(self, limits: Limits) -> tuple[str, int, int] | None:
         """(language, words, function words among them) of the other language that is over its limits; None without."""

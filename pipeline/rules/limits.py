@@ -7,7 +7,10 @@ from pydantic import Field
 from pipeline.section import Section
 
 # Languages that the rules tell apart: by their script, or (those written in Latin letters) by their function words.
-Language = Literal["en", "de", "fr", "es", "it", "pt", "nl", "zh", "ja", "ko", "ru", "el", "ar", "he", "hi", "th"]
+Language = Literal[
+    "en", "de", "fr", "es", "it", "pt", "nl", "sv", "da", "pl", "cs", "ro", "tr", "id", "vi", "fi", "hu",
+    "zh", "ja", "ko", "ru", "el", "ar", "he", "hi", "th",
+]  # fmt: skip
 
 
 class Limits(Section):

@@ -68,7 +68,14 @@ def normal(text: str) -> Tokens:
     \frac{1}{2}, $\dfrac12$ and 1/2 give 1 / 2; \left( gives (; 1,000 gives 1000. Signs that carry meaning in a formula
     stay words: operators, comparisons, brackets, percent.
     """
-    codes = _read(code_points(_without_dress(compatible(text).casefold())))
+    return normal_each([text])
+
+
+def normal_each(texts: Sequence[str]) -> Tokens:
+    """The words of some texts as `normal` reads them, one text after the other: of many short ones much faster."""
+    dressed = [_without_dress(compatible(text).casefold()) for text in texts]
+    text_starts = np.cumsum([0, *(len(text) + 1 for text in dressed)])  # a line's end keeps them apart
+    codes = _read(code_points("\n".join(dressed)))
     kinds = _NORMAL.kinds(codes)
     dropped = _numbers_joined(codes, kinds)
     _read_stars(codes, kinds)
@@ -81,7 +88,8 @@ def normal(text: str) -> Tokens:
         stays = np.ones(len(codes), dtype=bool)
         stays[dropped] = False
         codes, kinds = codes[stays], kinds[stays]
-    return tokens(codes, kinds, [0, len(codes)])
+        text_starts -= np.searchsorted(dropped, text_starts)
+    return tokens(codes, kinds, text_starts)
 
 
 def normal_words(text: str) -> list[str]:

@@ -82,9 +82,16 @@ def plot(found: list[dict[str, Any]], path: Path) -> None:
             right.plot(sizes, [one["memory_gib"][name] for one in found], "o-", color=COLOURS[name], alpha=0.8)
         for size, total in zip(sizes, totals, strict=True):
             left.annotate(f"{total:,.0f} s", (size, total), (0, 6), textcoords="offset points", ha="center")
-        left.set(xscale="log", yscale="log", xlabel="traces of 300 tokens", ylabel="seconds, two cores")
+        left.set(
+            xscale="log",
+            yscale="log",
+            xlabel="traces of 300 tokens",
+            ylabel=f"seconds on {found[-1]['processors']} cores",
+        )
         left.legend(frameon=False, fontsize=8)
+        left.margins(x=0.12, y=0.12)
         right.axhline(MEMORY_BAR_GIB, color="#cc3333", linestyle="--", linewidth=1)
+        right.annotate("the bar", (sizes[0], MEMORY_BAR_GIB), (0, -11), textcoords="offset points", color="#cc3333")
         right.set(xscale="log", xlabel="traces of 300 tokens", ylabel="GiB at the highest, all processes")
         right.set_ylim(0, MEMORY_BAR_GIB * 1.08)
         figure.savefig(path, metadata={"Date": None})

@@ -22,6 +22,28 @@ RUSSIAN = "Сначала сложим оба числа, и это будет �
 KOREAN = "먼저 두 수를 더하면 여덟이 됩니다. 그래서 답은 넷입니다.\n"
 
 
+OTHERS = {
+    "sv": "Först lägger vi ihop talen, och sedan delar vi med antalet barn. Det är alltså inte mer än 4 till var och "
+    "en.\n",
+    "da": "Først lægger vi tallene sammen, og så deler vi med antallet af børn. Det er altså ikke mere end 4 til "
+    "hver.\n",
+    "pl": "Najpierw dodajemy obie liczby, a potem dzielimy przez liczbę dzieci, więc każde dostaje 4, ponieważ nie "
+    "ma ich więcej.\n",
+    "cs": "Nejprve sečteme obě čísla a pak je vydělíme počtem dětí, takže každé dostane 4, protože jich není více.\n",
+    "ro": "Mai întâi adunăm cele două numere, și apoi împărțim la numărul de copii, deci fiecare primește 4, pentru "
+    "că sunt doi copii.\n",
+    "tr": "Önce iki sayıyı toplarız ve sonra çocuk sayısına böleriz, çünkü her çocuk için 4 elma kalır ve bu daha "
+    "fazla değil.\n",
+    "id": "Pertama kita jumlahkan kedua bilangan itu, lalu dibagi dengan jumlah anak, jadi setiap anak mendapat 4 "
+    "dan tidak lebih.\n",
+    "vi": "Trước hết ta cộng hai số, nên tổng của các số này là 8, và nếu chia cho hai em thì được 4.\n",
+    "fi": "Ensin laskemme luvut yhteen, ja sitten jaamme lasten määrällä, joten jokainen saa 4, koska lapsia ei ole "
+    "enempää.\n",
+    "hu": "Először összeadjuk a két számot, és akkor elosztjuk a gyerekek számával, tehát egy gyerek 4 almát kap, "
+    "mert nem több.\n",
+}
+
+
 def said(*texts: str) -> list[Case]:
     return [Case(text[-60:].strip(), thinking(text)) for text in texts]
 
@@ -117,6 +139,20 @@ def test_a_reasoning_that_leaves_its_language_fails(rule: str, case: Case) -> No
 @pytest.mark.parametrize(("rule", "case"), listed(PASSES), ids=named)
 def test_formulas_code_names_and_quotes_are_no_language(rule: str, case: Case) -> None:
     assert figures(rule, case.trace, case.limits) is None
+
+
+@pytest.mark.parametrize("code", OTHERS)
+def test_further_languages_in_latin_letters_are_told(code: str) -> None:
+    text = OTHERS[code]
+    assert Languages(text).main == code
+    mixed = figures("languages_mixed", thinking(ENGLISH * 3 + text))
+    assert mixed is not None
+    assert (mixed["main"], mixed["other"]) == ("en", code)
+    assert figures("languages_mixed", thinking(text * 3 + ENGLISH)) is not None
+    assert figures("languages_mixed", thinking(text * 3)) is None
+    assert figures("language_differs", thinking(text), Limits(reasoning_language="en")) is not None
+    asked_for = Limits.model_validate({"reasoning_language": code})
+    assert figures("language_differs", thinking(text), asked_for) is None
 
 
 def test_the_figures_say_which_languages() -> None:

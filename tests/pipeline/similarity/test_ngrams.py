@@ -5,6 +5,7 @@ import textwrap
 
 import pytest
 
+from pipeline.similarity import ngrams
 from pipeline.similarity.ngrams import Hit, Overlap, Reference
 from pipeline.similarity.normal import normal_words
 
@@ -54,6 +55,20 @@ def test_every_planted_copy_of_a_short_item_is_found(form: str, count: int) -> N
 def test_every_planted_copy_of_a_long_item_is_found(form: str) -> None:
     hits = overlap_of(DUCKS).find(FORMS[form](DUCKS))
     assert [(hit.kind, hit.score) for hit in hits] == [("ngram", 1.0)]
+
+
+def test_whatever_finds_something_is_a_suspect_and_little_else_is(monkeypatch: pytest.MonkeyPatch) -> None:
+    texts = [*sums(20), DUCKS, "3 + 4"]
+    overlap = overlap_of(*texts)
+    clean = ["", "Nothing of it.", CARRIER.format("An apple a day."), "3 + 5"]
+    draw = random.Random(8)
+    for size in (1, 50, 1 << 16):
+        monkeypatch.setattr(ngrams, "_BATCH_CHARACTERS", size)
+        forms = [FORMS[form](text) for form in FORMS for text in texts] + clean * 40
+        draw.shuffle(forms)
+        found = {place for place, text in enumerate(forms) if overlap.find(text)}
+        assert found <= overlap.suspects(forms)
+        assert not overlap.suspects(forms) & {place for place, text in enumerate(forms) if text in clean}
 
 
 @pytest.mark.parametrize("count", [1, 2, 20, 300])

@@ -1,8 +1,11 @@
 """Words for comparing: what is folded, and what stays different."""
 
+import random
+from itertools import pairwise
+
 import pytest
 
-from pipeline.similarity.normal import normal_words, numbers
+from pipeline.similarity.normal import normal, normal_each, normal_words, numbers
 
 SAME = [
     ("What is 1/2 of 8?", r"what is $\frac{1}{2}$ of $8$"),
@@ -56,6 +59,21 @@ def test_dress_is_folded(one: str, other: str) -> None:
 @pytest.mark.parametrize(("one", "other"), DIFFERENT)
 def test_what_changes_a_problem_stays(one: str, other: str) -> None:
     assert normal_words(one) != normal_words(other)
+
+
+def test_texts_read_together_give_what_each_gives_alone() -> None:
+    """Whatever stands at the end of one and at the start of the next."""
+    draw = random.Random(6)
+    edges = ["", "!", "5", "! 5", "5!", "-", "a -", "- b", "a", "b-c", "*", "**"]
+    edges += ["x*", "**y", "1,", "000", ",000", ".5", "\n"]
+    texts = [*edges, *(text for pair in (*SAME, *DIFFERENT) for text in pair), "北京", "\ud800"]
+    for _ in range(60):
+        some = draw.sample(texts, draw.randint(1, 12))
+        found = normal_each(some)
+        bounds = found.bounds.tolist()
+        assert [found.words(start, end) for start, end in pairwise(bounds)] == [normal_words(text) for text in some]
+        alone = [normal(text).hashes.tolist() for text in some]
+        assert [found.hashes[start:end].tolist() for start, end in pairwise(bounds)] == alone
 
 
 def test_a_text_of_punctuation_has_no_words() -> None:
