@@ -17,7 +17,8 @@ def adapted(tmp_path: Path) -> Any:
     import torch
 
     from pipeline.training import model
-    from stages.sft import Lora, adapter
+    from pipeline.training.options import Lora
+    from pipeline.training.settings import adapter
 
     made = model.load(tiny.build(tmp_path), "float32", "sdpa", adapter(Lora(rank=4), ADDED), 0, False).eval()
     torch.manual_seed(3)
