@@ -30,7 +30,7 @@ VALUES: dict[str, Any] = {
 }
 FULL = VALUES | {"method": "full"}
 # A rate that makes the validation loss rise, with patience for two worse ones: it stops early.
-STOPPING = FULL | {"learning_rate": 2.0, "warmup_share": 0.0, "schedule": "constant", "early_stopping_patience": 2}
+STOPPING = FULL | {"learning_rate": 100.0, "warmup_share": 0.0, "schedule": "constant", "early_stopping_patience": 2}
 
 
 def die(*_: Any, **__: Any) -> None:
