@@ -41,6 +41,8 @@ def test_the_exported_student_answers_a_chat_until_it_is_interrupted(tmp_path: P
             env=small.environment(data),
             stdout=file,
             stderr=file,
+            # A shell that runs the tests in the background has them, and so what they start, ignore it.
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
         )
     try:
         while b"ready: " not in log.read_bytes():
