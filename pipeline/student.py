@@ -9,12 +9,12 @@ there. It fetches nothing and trains nothing.
 import json
 import os
 import shutil
-import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from pipeline import child
 from pipeline.think import CLOSE, OPEN
 
 # Raised by hand when the same source and values would become other weights or other tokens.
@@ -143,15 +143,8 @@ def add_tokens(model: Any, tokenizer: Any, texts: Sequence[str]) -> list[str]:
 def run_make(source: Path, dest: Path, layers: Sequence[int] | None, think_tokens: bool) -> None:
     """`make` in a process of its own. Raises StudentError with the last line of its error."""
     values = json.dumps({"layers": layers, "think_tokens": think_tokens})
-    command = [sys.executable, "-m", "pipeline.student", str(source.resolve()), str(dest.resolve()), values]
-    root = Path(__file__).resolve().parent.parent
-    answer = subprocess.run(command, cwd=root, capture_output=True, text=True)
-    if answer.returncode:
-        lines = answer.stderr.strip().splitlines()
-        raise StudentError(
-            f"making a student of {source} ended with exit code {answer.returncode}: "
-            f"{lines[-1] if lines else 'no message'}"
-        )
+    if why := child.failure("pipeline.student", source.resolve(), dest.resolve(), values):
+        raise StudentError(f"making a student of {source} ended with {why}")
 
 
 def figures(folder: Path) -> dict[str, Any]:

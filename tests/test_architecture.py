@@ -22,6 +22,7 @@ LAYERS = (
         "expression",
         "canonical",
         "heap",
+        "child",
         "key_index",
         "seccomp",
         "isolation",
