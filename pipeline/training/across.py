@@ -5,6 +5,7 @@ It aligns no tokens itself: TRL does, by the bytes that both sides' tokens end a
 
 import os
 from collections.abc import Mapping, Sequence
+from itertools import accumulate, pairwise
 from typing import Any
 
 import torch
@@ -16,6 +17,7 @@ os.environ.setdefault("TRL_EXPERIMENTAL_SILENCE", "1")  # a test pins what is us
 from trl.experimental.gold import GOLDConfig, GOLDTrainer
 
 from pipeline.objectives import IGNORED
+from pipeline.objectives.vocabulary import vocabulary
 from pipeline.templates import decode, prompt_ids, render
 from pipeline.training.encode import Encoded
 from pipeline.training.on_policy import OnPolicy, Padding, Setting
@@ -83,23 +85,19 @@ def as_pairs(examples: Sequence[Encoded], tokenizer: Any, teacher: Any) -> Datas
 
     Raises ValueError where the teacher's tokenizer would not give its own prompt the tokens it is generated with.
     """
-    rows = []
+    rows, lengths = [], vocabulary(tokenizer).lengths.tolist()
     for one in examples:
-        completion = list(one.completion)
-        asked = teacher_text(teacher, one)
-        pieces = [len(piece) for piece in tokenizer.convert_ids_to_tokens(completion[:-1])]
-        ends = [sum(pieces[: place + 1]) for place in range(len(pieces))]
-        starts = [0, *ends[:-1]] if ends else []
-        whole = ends[-1] if ends else 0
+        said = list(one.completion[:-1])
+        ends = [0, *accumulate(lengths[token] for token in said)]
         rows.append(
             {
                 "id": one.id,
                 "input_ids": one.input_ids,
                 "labels": one.labels,
                 "prompt_length": len(one.prompt),
-                "teacher_prompt": asked,
-                "completion_text": decode(tokenizer, completion[:-1]),
-                "offsets": [[start, end] for start, end in zip(starts, ends, strict=True)] + [[whole, whole]],
+                "teacher_prompt": teacher_text(teacher, one),
+                "completion_text": decode(tokenizer, said),
+                "offsets": [*map(list, pairwise(ends)), [ends[-1], ends[-1]]],
             }
         )
     return Dataset.from_list(rows)

@@ -13,10 +13,11 @@ from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import AutoModelForCausalLM, PrinterCallback
+from transformers import PrinterCallback
 from trl.trainer.distillation_config import DistillationConfig
 from trl.trainer.distillation_trainer import DistillationTrainer
 
+from pipeline.objectives.companion import frozen
 from pipeline.objectives.on_policy import Config
 from pipeline.templates import end_token_id, load_tokenizer
 from pipeline.training.encode import Encoded
@@ -226,10 +227,7 @@ def build(setting: Setting) -> OnPolicy:
             f"and the student has only {limit} positions. Lower it to {config.max_tokens - longest + limit} or less."
         )
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_token_id(tokenizer))  # it ends an answer
-    teacher: Any = AutoModelForCausalLM.from_pretrained(
-        str(setting.teacher), dtype=getattr(torch, config.teacher_dtype), local_files_only=True
-    )
-    teacher.eval().requires_grad_(False)
+    teacher = frozen(setting.teacher, getattr(torch, config.teacher_dtype), "sdpa")
     trim(teacher, vocabulary(theirs))
     padding = trim(setting.student, vocabulary(tokenizer))
     on_gpu = torch.cuda.is_available()
