@@ -49,7 +49,7 @@ def arguments(options: Options, folder: Path, steps: int, evaluated: bool, on_gp
         "restore_callback_states_from_checkpoint": True,
         "report_to": "none",  # the callbacks are given
         "project": "seqdistill",
-        "run_name": folder.parents[2].name,  # the run's: runs/<run>/sft/work/trainer
+        "run_name": folder.parents[2].name,  # the folder that holds sft's
         "use_liger_kernel": with_liger(options, on_gpu),
         "liger_kernel_config": {"fused_linear_cross_entropy": False, "cross_entropy": False},  # losses are objectives'
         "disable_tqdm": True,
