@@ -7,8 +7,8 @@ the completion store, so that the teacher is asked once. Budgets count the token
 with their end tokens), whatever epochs that takes.
 
 answers: the answer alone, of verified traces. all: every trace that parses, right or wrong. verified: right traces, as
-in the demo. soft_labels: the same with the teacher's stored top-50 distributions. self_distillation: verified traces of
-the teacher and of the student of `verified`, same seed, for a fresh student: the second of two rounds, whatever dev says.
+in the demo. soft_labels: the same with the teacher's stored top-50 distributions. self_distillation: right traces of
+the teacher and of `verified`'s student, same seed, for a fresh student: the second of two rounds, whatever dev says.
 
 Intervals are over questions of the block `eval`, each question's share of right answers over the seeds; differences are
 paired with `verified` of the same student. A seed changes batches alone. The last line is JSON; exit code 1 where an
