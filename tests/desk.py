@@ -2,14 +2,17 @@
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pytest
 
 from pipeline.manifest import Manifest, Shard
 from pipeline.roles import Judge, Peer, Student, Teacher
 from pipeline.stage import Progress
+from stages import sft
 
 ROOT = Path(__file__).resolve().parent.parent
 
@@ -118,3 +121,19 @@ class DeskOutput:
     def rows(self, dataset: str) -> list[dict[str, Any]]:
         """All rows written to a dataset, as dicts."""
         return [row for table in self.tables.get(dataset, []) for row in table.to_pylist()]
+
+
+@contextmanager
+def interrupted_at_save() -> Iterator[None]:
+    """Have a training of `sft` be interrupted, as by Ctrl-C, once it has saved. Fails where it was not."""
+    from transformers import TrainerCallback
+
+    class Cut(TrainerCallback):
+        def on_save(self, *_: Any, **__: Any) -> None:
+            raise KeyboardInterrupt
+
+    real = sft.callbacks
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(sft, "callbacks", lambda *arguments: [*real(*arguments), Cut()])
+        with pytest.raises(KeyboardInterrupt):
+            yield

@@ -3,16 +3,21 @@
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
 import yaml
 
+from pipeline import recipe
+from pipeline.manifest import Manifest
+from pipeline.run import Run
+from pipeline.runner import Runner, Watcher
 from tests.tiny import build
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -50,7 +55,7 @@ def write(folder: Path, problems: int = 24, eval_problems: int = 6, **changes: A
     )
     if not (folder / "student").exists():
         build(folder / "student")
-    recipe = {
+    values = {
         "teacher": {"model": str(folder / "canned.jsonl"), "engine": "replay"},
         "student": {"model": str(folder / "student"), "engine": "hf", "dtype": "float32", "max_model_len": 512},
         "seed": {
@@ -70,13 +75,72 @@ def write(folder: Path, problems: int = 24, eval_problems: int = 6, **changes: A
     }
     for dotted, value in changes.items():
         *path, last = dotted.split("__")
-        place: Any = recipe
+        place: Any = values
         for part in path:
             place = place.setdefault(part, {})
         place[last] = value
     path = folder / "small.yaml"
-    path.write_text(yaml.safe_dump(recipe, sort_keys=False), encoding="utf-8")
+    path.write_text(yaml.safe_dump(values, sort_keys=False), encoding="utf-8")
     return path
+
+
+def write_rounds(folder: Path) -> Path:
+    """Write what `write` does, and problems of a block `dev`, for a run of three rounds at most.
+
+    No student ever answers right, so that it ends with the second round, and the first one's student is chosen.
+    """
+    defaults = {"task": "sums", "verifier": "exact", "license": "CC0-1.0"}
+    kinds = [("problems", "train"), ("dev", "dev"), ("eval", "eval")]
+    path = write(
+        folder,
+        problems=8,
+        eval_problems=2,
+        seed__sources=[
+            {"kind": "file", "path": str(folder / f"{name}.jsonl"), "defaults": {**defaults}, "split": split}
+            for name, split in kinds
+        ],
+        rounds={"count": 3},
+        generate={"samples": 2, "max_tokens": 64},
+        verify__exec={"workers": 1},
+        eval={"max_tokens": 8, "exec": {"workers": 1}},
+    )
+    rows = [{"text": problem(71 + n, 810 + n), "answer": str(881 + 2 * n)} for n in range(2)]
+    _jsonl(folder / "dev.jsonl", rows)
+    with open(folder / "canned.jsonl", "a") as file:
+        file.writelines(json.dumps({"text": row["text"], "completions": ["\\boxed{1}"]}) + "\n" for row in rows)
+    return path
+
+
+def moved(template: Path, folder: Path) -> Path:
+    """Copy a written folder with all that was run in it; the recipe's path there, whose own paths are moved along."""
+    shutil.copytree(template, folder)
+    path = folder / "small.yaml"
+    path.write_text(path.read_text().replace(str(template), str(folder)))
+    return path
+
+
+def run_of(path: Path, *settings: str, data: Path | None = None) -> Run:
+    """The run of a recipe; its data lie beside it where nothing else is said."""
+    return Run(recipe.load(path, settings), data=data or path.parent / "data")
+
+
+def ran(run: Run, to: str, force: Iterable[str] = ()) -> list[str]:
+    """Bring a run to a stage, in this process; the names of the stages that it really ran, in order."""
+    names: list[str] = []
+
+    def ends(name: str, manifest: Manifest, did: bool) -> None:
+        if did:
+            names.append(name)
+
+    Runner(run, Watcher(ends=ends)).through(to, force)
+    return names
+
+
+def manifest(run: Run, stage: str) -> Manifest:
+    """The manifest of a stage that has finished."""
+    found = run.manifest(stage)
+    assert found is not None, f"{stage} has not finished"
+    return found
 
 
 def can_variants(path: Path) -> None:
@@ -114,12 +178,13 @@ def seqdistill(data: Path, *words: str | Path, code: int = 0) -> str:
     return answer.stdout + answer.stderr
 
 
-def killed(data: Path, *words: str | Path, when: Callable[[], bool], poll_s: float = 0.1) -> None:
-    """Start the command line, and end it by SIGKILL as soon as `when` holds. Fails where it ended before."""
+def killed(data: Path, *words: str | Path, when: Callable[[], bool], wait_s: float = 0.0, poll_s: float = 0.1) -> bool:
+    """Start the command line, and end it by SIGKILL, with a wait, once `when` holds. Whether it was still running."""
     process = subprocess.Popen(
         command(*words), cwd=ROOT, env=environment(data), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
     )
     while process.poll() is None and not when():
         time.sleep(poll_s)
+    time.sleep(wait_s)
     process.kill()
-    assert process.wait() == -signal.SIGKILL, "it ended before it could be killed"
+    return process.wait() == -signal.SIGKILL

@@ -5,25 +5,17 @@ from pathlib import Path
 
 import pyarrow as pa
 
-from pipeline import plan, recipe
-from pipeline.run import Run
-from pipeline.runner import Runner, Watcher
 from pipeline.shards import read_shards
-from tests import made_run
+from tests import made_run, small
 
 
 def test_curation_finds_what_was_planted_in_a_made_up_run_and_nothing_else(tmp_path: Path) -> None:
     path = made_run.write(tmp_path, 960)
-    run = Run(recipe.load(path, ["mix.traces_per_problem=null"]), data=tmp_path / "data")
-    ran: list[str] = []
-    watcher = Watcher(ends=lambda name, manifest, did: ran.append(name) if did else None)
-    Runner(run, watcher).execute(plan.ORDER[: plan.ORDER.index("mix") + 1])
-    assert ran == ["verify", "filter", "dedupe", "decontaminate", "mix"]
-    made, mix = run.manifest("generate"), run.manifest("mix")
-    assert made is not None
-    assert mix is not None
-    planted = made.facts["planted"]
-    fates = pa.concat_tables(read_shards(run.stage_folder("mix"), mix.datasets["fates"].shards)).to_pylist()
+    run = small.run_of(path, "mix.traces_per_problem=null")
+    assert small.ran(run, "mix") == ["verify", "filter", "dedupe", "decontaminate", "mix"]
+    planted = small.manifest(run, "generate").facts["planted"]
+    shards = small.manifest(run, "mix").datasets["fates"].shards
+    fates = pa.concat_tables(read_shards(run.stage_folder("mix"), shards)).to_pylist()
     found = Counter(reason for row in fates for reason in set(row["reasons"]))
     assert len(fates) == 960
     assert min(planted.values()) > 0

@@ -1,6 +1,7 @@
 """A tiny random Llama and a small byte-level tokenizer with a chat template, built in seconds, for any test."""
 
 from pathlib import Path
+from typing import Any
 
 CHAT_TEMPLATE = (
     "{% for message in messages %}"
@@ -79,6 +80,13 @@ def build(
     LlamaForCausalLM(config).save_pretrained(folder)
     made.save_pretrained(folder)
     return folder
+
+
+def weights(folder: Path) -> dict[str, Any]:
+    """The tensors of a folder's one safetensors file, by name."""
+    from safetensors.torch import load_file
+
+    return load_file(folder / "model.safetensors")
 
 
 def examples(count: int, validation: int = 0, split: str = "train") -> list[dict[str, object]]:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-from pipeline import labelling, recipe
+from pipeline import labelling
 from pipeline.run import Run
 from pipeline.shards import read_shards
 from pipeline.soft_labels import hash_tokens
@@ -27,7 +27,7 @@ def run_of(folder: Path, model: Path) -> tuple[Run, Path]:
         },
         generate={"samples": 1, "max_tokens": 96, "logprobs": K, "sampling": {"temperature": 0.0}},
     )
-    return Run(recipe.load(path), data=folder / "data"), path
+    return small.run_of(path), path
 
 
 def store_of(run: Run) -> Store:
@@ -41,9 +41,7 @@ def completions(run: Run) -> dict[str, list[int]]:
 
 
 def dataset(run: Run, name: str) -> list[dict[str, Any]]:
-    manifest = run.manifest("generate")
-    assert manifest is not None
-    tables = read_shards(run.stage_folder("generate"), manifest.datasets[name].shards)
+    tables = read_shards(run.stage_folder("generate"), small.manifest(run, "generate").datasets[name].shards)
     return [row for table in tables for row in table.to_pylist()]
 
 
@@ -52,7 +50,7 @@ def test_a_killed_capture_and_its_rerun_label_every_trace_once_as_an_unbroken_ru
     (tmp_path / "killed").mkdir()
     (tmp_path / "unbroken").mkdir()
     run, path = run_of(tmp_path / "killed", model)
-    small.killed(
+    assert small.killed(
         run.data,
         *("run", path, "--to", "generate"),
         when=lambda: run.store.exists() and len(completions(run)) >= PROBLEMS // 4,
@@ -74,11 +72,10 @@ def test_a_killed_capture_and_its_rerun_label_every_trace_once_as_an_unbroken_ru
         assert labels.sampled.tolist() == traces[row["id"]]
         assert labels.ids.shape == (len(traces[row["id"]]), K)
     assert {key: store_of(run).labels.get(key, hash_tokens(ids)) for key, ids in before.items()} == captured
-    manifest = run.manifest("generate")
-    assert manifest is not None
+    facts = small.manifest(run, "generate").facts
     # Labels are stored before the completion they are of: none has to be scored.
-    assert manifest.facts["soft_labels"]["labels_scored_later"] == 0
-    assert manifest.facts["reused"] == len(before)
+    assert facts["soft_labels"]["labels_scored_later"] == 0
+    assert facts["reused"] == len(before)
 
     whole, path = run_of(tmp_path / "unbroken", model)
     small.seqdistill(whole.data, "run", path, "--to", "generate")

@@ -2,14 +2,11 @@
 
 import random
 import shutil
-import subprocess
-import time
 from pathlib import Path
 
 import pytest
 
-from pipeline import plan, recipe
-from pipeline.run import Run
+from pipeline import plan
 from tests import small
 
 KILLED = plan.ORDER[: plan.ORDER.index("mix") + 1]  # sft has its own kills, eval and report read what it wrote
@@ -25,9 +22,8 @@ def unbroken(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def fingerprints(path: Path, data: Path, stage: str) -> dict[str, dict[str, str]]:
     """Each dataset's column fingerprints, which are equal exactly where the rows sorted by id are."""
-    manifest = Run(recipe.load(path), data=data).manifest(stage)
-    assert manifest is not None
-    return {name: dataset.columns for name, dataset in manifest.datasets.items()}
+    datasets = small.manifest(small.run_of(path, data=data), stage).datasets
+    return {name: dataset.columns for name, dataset in datasets.items()}
 
 
 @pytest.mark.parametrize("stage", KILLED)
@@ -43,21 +39,11 @@ def test_a_killed_stage_run_again_writes_what_an_unbroken_one_writes(
     if stage == "generate":
         shutil.rmtree(data / "store")
     draw = random.Random(stage)
+    started = data / "runs/small" / stage / "intent.json"
     for _ in range(3):
-        process = subprocess.Popen(
-            small.command("run", path, "--to", stage),
-            cwd=small.ROOT,
-            env=small.environment(data),
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
-        started = data / "runs/small" / stage / "intent.json"
-        while not started.exists() and process.poll() is None:
-            time.sleep(0.01)
-        time.sleep(draw.uniform(0, 0.5))
-        process.kill()
-        process.wait()
-        state = Run(recipe.load(path), data=data).state(stage).word
+        wait_s = draw.uniform(0, 0.5)
+        small.killed(data, "run", path, "--to", stage, when=started.exists, wait_s=wait_s, poll_s=0.01)
+        state = small.run_of(path, data=data).state(stage).word
         assert state in ("partial", "fresh")
         if state == "fresh":
             break
@@ -71,20 +57,12 @@ def test_a_seed_killed_while_the_teacher_writes_keeps_what_was_written(tmp_path:
     path = small.write(tmp_path, teacher__exec={"delay_s": 0.03}, seed__augment=[wish])
     small.can_variants(path)
     data = tmp_path / "data"
-    process = subprocess.Popen(
-        small.command("run", path, "--to", "seed"),
-        cwd=small.ROOT,
-        env=small.environment(data),
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-    )
-    while process.poll() is None and not any(file.stat().st_size for file in data.glob("store/*/journal-*.log")):
-        time.sleep(0.01)
-    process.kill()
-    assert process.wait() != 0, "it ended before it could be killed"
+
+    def writing() -> bool:
+        return any(file.stat().st_size for file in data.glob("store/*/journal-*.log"))
+
+    assert small.killed(data, "run", path, "--to", "seed", when=writing, poll_s=0.01)
     small.seqdistill(data, "run", path, "--to", "seed")
     small.seqdistill(tmp_path / "unbroken", "run", path, "--to", "seed")
-    manifest = Run(recipe.load(path), data=data).manifest("seed")
-    assert manifest is not None
-    assert manifest.facts["generation"]["rewritings"]["reused"] > 0
+    assert small.manifest(small.run_of(path), "seed").facts["generation"]["rewritings"]["reused"] > 0
     assert fingerprints(path, data, "seed") == fingerprints(path, tmp_path / "unbroken", "seed")

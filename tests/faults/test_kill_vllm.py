@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from pipeline import models, recipe
+from pipeline import models
 from pipeline.run import ROOT, Run
 from pipeline.shards import read_shards
 from pipeline.store import Store
@@ -25,16 +25,15 @@ def test_a_killed_generation_buys_only_what_was_not_durable(tmp_path: Path) -> N
         teacher={"model": TEACHER, "engine": "vllm", "max_model_len": 512, "exec": {"max_num_seqs": 8}},
         generate={"samples": 2, "max_tokens": 48},
     )
-    run = Run(recipe.load(path), data=tmp_path / "data")
-    small.killed(
+    run = small.run_of(path)
+    assert small.killed(
         run.data, *("run", path, "--to", "generate"), when=lambda: run.store.exists() and len(stored(run)) >= 16
     )
     before = stored(run)
     assert 16 <= len(before) < 80
 
     small.seqdistill(run.data, "run", path, "--to", "generate")
-    manifest = run.manifest("generate")
-    assert manifest is not None
+    manifest = small.manifest(run, "generate")
     assert manifest.facts["reused"] == len(before)
     assert manifest.facts["bought"] == 80 - len(before)
     shards = manifest.datasets["traces"].shards

@@ -1,6 +1,3 @@
-import signal
-import subprocess
-import sys
 from pathlib import Path
 
 import pytest
@@ -9,7 +6,7 @@ from pipeline import soft_labels
 from pipeline.label_journal import Labels
 from pipeline.records import content_id
 from pipeline.store import Store, partition, writing
-from tests.pipeline.disk import full_after
+from tests.pipeline.disk import full_after, killed_writing
 from tests.pipeline.labels import made_up
 
 WEIGHTS = "weights"
@@ -130,19 +127,13 @@ def test_a_journal_of_an_earlier_format_is_named_with_the_fix(tmp_path: Path) ->
         found(tmp_path, 0)
 
 
+def append_three(store: Store) -> None:
+    for number in range(3):
+        store.labels.append(content_id(number), labels(number))
+
+
 def test_labels_appended_before_a_sigkill_are_there_afterwards(tmp_path: Path) -> None:
-    code = (
-        "import os, signal, sys\n"
-        "from pathlib import Path\n"
-        "from pipeline.records import content_id\n"
-        "from pipeline.store import writing\n"
-        "from tests.pipeline.test_label_journal import WEIGHTS, labels\n"
-        "with writing(Path(sys.argv[1]), WEIGHTS) as store:\n"
-        "    for number in range(3): store.labels.append(content_id(number), labels(number))\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
-    assert ended.returncode == -signal.SIGKILL
+    killed_writing(tmp_path, WEIGHTS, append_three)
     assert [found(tmp_path, number) for number in range(3)] == [labels(number) for number in range(3)]
 
 

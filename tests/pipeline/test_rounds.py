@@ -10,7 +10,7 @@ from typer.testing import CliRunner
 
 from pipeline import cli, plan, recipe
 from pipeline.check import check
-from pipeline.manifest import Manifest, write_record
+from pipeline.manifest import write_record
 from pipeline.publish import publish
 from pipeline.recipe import RecipeError
 from pipeline.rounds import LAST_STUDENT, Rounds, standing
@@ -19,6 +19,7 @@ from pipeline.runner import Runner, Stale, Watcher
 from pipeline.shards import read_shards
 from pipeline.stage import StageError
 from tests import small
+from tests.small import manifest, ran, run_of
 
 
 @pytest.mark.parametrize(
@@ -106,26 +107,7 @@ class Stopped(Exception):
 def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a finished run of three rounds at most, which was stopped in the second one before sft."""
     folder = tmp_path_factory.mktemp("rounds")
-    kinds = [("problems", "train"), ("dev", "dev"), ("eval", "eval")]
-    defaults = {"task": "sums", "verifier": "exact", "license": "CC0-1.0"}
-    sources = [
-        {"kind": "file", "path": str(folder / f"{name}.jsonl"), "defaults": {**defaults}, "split": split}
-        for name, split in kinds
-    ]
-    path = small.write(
-        folder,
-        problems=8,
-        eval_problems=2,
-        seed__sources=sources,
-        rounds={"count": 3},
-        generate={"samples": 2, "max_tokens": 64},
-        verify__exec={"workers": 1},
-        eval={"max_tokens": 8, "exec": {"workers": 1}},
-    )
-    rows = [{"text": small.problem(71 + n, 810 + n), "answer": str(881 + 2 * n)} for n in range(2)]
-    (folder / "dev.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    with open(folder / "canned.jsonl", "a") as file:
-        file.writelines(json.dumps({"text": row["text"], "completions": ["\\boxed{1}"]}) + "\n" for row in rows)
+    path = small.write_rounds(folder)
     seen: list[str] = []
 
     def starts(name: str, state: State) -> None:
@@ -142,37 +124,12 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def path(template: Path, tmp_path: Path) -> Path:
     """The recipe of a copy of the finished run."""
-    folder = tmp_path / "copy"
-    shutil.copytree(template, folder)
-    found = folder / "small.yaml"
-    found.write_text(found.read_text().replace(str(template), str(folder)))
-    return found
-
-
-def run_of(path: Path, *settings: str) -> Run:
-    return Run(recipe.load(path, settings), data=path.parent / "data")
-
-
-def manifest(run: Run, stage: str) -> Manifest:
-    found = run.manifest(stage)
-    assert found is not None
-    return found
+    return small.moved(template, tmp_path / "copy")
 
 
 def column(run: Run, stage: str, dataset: str, name: str) -> list[Any]:
     shards = manifest(run, stage).datasets[dataset].shards
     return [value for table in read_shards(run.stage_folder(stage), shards) for value in table[name].to_pylist()]
-
-
-def ran(run: Run, force: tuple[str, ...] = (), to: str = "report") -> list[str]:
-    names: list[str] = []
-
-    def ends(name: str, manifest: Manifest, did: bool) -> None:
-        if did:
-            names.append(name)
-
-    Runner(run, Watcher(ends=ends)).through(to, force)
-    return names
 
 
 def rescored(run: Run, accuracy: float) -> None:
@@ -219,7 +176,7 @@ def test_dev_decides_and_the_held_out_block_is_asked_of_the_chosen_student_alone
 
 
 def test_a_finished_run_does_nothing_again(path: Path) -> None:
-    assert ran(run_of(path)) == []
+    assert ran(run_of(path), "report") == []
 
 
 def test_another_choice_makes_the_runs_own_eval_and_report_stale_and_no_round(path: Path) -> None:
@@ -244,14 +201,14 @@ def test_a_rising_round_is_followed_by_another_whose_stages_wait_for_its_student
 
 def test_a_changed_training_asks_in_its_round_and_names_it(path: Path) -> None:
     with pytest.raises(Stale) as caught:
-        ran(run_of(path, "sft.learning_rate=0.5"))
+        ran(run_of(path, "sft.learning_rate=0.5"), "report")
     text = str(caught.value)
     assert "Stage sft of round 1 finished with other values" in text
     assert "make distill FORCE=sft" in text
 
 
 def test_more_rounds_leave_those_that_were_run_as_they_are(path: Path) -> None:
-    assert ran(run_of(path, "rounds.count=5")) == []
+    assert ran(run_of(path, "rounds.count=5"), "report") == []
 
 
 def test_a_run_without_rounds_becomes_the_first_of_some_and_back(path: Path) -> None:
@@ -262,14 +219,14 @@ def test_a_run_without_rounds_becomes_the_first_of_some_and_back(path: Path) -> 
     for name in plan.ROUND[:-1]:
         (folder / "round-1" / name).rename(folder / name)
     grown = run_of(path)
-    assert ran(grown) == []
+    assert ran(grown, "report") == []
     assert grown.in_round(1).stage_folder("sft") == folder / "sft"
     assert grown.in_round(1).stage_folder("eval") == folder / "round-1/eval"
 
 
 def test_a_block_that_seed_did_not_draw_is_refused_before_anything_is_generated(path: Path) -> None:
     with pytest.raises(StageError, match=r"No problem is in the block 'val'.*Blocks that seed wrote: dev, eval, train"):
-        ran(run_of(path, "rounds.split=val"))
+        ran(run_of(path, "rounds.split=val"), "report")
 
 
 def test_one_stage_of_one_round_is_run_alone_and_only_where_the_student_is_there(path: Path) -> None:

@@ -8,14 +8,14 @@ from typing import Any
 import pytest
 import yaml
 
-from pipeline import lock, plan, recipe
+from pipeline import lock, plan
 from pipeline.check import check
-from pipeline.manifest import Manifest, write_record
-from pipeline.run import Run
-from pipeline.runner import Runner, Stale, Watcher
+from pipeline.manifest import write_record
+from pipeline.runner import Runner, Stale
 from pipeline.shards import add_sums, read_shard, write_shard
 from pipeline.stage import StageError
 from tests import small
+from tests.small import manifest, run_of
 
 TO_MIX = plan.ORDER[: plan.ORDER.index("mix") + 1]
 
@@ -31,16 +31,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def path(template: Path, tmp_path: Path) -> Path:
-    """The recipe of a copy of the finished run, all of its paths moved along."""
-    folder = tmp_path / "copy"
-    shutil.copytree(template, folder)
-    found = folder / "small.yaml"
-    found.write_text(found.read_text().replace(str(template), str(folder)))
-    return found
-
-
-def run_of(path: Path, *settings: str) -> Run:
-    return Run(recipe.load(path, settings), data=path.parent / "data")
+    """The recipe of a copy of the finished run."""
+    return small.moved(template, tmp_path / "copy")
 
 
 def runner(path: Path, *settings: str) -> Runner:
@@ -49,32 +41,21 @@ def runner(path: Path, *settings: str) -> Runner:
 
 def ran(path: Path, *settings: str, force: tuple[str, ...] = (), to: str = "mix") -> list[str]:
     """Execute up to a stage; the names of the stages that really ran."""
-    names = []
-
-    def ends(name: str, manifest: Manifest, did: bool) -> None:
-        if did:
-            names.append(name)
-
-    Runner(run_of(path, *settings), Watcher(ends=ends)).execute(plan.ORDER[: plan.ORDER.index(to) + 1], force)
-    return names
+    return small.ran(run_of(path, *settings), to, force)
 
 
 def rows(path: Path, stage: str, dataset: str) -> list[dict[str, Any]]:
     this = run_of(path)
-    manifest = this.manifest(stage)
-    assert manifest is not None
     found = [
         row
-        for shard in manifest.datasets[dataset].shards
+        for shard in manifest(this, stage).datasets[dataset].shards
         for row in read_shard(this.stage_folder(stage), shard).to_pylist()
     ]
     return sorted(found, key=lambda row: str(row["id"]))
 
 
-def facts(path: Path, stage: str, *settings: str) -> dict[str, Any]:
-    manifest = run_of(path, *settings).manifest(stage)
-    assert manifest is not None
-    return manifest.facts
+def facts(path: Path, stage: str) -> dict[str, Any]:
+    return manifest(run_of(path), stage).facts
 
 
 def edit(path: Path, change: Any) -> None:
@@ -99,12 +80,10 @@ def test_raising_n_asks_only_for_the_new_samples_and_keeps_the_old_rows(path: Pa
 
 
 def test_raising_n_keeps_the_old_shards_as_they_are(path: Path) -> None:
-    before = run_of(path).manifest("generate")
+    before = manifest(run_of(path), "generate").datasets["traces"].shards
     ran(path, "generate.samples=4")
-    after = run_of(path).manifest("generate")
-    assert before is not None
-    assert after is not None
-    assert [shard in after.datasets["traces"].shards for shard in before.datasets["traces"].shards] == [True]
+    after = manifest(run_of(path), "generate").datasets["traces"].shards
+    assert [shard in after for shard in before] == [True]
 
 
 def test_adding_problems_asks_only_for_theirs(path: Path) -> None:
@@ -204,9 +183,8 @@ def test_old_shards_go_once_the_new_manifest_stands(path: Path) -> None:
     ran(path, "filter.max_tokens=12")
     this = run_of(path)
     for name in TO_MIX:
-        manifest = this.manifest(name)
-        assert manifest is not None
-        named = sorted(shard.path for dataset in manifest.datasets.values() for shard in dataset.shards)
+        datasets = manifest(this, name).datasets.values()
+        named = sorted(shard.path for dataset in datasets for shard in dataset.shards)
         found = sorted(
             str(file.relative_to(this.stage_folder(name))) for file in this.stage_folder(name).rglob("*.parquet")
         )
@@ -272,9 +250,8 @@ def test_more_variants_are_bought_without_a_question(path: Path) -> None:
 def test_a_run_from_before_there_were_variants_is_brought_up_to_date_and_nothing_is_bought(path: Path) -> None:
     this = run_of(path)
     folder = this.stage_folder("seed")
-    manifest = this.manifest("seed")
-    assert manifest is not None
-    dataset = manifest.datasets["problems"]
+    made = manifest(this, "seed")
+    dataset = made.datasets["problems"]
     old = [
         write_shard(
             folder / "problems" / f"old-{number}.parquet",
@@ -284,16 +261,14 @@ def test_a_run_from_before_there_were_variants_is_brought_up_to_date_and_nothing
         for number, shard in enumerate(dataset.shards)
     ]
     dataset = dataset.model_copy(update={"shards": old, "columns": add_sums(old)})
-    datasets = {**manifest.datasets, "problems": dataset}
-    write_record(folder / "manifest.json", manifest.model_copy(update={"datasets": datasets}))
+    datasets = {**made.datasets, "problems": dataset}
+    write_record(folder / "manifest.json", made.model_copy(update={"datasets": datasets}))
     before = rows(path, "mix", "examples")
     assert ran(path) == ["generate", "mix"]
     assert facts(path, "generate")["bought"] == 0
     assert rows(path, "mix", "examples") == before
     assert ran(path) == []
-    mixed = this.manifest("mix")
-    assert mixed is not None
-    assert "parent_id" not in mixed.identity.inputs["problems"]
+    assert "parent_id" not in manifest(this, "mix").identity.inputs["problems"]
 
 
 def test_a_plan_does_not_have_the_teacher_write_problems(path: Path) -> None:

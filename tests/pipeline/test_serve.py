@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline import recipe, serve
+from pipeline import serve
 from pipeline.engines import vllm
 from pipeline.manifest import write_record
 from pipeline.roles import Student
@@ -54,7 +54,7 @@ EXEC_OF_GPU = Student(model="m", exec=EXEC).exec
 def test_only_a_fresh_export_is_served_and_only_in_a_format_it_has(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run = Run(recipe.load(small.write(tmp_path)), data=tmp_path / "data")
+    run = small.run_of(small.write(tmp_path))
     with pytest.raises(StageError, match=r"export is absent; .*--to export"):
         serve.exported(run, None)
     folder = run.stage_folder("export")

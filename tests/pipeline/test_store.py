@@ -1,8 +1,5 @@
 import os
 import pkgutil
-import signal
-import subprocess
-import sys
 import threading
 from pathlib import Path
 from typing import Any
@@ -13,7 +10,7 @@ from pipeline import journal
 from pipeline.lock import Locked
 from pipeline.records import content_id
 from pipeline.store import Store, partition, writing
-from tests.pipeline.disk import full_after
+from tests.pipeline.disk import full_after, killed_writing
 
 WEIGHTS = "weights-a"
 
@@ -218,18 +215,13 @@ def test_a_record_without_a_proper_head_is_refused_and_leaves_no_trace(change: d
     assert len(Store(tmp_path, WEIGHTS)) == 0
 
 
+def append_three(store: Store) -> None:
+    for number in range(3):
+        store.append(record(number))
+
+
 def test_what_was_appended_before_a_sigkill_is_there_afterwards(tmp_path: Path) -> None:
-    code = (
-        "import os, signal, sys\n"
-        "from pathlib import Path\n"
-        "from pipeline.store import writing\n"
-        "from tests.pipeline.test_store import WEIGHTS, record\n"
-        "with writing(Path(sys.argv[1]), WEIGHTS) as store:\n"
-        "    for number in range(3): store.append(record(number))\n"
-        "    os.kill(os.getpid(), signal.SIGKILL)\n"
-    )
-    ended = subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=False)
-    assert ended.returncode == -signal.SIGKILL
+    killed_writing(tmp_path, WEIGHTS, append_three)
     store = Store(tmp_path, WEIGHTS)
     assert [store.get(content_id(number)) for number in range(3)] == [record(number) for number in range(3)]
 

@@ -15,7 +15,8 @@ from pipeline.training import material, options, results, settings
 from pipeline.training.encode import Encoded
 from stages import sft
 from tests import tiny
-from tests.desk import DeskInputs, DeskOutput
+from tests.desk import DeskInputs, DeskOutput, interrupted_at_save
+from tests.tiny import weights
 
 FAST: dict[str, Any] = {"batch_tokens": 512, "learning_rate": 1e-2, "exec": {"threads": 1}}
 
@@ -35,12 +36,6 @@ def trained(folder: Path, student: Path, rows: list[dict[str, Any]], **values: A
     inputs, output = desk(folder, student, rows)
     sft.run(sft.Config(**(FAST | values)), inputs, output)
     return output
-
-
-def weights(folder: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    return load_file(folder / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -132,22 +127,13 @@ def test_without_validation_the_last_checkpoint_is_kept(tmp_path: Path, student:
 
 @pytest.mark.parametrize("resumable", [False, True])
 def test_a_training_that_was_cut_off_goes_on_only_where_its_optimizer_was_saved(
-    tmp_path: Path, student: Path, monkeypatch: pytest.MonkeyPatch, resumable: bool
+    tmp_path: Path, student: Path, resumable: bool
 ) -> None:
-    from transformers import TrainerCallback
-
-    class Cut(TrainerCallback):
-        def on_save(self, *_: Any, **__: Any) -> None:
-            raise KeyboardInterrupt
-
     rows, values = tiny.examples(20, validation=4), {"epochs": 2, "save_dtype": "float32"}
     values["exec"] = {"threads": 1, "resumable": resumable}
     whole = trained(tmp_path / "whole", student, rows, **values)
-    real = sft.callbacks
-    monkeypatch.setattr(sft, "callbacks", lambda *arguments: [*real(*arguments), Cut()])
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at_save():
         trained(tmp_path / "cut", student, rows, **values)
-    monkeypatch.setattr(sft, "callbacks", real)
     again = trained(tmp_path / "cut", student, rows, **values)
     assert (again.facts["resumed_at_step"] > 0) is resumable
     assert any("training starts over" in line for line in again.lines) is not resumable

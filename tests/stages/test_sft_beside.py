@@ -6,14 +6,12 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
-from pipeline import plan, recipe
 from pipeline.roles import Peer, Student, Teacher
-from pipeline.run import Run
-from pipeline.runner import Runner
 from pipeline.stage import StageError
 from stages import sft
 from tests import small, tiny
-from tests.desk import DeskInputs, DeskOutput
+from tests.desk import DeskInputs, DeskOutput, interrupted_at_save
+from tests.tiny import weights
 
 FAST: dict[str, Any] = {"batch_tokens": 512, "learning_rate": 1e-2, "epochs": 2, "save_dtype": "float32"}
 LORA = {"method": "lora", "lora": {"rank": 2, "targets": ["q_proj", "up_proj"]}}
@@ -40,12 +38,6 @@ def trained(folder: Path, models: dict[str, Path], **values: Any) -> DeskOutput:
     return output
 
 
-def weights(folder: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    return load_file(folder / "model.safetensors")
-
-
 @pytest.mark.parametrize(
     ("beside", "values"),
     [("projections", FEATURES), ("peer", {"objective": "mutual"}), ("peer", {"objective": "mutual", **LORA})],
@@ -54,12 +46,6 @@ def weights(folder: Path) -> dict[str, Any]:
 def test_a_training_that_was_cut_off_ends_as_one_that_was_not(
     tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch, beside: str, values: dict[str, Any]
 ) -> None:
-    from transformers import TrainerCallback
-
-    class Cut(TrainerCallback):
-        def on_save(self, *_: Any, **__: Any) -> None:
-            raise KeyboardInterrupt
-
     kept: dict[Path, dict[str, Any]] = {}
     built = sft.build_trainer
 
@@ -71,11 +57,8 @@ def test_a_training_that_was_cut_off_ends_as_one_that_was_not(
 
     monkeypatch.setattr(sft, "build_trainer", build)
     whole = trained(tmp_path / "whole", models, **values)
-    real = sft.callbacks
-    monkeypatch.setattr(sft, "callbacks", lambda *arguments: [*real(*arguments), Cut()])
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at_save():
         trained(tmp_path / "cut", models, **values)
-    monkeypatch.setattr(sft, "callbacks", real)
     again = trained(tmp_path / "cut", models, **values)
     assert again.facts["resumed_at_step"] > 0
     assert again.facts["loss"] == whole.facts["loss"]
@@ -114,20 +97,16 @@ def test_an_adapter_takes_over_features(tmp_path: Path, models: dict[str, Path])
 
 def test_the_second_student_belongs_to_the_run(tmp_path: Path, models: dict[str, Path]) -> None:
     path = small.write(tmp_path, sft__objective="mutual", peer__model=str(models["peer"]), problems=12)
-
-    def run_of(*settings: str) -> Run:
-        return Run(recipe.load(path, settings), data=tmp_path / "data")
-
-    Runner(run_of()).execute(plan.ORDER[: plan.ORDER.index("sft") + 1])
-    manifest = run_of().manifest("sft")
-    assert manifest is not None
+    run = small.run_of(path)
+    small.ran(run, "sft")
+    manifest = small.manifest(run, "sft")
     assert manifest.artifacts.keys() == {"checkpoint", "peer"}
     assert manifest.identity.models.keys() == {"student", "peer"}
-    assert run_of().state("sft").word == "fresh"
-    other = run_of(f"peer.model={models['student']}").state("sft")
+    assert small.run_of(path).state("sft").word == "fresh"
+    other = small.run_of(path, f"peer.model={models['student']}").state("sft")
     assert [change.key for change in other.changes] == ["models.peer"]
     with pytest.raises(StageError, match=r"teacher\.model is the file canned\.jsonl; expected a model"):
-        Runner(run_of("sft.objective=features")).execute(["sft"], ["sft"])
+        small.ran(small.run_of(path, "sft.objective=features"), "sft", ["sft"])
 
 
 def test_a_mutual_training_without_a_peer_is_refused(tmp_path: Path, models: dict[str, Path]) -> None:

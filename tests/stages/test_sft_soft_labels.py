@@ -12,7 +12,7 @@ from pipeline.section import declared
 from pipeline.stage import StageError
 from stages import sft
 from tests import labelled, tiny
-from tests.desk import DeskInputs, DeskOutput
+from tests.desk import DeskInputs, DeskOutput, interrupted_at_save
 from tests.labelled import Labelled
 
 FAST: dict[str, Any] = {
@@ -90,12 +90,6 @@ def test_labels_that_say_what_the_tokens_say_train_as_the_tokens_do(
 def test_a_training_on_a_schedule_that_was_cut_off_goes_on_as_if_it_had_not_been(
     tmp_path: Path, student: Path, spread: Labelled, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from transformers import TrainerCallback
-
-    class Cut(TrainerCallback):
-        def on_save(self, *_: Any, **__: Any) -> None:
-            raise KeyboardInterrupt
-
     values: dict[str, Any] = {
         "objective": "soft_labels",
         "soft_labels": {
@@ -105,11 +99,8 @@ def test_a_training_on_a_schedule_that_was_cut_off_goes_on_as_if_it_had_not_been
         },
     }
     whole = trained(tmp_path / "whole", student, spread, **values)
-    real = sft.callbacks
-    monkeypatch.setattr(sft, "callbacks", lambda *arguments: [*real(*arguments), Cut()])
-    with pytest.raises(KeyboardInterrupt):
+    with interrupted_at_save():
         trained(tmp_path / "cut", student, spread, **values)
-    monkeypatch.setattr(sft, "callbacks", real)
     monkeypatch.setattr(sft.pairing, "align", lambda *_: pytest.fail("aligned again"))
     again = trained(tmp_path / "cut", student, spread, **values)
     assert 0 < again.facts["resumed_at_step"] < again.facts["steps"]

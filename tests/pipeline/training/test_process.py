@@ -11,7 +11,8 @@ from pipeline.stage import StageError
 from pipeline.training import process
 from stages import sft
 from tests import tiny
-from tests.stages.test_sft import desk, weights
+from tests.stages.test_sft import desk
+from tests.tiny import weights
 
 BOTH = {"launcher": "accelerate", "processes": 2, "threads": 1}
 VALUES: dict[str, Any] = {
