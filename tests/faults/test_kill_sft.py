@@ -1,20 +1,16 @@
 """sft killed by SIGKILL at chosen moments, inside a save too, and run again: the same weights as an unbroken run's."""
 
 import json
-import multiprocessing
-import os
-import signal
-import sys
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
-from pipeline.roles import Student
+from pipeline.roles import Student, Teacher
 from tests import tiny
 from tests.desk import DeskInputs, DeskOutput
+from tests.faults.apart import die, nth, process
 
 # Two evaluations an epoch, so that there are saves before the last one; dropout, so that random numbers matter.
 VALUES: dict[str, Any] = {
@@ -31,22 +27,14 @@ VALUES: dict[str, Any] = {
 FULL = VALUES | {"method": "full"}
 # A rate that makes the validation loss rise, with patience for two worse ones: it stops early.
 STOPPING = FULL | {"learning_rate": 100.0, "warmup_share": 0.0, "schedule": "constant", "early_stopping_patience": 2}
-
-
-def die(*_: Any, **__: Any) -> None:
-    os.kill(os.getpid(), signal.SIGKILL)
-
-
-def nth(function: Callable[..., Any], count: int, instead: Callable[..., Any]) -> Callable[..., Any]:
-    """The function, but `instead` of it at its count-th call."""
-    calls = 0
-
-    def counted(*arguments: Any, **named: Any) -> Any:
-        nonlocal calls
-        calls += 1
-        return (instead if calls == count else function)(*arguments, **named)
-
-    return counted
+# On answers that it draws itself: random numbers again. Six steps, an evaluation after every third.
+ON_POLICY = FULL | {
+    "objective": "on_policy",
+    "on_policy": {"prompts_per_step": 8, "max_tokens": 6, "teacher_dtype": "float32"},
+    "batch_tokens": 2048,
+    "evals_per_epoch": 1,
+    "early_stopping_patience": None,
+}
 
 
 def torn(_state: Any, path: Any, *_: Any, **__: Any) -> None:
@@ -59,18 +47,20 @@ def arm(moment: str) -> None:
     """Make this process die at a moment of its training."""
     import torch
 
-    from pipeline.training import checkpoints, model, trainer
+    from pipeline.training import checkpoints, model, on_policy, trainer
 
     if moment == "in step 3":
-        trainer.PlannedTrainer.compute_loss = nth(trainer.PlannedTrainer.compute_loss, 3, die)  # type: ignore[method-assign]
+        trainer.PlannedTrainer.compute_loss = nth(trainer.PlannedTrainer.compute_loss, 3)  # type: ignore[method-assign]
     elif moment == "in a later step":
-        trainer.PlannedTrainer.compute_loss = nth(trainer.PlannedTrainer.compute_loss, 8, die)  # type: ignore[method-assign]
+        trainer.PlannedTrainer.compute_loss = nth(trainer.PlannedTrainer.compute_loss, 8)  # type: ignore[method-assign]
     elif moment == "with a torn optimizer":
         torch.save = nth(torch.save, 6, torn)
+    elif moment == "in a later step of its own answers":
+        on_policy.OnPolicy.compute_loss = nth(on_policy.OnPolicy.compute_loss, 6)  # type: ignore[method-assign]
     elif moment == "before the marker":
-        trainer.seal = nth(checkpoints.seal, 2, die)
+        trainer.seal = nth(checkpoints.seal, 2)
     elif moment == "before old checkpoints go":
-        trainer.prune = nth(checkpoints.prune, 3, die)
+        trainer.prune = nth(checkpoints.prune, 3)
     elif moment == "after training":
         model.save = die
 
@@ -78,26 +68,20 @@ def arm(moment: str) -> None:
 def train(folder: str, values: dict[str, Any], moment: str) -> None:
     from stages import sft
 
-    sys.stdout = sys.stderr = open(os.devnull, "w")  # noqa: SIM115
     root = Path(folder)
     tables = {"examples": pa.Table.from_pylist(tiny.examples(24, validation=6))}
-    student = root.parent / "student"
-    inputs = DeskInputs(root, tables, student=Student(model="tiny"), models={"student": student})
-    output = DeskOutput(root)
+    roles = {"teacher": Teacher(model="tiny"), "student": Student(model="tiny")}
+    models = {role: root.parent / role for role in roles}
+    inputs, output = DeskInputs(root, tables, **roles, models=models), DeskOutput(root)
     arm(moment)
     sft.run(sft.Config(**values), inputs, output)
     (root / "curve").write_text(json.dumps({key: output.facts[key] for key in ("loss", "eval_loss", "best_step")}))
     (root / "resumed").write_text(str(output.facts["resumed_at_step"]))
 
 
-def process(folder: Path, values: dict[str, Any], moment: str = "") -> int:
-    """Train in a process of its own, forked from one that has only imported; its exit code."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["pipeline.training.trainer", "pipeline.training.model", "stages.sft", "tests.tiny"])
-    child = context.Process(target=train, args=(str(folder), values, moment))
-    child.start()
-    child.join()
-    return int(child.exitcode or 0)
+def killed(folder: Path, values: dict[str, Any], moment: str = "") -> bool:
+    """Train in a process of its own. Whether it was killed."""
+    return process(folder / "log", train, str(folder), values, moment)
 
 
 def outcome(folder: Path) -> tuple[bytes, str]:
@@ -109,8 +93,9 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with the student and an unbroken run of each kind."""
     folder = tmp_path_factory.mktemp("kills")
     tiny.build(folder / "student")
-    for name, values in (("lora", VALUES), ("full", FULL), ("stopping", STOPPING)):
-        assert process(folder / name, values) == 0
+    tiny.build(folder / "teacher", seed=1)
+    for name, values in (("lora", VALUES), ("full", FULL), ("stopping", STOPPING), ("on_policy", ON_POLICY)):
+        assert not killed(folder / name, values)
     return folder
 
 
@@ -125,13 +110,14 @@ def room(tmp_path_factory: pytest.TempPathFactory) -> Path:
         ("lora", VALUES, "after training"),
         ("stopping", STOPPING, "in a later step"),
         ("stopping", STOPPING, "after training"),
+        ("on_policy", ON_POLICY, "in a later step of its own answers"),
     ],
 )
 def test_a_killed_training_ends_as_an_unbroken_one(room: Path, kind: str, values: dict[str, Any], moment: str) -> None:
     folder = room / f"{kind}-{moment.replace(' ', '-')}"
-    assert process(folder, values, moment) == -signal.SIGKILL
+    assert killed(folder, values, moment)
     assert not (folder / "curve").exists()
-    assert process(folder, values) == 0
+    assert not killed(folder, values)
     assert outcome(folder) == outcome(room / kind)
     assert (int((folder / "resumed").read_text()) > 0) == (moment != "in step 3")
 

@@ -1,4 +1,4 @@
-"""On-policy training on tiny models: prompts are an evaluation's, only padding is cut off, a kill changes nothing."""
+"""On-policy training on tiny models: prompts are an evaluation's, and only padding is cut off."""
 
 import inspect
 import math
@@ -12,6 +12,7 @@ from pipeline.roles import Student, Teacher
 from stages import sft
 from tests import tiny
 from tests.desk import DeskInputs, DeskOutput
+from tests.tiny import weights
 
 OWN = {"prompts_per_step": 4, "max_tokens": 6, "teacher_dtype": "float32"}
 VALUES: dict[str, Any] = {
@@ -60,12 +61,6 @@ def trained(folder: Path, models: dict[str, Path], **values: Any) -> DeskOutput:
     own = OWN | values.pop("on_policy", {})
     sft.run(sft.Config(**{**VALUES, **values, "on_policy": own}), inputs, output)
     return output
-
-
-def weights(folder: Path) -> dict[str, Any]:
-    from safetensors.torch import load_file
-
-    return load_file(folder / "model.safetensors")
 
 
 @pytest.fixture(scope="module")
@@ -169,29 +164,6 @@ def test_the_student_is_asked_token_for_token_as_an_evaluation_asks_and_learns_g
     tokenizer = load_tokenizer(models["student"])
     expected = {row["id"]: prompt_ids(tokenizer, row["prompt"]) for row in tiny.examples(12, validation=2)}  # type: ignore[arg-type]
     assert asked == expected
-
-
-def test_a_training_that_was_cut_off_ends_as_an_unbroken_one(
-    tmp_path: Path, models: dict[str, Path], done: DeskOutput, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    from transformers import TrainerCallback
-
-    class Cut(TrainerCallback):
-        def on_save(self, *_: Any, **__: Any) -> None:
-            raise KeyboardInterrupt
-
-    values = {"epochs": 2}
-    whole = trained(tmp_path / "whole", models, **values)
-    real = sft.callbacks
-    monkeypatch.setattr(sft, "callbacks", lambda *arguments: [*real(*arguments), Cut()])
-    with pytest.raises(KeyboardInterrupt):
-        trained(tmp_path / "cut", models, **values)
-    monkeypatch.setattr(sft, "callbacks", real)
-    again = trained(tmp_path / "cut", models, **values)
-    assert again.facts["resumed_at_step"] == 3
-    assert again.facts["loss"] == whole.facts["loss"]
-    before, after = (weights(output.folder / "checkpoint") for output in (whole, again))
-    assert [name for name, value in before.items() if not value.equal(after[name])] == []
 
 
 def test_it_begins_with_an_sft_checkpoint_where_the_recipe_names_one(
