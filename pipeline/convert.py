@@ -21,12 +21,9 @@ def convert(source: Path, dest: Path, end_tokens: list[str]) -> None:
     Raises ValueError where the file's tokenizer lacks one of them or has no chat template.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoTokenizer, GgufConfig
+    from transformers import AutoModelForCausalLM, GgufConfig
 
-    tokenizer: Any = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
-    _restore_pre_tokenizer(tokenizer, source)
-    if not tokenizer.chat_template:
-        raise ValueError(f"{source} has no chat template; expected one, since prompts are rendered with it.")
+    tokenizer = tokenizer_of(source)
     # The formats' own arithmetic is float32; each weight is rounded to bf16 once.
     model: Any = AutoModelForCausalLM.from_pretrained(
         source.parent, gguf_file=source.name, quantization_config=GgufConfig(dequantize=True), dtype=torch.bfloat16
@@ -35,6 +32,17 @@ def convert(source: Path, dest: Path, end_tokens: list[str]) -> None:
     model.generation_config.eos_token_id = [_token_id(tokenizer, token) for token in end_tokens]
     model.save_pretrained(dest)
     tokenizer.save_pretrained(dest)
+
+
+def tokenizer_of(source: Path) -> Any:
+    """The tokenizer of a GGUF file, with its chat template. Raises ValueError where there is none."""
+    from transformers import AutoTokenizer
+
+    tokenizer: Any = AutoTokenizer.from_pretrained(source.parent, gguf_file=source.name)
+    _restore_pre_tokenizer(tokenizer, source)
+    if not tokenizer.chat_template:
+        raise ValueError(f"{source} has no chat template; expected one, since prompts are rendered with it.")
+    return tokenizer
 
 
 def _forget_quantization(model: Any) -> None:

@@ -17,7 +17,8 @@ from tokenizers import models as token_models
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
-from pipeline import models, templates
+from pipeline import mirror, models, templates
+from pipeline.convert import tokenizer_of
 from pipeline.objectives.alignment import UNUSED, Bridge, Targets, align, bridge
 from pipeline.objectives.vocabulary import Vocabulary, vocabulary
 from pipeline.soft_labels import SoftLabels
@@ -59,11 +60,29 @@ class Reader:
         return templates.encode(self.tokenizer, text)
 
 
+def tokenizer_folder(name: str, kept: Path) -> Path:
+    """A folder with the tokenizer of a mirrored model: where the model is not there, its weights are not converted."""
+    model, folder = models.resolve(name, ROOT), kept / name
+    assert model.folder is not None
+    assert model.mirror is not None
+    if model.present:
+        return model.folder
+    if mirror.sealed_files(folder, model.identity) is None:
+
+        def convert(weights: Path, dest: Path, end_tokens: tuple[str, ...]) -> None:
+            tokenizer_of(weights).save_pretrained(dest)
+
+        mirror.fetch(model.mirror, folder, lambda line: None, convert=convert)
+    return folder
+
+
 @pytest.fixture(scope="module")
-def readers() -> dict[str, Reader]:
-    return {
-        name: Reader(templates.load_tokenizer(models.fetch(name, ROOT, lambda line: None))) for name in (QWEN, SMOLLM2)
+def readers(pytestconfig: pytest.Config) -> dict[str, Reader]:
+    folders = {
+        QWEN: tokenizer_folder(QWEN, pytestconfig.cache.mkdir("tokenizers")),
+        SMOLLM2: models.fetch(SMOLLM2, ROOT, lambda line: None),  # whose weights other tests need
     }
+    return {name: Reader(templates.load_tokenizer(folder)) for name, folder in folders.items()}
 
 
 @pytest.fixture(scope="module")
