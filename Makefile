@@ -9,6 +9,9 @@ FORCE ?=
 DEST ?=
 # PORT=number                               where `make serve` listens
 PORT ?= 8000
+# WORKERS=number                            processes that run the tests side by side, 0 for none beside the first. Two
+#                                           engines do not fit into one GPU, nor three into the memory of a small machine.
+WORKERS ?= $(shell nvidia-smi -L >/dev/null 2>&1 && echo 0 || echo 2)
 # TORCH_INDEX=url                           PyTorch's own index, where pip's has no CPU build of torch
 TORCH_INDEX ?=
 # EXTRA=cpu                                 use the CPU on a machine with a GPU
@@ -82,7 +85,7 @@ lint: $(READY) ## ruff and mypy
 	$(BIN)/mypy --strict pipeline stages
 
 test: $(READY) ## the tests
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder
 
 bench: $(READY) ## comparisons with other programs, side by side; for an otherwise idle machine
 	@for file in tests/bench/[a-z]*.py; do \

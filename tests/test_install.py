@@ -84,6 +84,12 @@ def test_check_is_lint_types_and_the_same_tests_as_make_test() -> None:
     assert commands[3:] == dry("test").splitlines()
 
 
+def test_tests_run_side_by_side_a_file_in_one_process() -> None:
+    words = dry("test", "WORKERS=3").split()
+    assert words[words.index("-n") + 1] == "3"
+    assert words[words.index("--dist") + 1] == "loadfile"
+
+
 def test_continuous_integration_calls_make_check() -> None:
     script = ROOT / ".ci" / "run"
     assert script.stat().st_mode & 0o111

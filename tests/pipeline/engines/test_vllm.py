@@ -26,6 +26,7 @@ from pipeline.think import CLOSE, OPEN, split
 from tests import tiny
 from tests.pipeline.engines.conftest import MODEL, ROOT, Running
 from tests.pipeline.engines.test_lifeline import eventually, gone
+from tests.workload import Kept
 
 SAMPLING = Sampling(temperature=0.8, top_p=0.95)
 STORY = "Tell me a story about a fox and a stone."
@@ -100,16 +101,6 @@ def test_a_prompt_longer_than_the_context_is_an_error_and_the_others_go_on(vllm_
     assert "maximum context length" in cause
 
 
-class Shared:
-    """The shared engine, which `complete` must not close."""
-
-    def __init__(self, running: Running) -> None:
-        self.figures, self.stream = running.engine.figures, running.engine.stream
-
-    def close(self) -> None:
-        """Stays open for other tests."""
-
-
 def story(running: Running, text: str, samples: int, **changes: Any) -> Order:
     made = Order(
         role=Teacher(model=MODEL, max_model_len=512),
@@ -128,7 +119,7 @@ def test_a_continued_completion_is_its_own_tokens_and_text_from_the_start(vllm_e
     text = "Repeat these words: żółw 🐢🐢🐢 žluťoučký kůň 🦊🪨🐎 日本語の勉強 🐢 żółw 🦊"
     order = story(vllm_engine, text, 16, max_tokens=7, truncated="continue", second_limit=40)
     with writing(tmp_path, "w") as store:
-        figures, _ = complete([order], store, lambda seed: Shared(vllm_engine), lambda *_: None)
+        figures, _ = complete([order], store, lambda seed: Kept(vllm_engine.engine), lambda *_: None)
     store = Store(tmp_path, "w")
     found = last_rows(order, store)
     continued = [row for row in found if row["parent_trace_id"] is not None]
@@ -146,7 +137,7 @@ def test_raising_n_gives_new_samples_and_leaves_the_old_ones_as_they_were(vllm_e
     def sampled(samples: int) -> dict[str, str]:
         order = story(vllm_engine, "Tell me a story about a fox and a stone.", samples)
         with writing(tmp_path, "w") as store:
-            complete([order], store, lambda seed: Shared(vllm_engine), lambda *_: None)
+            complete([order], store, lambda seed: Kept(vllm_engine.engine), lambda *_: None)
         store = Store(tmp_path, "w")
         return {row["id"]: row["raw"] for row in store.rows(ask.id for ask in asks(order))}
 
@@ -216,7 +207,7 @@ def test_a_continuation_counts_its_parents_reasoning_towards_the_budget(vllm_eng
         second_limit=40,
     )
     with writing(tmp_path, "w") as store:
-        complete([order], store, lambda seed: Shared(vllm_engine), lambda *_: None)
+        complete([order], store, lambda seed: Kept(vllm_engine.engine), lambda *_: None)
     store = Store(tmp_path, "w")
     found = last_rows(order, store)
     assert len(found) == 8
@@ -390,6 +381,7 @@ from pipeline.engines.lifeline import descendants
 from pipeline.roles import Role, Sampling
 
 def main():
+    os.sched_setaffinity(0, range(os.cpu_count()))  # each replica needs a core, and the tests may have been given one
     folder, log = Path(sys.argv[1]), Path(sys.argv[2])
     role = Role(model="tiny", max_model_len=128, exec={"max_num_seqs": 4, "kv_cache_gib": 1, "replicas": 2})
     for seed in (1, 2):
