@@ -21,7 +21,7 @@ def test_a_killed_generation_buys_only_what_was_not_durable(tmp_path: Path) -> N
     models.fetch(TEACHER, ROOT, lambda line: None)
     path = small.write(
         tmp_path,
-        problems=40,
+        problems=24,
         teacher={"model": TEACHER, "engine": "vllm", "max_model_len": 512, "exec": {"max_num_seqs": 8}},
         generate={"samples": 2, "max_tokens": 48},
     )
@@ -30,17 +30,17 @@ def test_a_killed_generation_buys_only_what_was_not_durable(tmp_path: Path) -> N
         run.data, *("run", path, "--to", "generate"), when=lambda: run.store.exists() and len(stored(run)) >= 16
     )
     before = stored(run)
-    assert 16 <= len(before) < 80
+    assert 16 <= len(before) < 48
 
     small.seqdistill(run.data, "run", path, "--to", "generate")
     manifest = small.manifest(run, "generate")
     assert manifest.facts["reused"] == len(before)
-    assert manifest.facts["bought"] == 80 - len(before)
+    assert manifest.facts["bought"] == 48 - len(before)
     shards = manifest.datasets["traces"].shards
     traces = {
         row["id"]: row for table in read_shards(run.stage_folder("generate"), shards) for row in table.to_pylist()
     }
-    assert manifest.rows["traces"] == len(traces) == 80
+    assert manifest.rows["traces"] == len(traces) == 48
     kept = ("raw", "token_ids", "finish", "engine_seed", "sample", "prompt")
     assert {key: [traces[key][name] for name in kept] for key in before} == {
         key: [row[name] for name in kept] for key, row in before.items()
