@@ -68,7 +68,7 @@ LAYERS = (
     ("recipe",),
     ("run", "output"),
     ("runner", "peek", "estimate", "check", "publish", "serve"),
-    ("display",),
+    ("display", "tables"),
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}
