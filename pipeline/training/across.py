@@ -123,7 +123,7 @@ def teacher_text(teacher: Any, example: Encoded) -> str:
 def collate_pairs(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, Any]:
     """A batch as GOLD wants it: sequences padded right, prompts padded left, and the teacher's text beside them."""
 
-    def padded(name: str, parts: Sequence[Any], value: int, left: bool = False) -> torch.Tensor:
+    def padded(parts: Sequence[Any], value: int, left: bool = False) -> torch.Tensor:
         tensors = [torch.as_tensor(part, dtype=torch.long) for part in parts]
         side = "left" if left else "right"
         return torch.nn.utils.rnn.pad_sequence(tensors, True, value, padding_side=side)
@@ -131,12 +131,12 @@ def collate_pairs(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[
     prompts = [row["input_ids"][: row["prompt_length"]] for row in rows]
     offsets = [[[0, 0]] * row["prompt_length"] + row["offsets"] for row in rows]
     return {
-        "input_ids": padded("input_ids", [row["input_ids"] for row in rows], pad_token_id),
-        "attention_mask": padded("mask", [[1] * len(row["input_ids"]) for row in rows], 0),
-        "labels": padded("labels", [row["labels"] for row in rows], IGNORED),
-        "prompts": padded("prompts", prompts, pad_token_id, left=True),
-        "prompt_attention_mask": padded("prompt_mask", [[1] * len(prompt) for prompt in prompts], 0, left=True),
-        "byte_offsets": padded("offsets", offsets, 0),
+        "input_ids": padded([row["input_ids"] for row in rows], pad_token_id),
+        "attention_mask": padded([[1] * len(row["input_ids"]) for row in rows], 0),
+        "labels": padded([row["labels"] for row in rows], IGNORED),
+        "prompts": padded(prompts, pad_token_id, left=True),
+        "prompt_attention_mask": padded([[1] * len(prompt) for prompt in prompts], 0, left=True),
+        "byte_offsets": padded(offsets, 0),
         "original_prompt_text": [row["teacher_prompt"] for row in rows],
         "original_completion_text": [row["completion_text"] for row in rows],
         "teacher_prompts": [row["teacher_prompt"] for row in rows],

@@ -24,7 +24,7 @@ from pipeline.training.encode import Encoded
 from pipeline.training.trainer import Diverged, Plan, Planned
 
 
-def vocabulary(tokenizer: Any) -> int:
+def vocabulary_size(tokenizer: Any) -> int:
     """How many rows of an embedding the tokenizer can name: its highest id and one."""
     return int(max(tokenizer.get_vocab().values())) + 1
 
@@ -228,8 +228,8 @@ def build(setting: Setting) -> OnPolicy:
         )
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_token_id(tokenizer))  # it ends an answer
     teacher = frozen(setting.teacher, getattr(torch, config.teacher_dtype), "sdpa")
-    trim(teacher, vocabulary(theirs))
-    padding = trim(setting.student, vocabulary(tokenizer))
+    trim(teacher, vocabulary_size(theirs))
+    padding = trim(setting.student, vocabulary_size(tokenizer))
     on_gpu = torch.cuda.is_available()
     given: dict[str, Any] = {
         "plan": setting.plan,
