@@ -231,6 +231,15 @@ class _Loader(yaml.SafeLoader):
         return value
 
 
+def _truth(loader: _Loader, node: Any) -> Any:
+    """true and false, yes and no. YAML counts on and off among them; here they are words, as options are called."""
+    word = loader.construct_scalar(node)
+    return word if word.lower() in ("on", "off") else loader.construct_yaml_bool(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:bool", _truth)
+
+
 def _values(text: str, where: str) -> dict[str, Any]:
     try:
         values = yaml.load(text, Loader=_Loader)
