@@ -18,9 +18,9 @@ from trl.experimental.gold import GOLDConfig, GOLDTrainer
 
 from pipeline.objectives import IGNORED
 from pipeline.objectives.vocabulary import vocabulary
-from pipeline.templates import decode, prompt_ids, render
+from pipeline.templates import decode, load_tokenizer, prompt_ids, render
 from pipeline.training.encode import Encoded
-from pipeline.training.on_policy import OnPolicy, Padding, Setting
+from pipeline.training.on_policy import OnPolicy, Padding, Setting, given, values_of
 from pipeline.training.trainer import Plan
 
 
@@ -52,17 +52,16 @@ class AcrossTrainer(OnPolicy, GOLDTrainer):
         return text.removesuffix(str(self._tokenizer.eos_token))
 
 
-def build(setting: Setting, given: Mapping[str, Any], shared: Mapping[str, Any], theirs: Any) -> AcrossTrainer:
-    """The trainer, ready to train. given: what both kinds of trainers take; shared: what their arguments have in
-    common, by TRL's names; theirs: the teacher's tokenizer.
-    """
+def build(setting: Setting) -> AcrossTrainer:
+    """The trainer beside a teacher with another tokenizer, ready to train. Raises ValueError as `given` does."""
     config = setting.config
     assert config.across is not None
     pad = setting.plan.pad_token_id
+    theirs = load_tokenizer(setting.teacher)
     return AcrossTrainer(
-        **given,
+        **given(setting, theirs),
         args=GOLDConfig(
-            **shared,
+            **values_of(setting),
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
             lmbda=config.across.on_policy_share,

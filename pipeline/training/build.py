@@ -96,20 +96,23 @@ def _answering(job: Job, config: OnPolicy, models: Models, plan: Plan, settings:
     """The trainer of a student that learns on answers of its own."""
     from pipeline.training import on_policy
 
-    return on_policy.build(
-        on_policy.Setting(
-            config=config,
-            shared=settings,
-            plan=plan,
-            student=models.student(),
-            tokenizer=job.tokenizer,
-            teacher=job.folder("teacher"),
-            train=job.material.train,
-            validation=job.material.validation,
-            compute_dtype=job.compute_dtype,
-            callbacks=job.callbacks,
-        )
+    setting = on_policy.Setting(
+        config=config,
+        shared=settings,
+        plan=plan,
+        student=models.student(),
+        tokenizer=job.tokenizer,
+        teacher=job.folder("teacher"),
+        train=job.material.train,
+        validation=job.material.validation,
+        compute_dtype=job.compute_dtype,
+        callbacks=job.callbacks,
     )
+    if config.across is None:
+        return on_policy.build(setting)
+    from pipeline.training import across
+
+    return across.build(setting)
 
 
 def _reading(job: Job, models: Models, plan: Plan, settings: Mapping[str, Any]) -> Planned:
