@@ -16,7 +16,7 @@ from pipeline import heap, labelling, objectives
 from pipeline import student as students
 from pipeline.manifest import write_durably
 from pipeline.objectives import targets
-from pipeline.records import SOFT_LABELS, content_id
+from pipeline.records import SOFT_LABELS, base_id, content_id
 from pipeline.roles import Role
 from pipeline.section import declared
 from pipeline.stage import Inputs, Output, Progress, Reads, Roles, Stage, StageError
@@ -202,6 +202,11 @@ def learns_soft_labels(config: Config) -> bool:
     return config.objective == "soft_labels"
 
 
+def weighs_by_domain(config: Config) -> bool:
+    """Whether what a teacher counts depends on a problem's domain."""
+    return config.soft_labels is not None and bool(config.soft_labels.weights.domains)
+
+
 def rows_of(inputs: Inputs, name: str) -> Iterator[dict[str, Any]]:
     """The rows of a dataset; none where it was written by a run that did not know it yet."""
     try:
@@ -228,8 +233,13 @@ def soft_targets(config: Config, inputs: Inputs, output: Output, tokenizer: Any,
     wanted = config.soft_labels
     if wanted is None:
         return None
+    domains = rows_of(inputs, "domains") if weighs_by_domain(config) else ()
     these = pairing.wanted(
-        [*material.train, *material.validation], rows_of(inputs, "layouts"), rows_of(inputs, "labels")
+        [*material.train, *material.validation],
+        rows_of(inputs, "layouts"),
+        rows_of(inputs, "labels"),
+        wanted.weights,
+        {base_id(row["id"]): row["domain"] for row in domains},
     )
     lacking = these.unlabelled
     if len(lacking) > wanted.max_unlabelled_share * len(these.layouts) or not these.labelled:
@@ -254,6 +264,11 @@ def soft_targets(config: Config, inputs: Inputs, output: Output, tokenizer: Any,
         f"soft labels: {facts['covered_share']:.1%} of {facts['tokens']} tokens learnt from {facts['traces']} traces "
         f"are covered; there {facts['candidates']} candidates hold {facts['candidates_mass']:.2%} of the mass"
     )
+    for label, heard in facts.get("teachers", {}).items():
+        output.say(
+            f"{label} labelled {heard['traces']} of the traces and covers {heard['covered_share']:.1%} of the tokens; "
+            f"where any teacher does, it counts {heard['mean_share']:.1%}"
+        )
     if facts["covered_share"] < wanted.min_covered_share:
         raise StageError(
             f"the audit refuses to train: soft labels cover {facts['covered_share']:.1%} of the tokens learnt from "
@@ -478,6 +493,7 @@ STAGE = Stage(
             "mix", "examples", ("id", "prompt", "completion", "split"), later=("place",), told=("domain", "finish")
         ),
         "layouts": Reads("mix", "examples", ("id", "spans", "teacher"), when=learns_soft_labels),
+        "domains": Reads("mix", "examples", ("id", "domain"), when=weighs_by_domain),
         "labels": Reads("generate", "soft_labels", tuple(SOFT_LABELS.names), when=learns_soft_labels),
         "traces": Reads("generate", "traces", ("id", "raw", "token_ids", "finish"), when=learns_soft_labels),
     },

@@ -3,8 +3,9 @@
 It trains nothing, and reads no data.
 """
 
+from collections.abc import Collection
 from importlib.util import find_spec
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -124,6 +125,14 @@ class Options(Section):
                 "answers are: set on_policy.prompts_per_step and epochs, not batch_examples or loss_tokens"
             )
         return self
+
+    def without_teachers(self, labels: Collection[str]) -> Self:
+        """The same, but that teachers of these labels are given no weight: for where they teach nothing."""
+        soft = self.soft_labels
+        if soft is None:
+            return self
+        weights = soft.weights.without(labels)
+        return self.model_copy(update={"soft_labels": soft.model_copy(update={"weights": weights})})
 
     @field_validator("objective")
     @classmethod
