@@ -7,8 +7,9 @@ the completion store, so that the teacher is asked once. Budgets count the token
 with their end tokens), whatever epochs that takes.
 
 answers: the answer alone, of verified traces. all: every trace that parses, right or wrong. verified: right traces, as
-in the demo. soft_labels: the same with the teacher's stored top-50 distributions. self_distillation: verified traces of
-the teacher and of the student that a first round made, for a fresh student.
+in the demo. soft_labels: the same with the teacher's stored top-50 distributions. self_distillation: right traces of
+the teacher and of `verified`'s student, same seed, for a fresh student: the second of two rounds, whatever dev says.
+bfloat16: as verified, but the optimizer changes weights held in bfloat16, where the others' are in float32.
 
 Intervals are over questions of the block `eval`, each question's share of right answers over the seeds; differences are
 paired with `verified` of the same student. A seed changes batches alone. The last line is JSON; exit code 1 where an
@@ -29,6 +30,7 @@ import yaml
 
 from pipeline import statistics
 from pipeline.manifest import Manifest, read_manifest
+from pipeline.roles import WORDS
 from pipeline.shards import read_shards
 from tests import bars
 
@@ -40,7 +42,8 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     "all": {"mix": {"verification": "off"}},
     CONTROL: {},
     "soft_labels": {"generate": {"logprobs": 50}, "sft": {"objective": "soft_labels"}},
-    "self_distillation": {"rounds": {"count": 2}},
+    "self_distillation": {"generate": {"assign": "all"}},
+    "bfloat16": {"sft": {"master_dtype": "bfloat16"}},
 }
 STUDENTS: dict[str, dict[str, Any]] = {
     "smollm2": {},
@@ -49,7 +52,7 @@ STUDENTS: dict[str, dict[str, Any]] = {
 BUDGET_BAR = 0.02  # that an arm's learnt tokens may be off
 
 
-def recipe(student: str, arm: str, seed: int, loss_tokens: int) -> dict[str, Any]:
+def recipe(student: str, arm: str, seed: int, loss_tokens: int, data: Path) -> dict[str, Any]:
     """The values of one arm's run."""
     values: dict[str, Any] = yaml.safe_load(DEMO.read_text(encoding="utf-8"))
     values["name"] = f"budget-{student}-{arm}-{seed}"
@@ -59,6 +62,10 @@ def recipe(student: str, arm: str, seed: int, loss_tokens: int) -> dict[str, Any
     values["sft"] |= {"loss_tokens": loss_tokens, "seed": seed, "early_stopping_patience": None, "keep": "last"}
     for section, more in ARMS[arm].items():
         values[section] = {**values.get(section, {}), **more}
+    if arm == "self_distillation":
+        checkpoint = data / "runs" / f"budget-{student}-{CONTROL}-{seed}" / "sft" / "checkpoint"
+        asked = {key: values["student"][key] for key in WORDS if key in values["student"]}
+        values["more_teachers"] = {"last": {**asked, "model": str(checkpoint)}}
     return values
 
 
@@ -87,11 +94,9 @@ def right(manifest: Manifest, folder: Path, model: str) -> dict[str, float]:
     return {question: sum(each) / len(each) for question, each in found.items()}
 
 
-def learnt(folder: Path, rounds: bool) -> int:
-    """The tokens that the student of a run learnt from; of its last round."""
-    run = folder.parent
-    place = max(run.glob("round-*"), key=lambda one: int(one.name.rpartition("-")[2])) if rounds else run
-    manifest = read_manifest(place / "sft")
+def learnt(run: Path) -> int:
+    """The tokens that the student of a run learnt from."""
+    manifest = read_manifest(run / "sft")
     assert manifest is not None
     return int(manifest.facts["loss_tokens"])
 
@@ -116,9 +121,9 @@ def main() -> int:
             scores: dict[str, list[float]] = defaultdict(list)
             tokens = []
             for seed in range(chosen.seeds):
-                values = recipe(student, arm, seed, chosen.loss_tokens)
+                values = recipe(student, arm, seed, chosen.loss_tokens, chosen.data.resolve())
                 manifest, folder = ran(values, chosen.settings, chosen.data.resolve())
-                tokens.append(learnt(folder, "rounds" in values))
+                tokens.append(learnt(folder.parent))
                 for question, share in right(manifest, folder, "student").items():
                     scores[question].append(share)
                 bars.show(f"{values['name']}: {tokens[-1]:,} tokens learnt")

@@ -275,8 +275,9 @@ def test_labels_are_the_raw_logprobs_of_the_tokens_that_were_sampled(vllm_engine
     likely = labels.logprobs > -8
     apart = np.abs(near - labels.logprobs)[likely]
     assert np.quantile(apart, 0.95) < 0.5
+    assert apart.max() < 1
     assert apart.mean() < 0.15
-    assert np.quantile(np.abs(1 - np.exp(near).sum(axis=1) - labels.tail), 0.95) < 0.05
+    assert np.abs(1 - np.exp(near).sum(axis=1) - labels.tail).max() < 0.05
     # Of a token shifted by one place they are something else altogether.
     shifted = np.take_along_axis(exact[1:], labels.ids[:-1].astype(np.int64), axis=1)
     assert np.abs(shifted - labels.logprobs[:-1])[likely[:-1]].mean() > 1
@@ -318,7 +319,7 @@ def test_a_stored_completion_scored_later_gets_the_labels_it_would_have_had(
     assert vllm_engine.engine.figures["cached_prompt_tokens"] == before["cached_prompt_tokens"]
     ours, theirs = labels_of(made), labels_of(scored)
     assert theirs.sampled.tolist() == made.token_ids
-    assert np.quantile(np.abs(ours.sampled_logprobs - theirs.sampled_logprobs)[ours.sampled_logprobs > -8], 0.95) < 0.5
+    assert np.abs(ours.sampled_logprobs - theirs.sampled_logprobs)[ours.sampled_logprobs > -8].max() < 0.5
     assert np.abs(ours.tail - theirs.tail).mean() < 0.02
     both = [len(set(one) & set(two)) for one, two in zip(ours.ids.tolist(), theirs.ids.tolist(), strict=True)]
     assert np.mean(both) > 18
