@@ -4,7 +4,7 @@ import errno
 import json
 import os
 import signal
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -12,9 +12,8 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
-from rich.table import Table
 
-from pipeline import __version__, plan, recipe
+from pipeline import __version__, plan, recipe, tables
 from pipeline.display import Display
 from pipeline.lock import Locked
 from pipeline.manifest import Manifest, fingerprint
@@ -141,73 +140,9 @@ def _terminable() -> Iterator[None]:
 
 def _summary(this: Run) -> None:
     folder = this.stage_folder("report") / "page"
-    report = json.loads((folder / "report.json").read_text(encoding="utf-8"))
-    table = Table(title=f"Held-out questions: {report['questions']}", title_justify="left")
-    for column in ("model", "pass@1", "95 % interval", "mean tokens", "truncated"):
-        table.add_column(column, justify="left" if column == "model" else "right", overflow="fold")
-    for name in ("teacher", "base", "student"):
-        row = report["models"][name]
-        table.add_row(
-            name,
-            _number(row["pass_at_1"]),
-            _range(row),
-            _number(row["mean_tokens"], ".0f"),
-            _number(row["truncated_share"], ".1%"),
-        )
-    out.print(table)
-    if report["exports"]:
-        out.print(_exports_table(report["exports"]))
-    if report["rounds"]:
-        out.print(_rounds_table(report["rounds"]))
-    difference = report["paired"]["student_minus_base"]
-    gap = report["gap_recovered"]
-    out.print(f"student - base: {_figure(difference, 'difference')}    gap recovered: {_figure(gap, 'value')}")
-    out.print(_funnel_table(report["funnel"]))
+    for part in tables.summary(json.loads((folder / "report.json").read_text(encoding="utf-8"))):
+        out.print(part)
     out.print(f"Report: {escape(str(folder / 'index.html'))}")
-
-
-def _rounds_table(rounds: dict[str, Any]) -> Table:
-    table = Table(title=f"Rounds, by the block {rounds['split']}: {rounds['why']}", title_justify="left")
-    for column in ("round", "pass@1", "95 % interval", "mean tokens"):
-        table.add_column(column, justify="right", overflow="fold")
-    for row in rounds["rounds"]:
-        name = f"{row['round']} (chosen)" if row["round"] == rounds["chosen"] else str(row["round"])
-        table.add_row(name, _number(row["pass_at_1"]), _range(row), _number(row["mean_tokens"], ".0f"))
-    return table
-
-
-def _figure(row: dict[str, Any], key: str) -> str:
-    return "not defined" if row[key] is None else f"{row[key]:.3f} ({_range(row)})"
-
-
-def _range(row: dict[str, Any]) -> str:
-    low, high = row["interval"]
-    return f"{_number(low)} to {_number(high)}"
-
-
-def _number(value: float | None, form: str = ".3f") -> str:
-    return "?" if value is None else format(value, form)
-
-
-def _exports_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="With fewer bits", title_justify="left")
-    for column in ("model", "MB of weights", "tokens/s", "pass@1", "minus the checkpoint"):
-        table.add_column(column, justify="left" if column == "model" else "right", overflow="fold")
-    for row in rows:
-        size, difference = f"{row['weight_bytes'] / 1e6:,.1f}", _figure(row["difference"], "difference")
-        table.add_row(row["model"], size, _number(row["tokens_per_s"], ".0f"), _number(row["pass_at_1"]), difference)
-    return table
-
-
-def _funnel_table(rows: list[dict[str, Any]]) -> Table:
-    table = Table(title="Funnel", title_justify="left")
-    for column in ("stage", "reason", "traces"):
-        table.add_column(column, justify="right" if column == "traces" else "left", overflow="fold")
-    for row in rows:
-        table.add_row(row["stage"], row["reason"], f"{row['traces']:,}")
-    table.add_section()
-    table.add_row("", "all", f"{sum(row['traces'] for row in rows):,}")
-    return table
 
 
 @app.command(epilog="Example: seqdistill status pipeline/recipes/demo.yaml --json")
@@ -224,25 +159,9 @@ def status(
     if as_json:
         out.print_json(json.dumps(found))
         return
-    groups = [(f"run {found['run']}", found["stages"])]
-    if "rounds" in found:
-        own = {name: found["stages"][name] for name in ("eval", "report")}
-        groups = [(f"run {found['run']}", {"seed": found["stages"]["seed"]})]
-        groups += [(f"round {row['round']}", row["stages"]) for row in found["rounds"]]
-        groups += [(f"{found['why']}; of round {found['chosen']}'s student", own)]
-    cells = [(title, [_status_cells(name, row) for name, row in rows.items()]) for title, rows in groups]
-    widths = [max(len(row[number]) for _, rows in cells for row in rows) for number in range(5)]
-    colors = {"fresh": "green", "stale": "yellow", "partial": "cyan", "absent": "dim"}
-    for title, lines in cells:
-        out.print(escape(title), no_wrap=True, overflow="ellipsis")
-        for name, state, rows_text, seconds, mark, counts in lines:
-            # A line per stage however narrow the screen is: the counts give way, which --json has whole.
-            out.print(
-                f"{name:<{widths[0]}}  [{colors[state]}]{state:<{widths[1]}}[/]  {rows_text:<{widths[2]}}  "
-                f"{seconds:>{widths[3]}}  {mark:<{widths[4]}}  {escape(counts)}",
-                no_wrap=True,
-                overflow="ellipsis",
-            )
+    for line in tables.status(found):
+        # A line per stage however narrow the screen is: the counts give way, which --json has whole.
+        out.print(line, no_wrap=True, overflow="ellipsis")
 
 
 def _status(this: Run) -> dict[str, Any]:
@@ -261,14 +180,6 @@ def _status(this: Run) -> dict[str, Any]:
     rounds = [{"round": number, "stages": rows(this.in_round(number), plan.ROUND)} for number in numbers]
     facts = {"chosen": standing.chosen, "accuracies": standing.accuracies, "why": standing.why}
     return {"run": this.recipe.name, "stages": rows(closing, own), "rounds": rounds, **facts}
-
-
-def _status_cells(name: str, row: Mapping[str, Any]) -> tuple[str, ...]:
-    """What status shows of a stage: name, state, rows of its first dataset, seconds, fingerprint (cut), counts."""
-    dataset = next((f"{dataset} {count:,}" for dataset, count in row["rows"].items()), "")
-    seconds = "" if row["seconds"] is None else f"{row['seconds']:,.1f} s"
-    counts = ", ".join(f"{reason} {count:,}" for reason, count in row["counts"].items() if count)
-    return name, row["state"], dataset, seconds, (row["fingerprint"] or "")[:8], counts
 
 
 def _status_row(word: str, manifest: Manifest | None) -> dict[str, Any]:
@@ -434,7 +345,7 @@ def serve(
 
 @app.command(epilog="Example: seqdistill check ./my-dataset")
 def check(
-    folder: Annotated[Path, typer.Argument(help="A published dataset, or a stage's folder in data/runs.")],
+    folder: Annotated[Path, typer.Argument(help="A published dataset, a run in data/runs, or one of its stages.")],
 ) -> None:
     """Compare every file's sha256 with the manifest: finds flipped bits, missing and extra files."""
     from pipeline.check import check as checked

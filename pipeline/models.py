@@ -34,7 +34,7 @@ MADE = "made"  # the folder in it of students made from a model's layers
 
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([0-9a-f]{40}))?")
 # What a model is read from. Pickled weights (*.bin) and code (*.py) are left behind on purpose.
-NEEDED = ("*.safetensors", "*.json", "*.jinja", "*.model", "*.txt", "*.gguf")
+NEEDED = ("*.safetensors", "*.gguf", *student.TEXTS)
 # JSON that trainers and this project leave beside weights, which no loader of a model reads.
 BESIDE = ("trainer_state.json", mirror.SEAL, student.RECORD)
 

@@ -7,13 +7,13 @@ It decides nothing by an opinion alone (`verifiers/judge.py` says what else it t
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from pipeline import orders, sampling
 from pipeline.orders import Order
 from pipeline.records import content_id
 from pipeline.roles import Judge
+from pipeline.stage import Inputs, Output, Progress
 from pipeline.think import split
 from pipeline.verifiers import Judgement, undecided
 from pipeline.verifiers.judge import UNASKED, decided, fenced, verdict
@@ -31,25 +31,13 @@ Row = Mapping[str, Any]
 Ask = Callable[[Order], Iterable[Row]]  # the stored rows of an order: problem_id, raw, finish
 
 
-class Provides(Protocol):
-    """What a stage's inputs say of the judge model."""
-
-    @property
-    def judge(self) -> Judge | None: ...
-    @property
-    def store(self) -> Path: ...
-    def weights(self, role: str) -> str: ...
-    def prompt(self, name: str) -> str: ...
-    def model(self, role: str) -> Path: ...
-
-
 @dataclass
 class JudgeModel:
-    """The judge model as it is asked, through the store like any other."""
+    """The recipe's judge model as a stage asks it, through the store like any other."""
 
-    inputs: Provides
-    log: Path  # of its engine
-    show: Callable[[int, int, str], None]  # opinions there, opinions wanted, a note
+    inputs: Inputs
+    output: Output
+    unit: str = "opinions"  # what is counted while it is asked
     prompt: str | None = None  # a template in place of the one that the recipe names
     figures: dict[str, Any] = field(default_factory=dict)  # of the asking, once it was asked
 
@@ -80,8 +68,8 @@ class JudgeModel:
             [order],
             self.inputs.store,
             lambda: orders.engine_files(self.role, lambda: self.inputs.model(JUDGE)),
-            self.log,
-            self.show,
+            self.output.work / "judge.log",
+            lambda done, total, note: self.output.progress(Progress(done, total, self.unit, note)),
             ERROR_SHARE_LIMIT,
         )
         self.figures = figures.facts()
@@ -159,8 +147,14 @@ def _judgement(one: Question, said: Mapping[str, Row], thinking: bool, fooled: i
 
 
 def _opinion(row: Row | None, thinking: bool) -> bool | None:
-    """What a completion says: None where it was cut off or failed, or gives no verdict."""
+    """The verdict of a completion; None where it gives none."""
+    said = words(row, thinking)
+    return None if said is None else verdict(said)
+
+
+def words(row: Row | None, thinking: bool) -> str | None:
+    """What a completion says, after its reasoning where it has some; None where it was cut off or failed."""
     if row is None or row["finish"] != "stop":
         return None
-    raw = row["raw"] or ""
-    return verdict(raw[slice(*split(raw, thinking=True).answer)] if thinking else raw)
+    raw: str = row["raw"] or ""
+    return raw[slice(*split(raw, thinking=True).answer)] if thinking else raw

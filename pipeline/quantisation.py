@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import child
+from pipeline.student import copy_texts
 
 PLAIN = "bfloat16"
 # int8: weights of 8 bits with a step for each row, and inputs rounded to 8 bits token by token as they come; int4:
@@ -86,7 +87,7 @@ def quantise(source: Path, dest: Path, form: str) -> None:
     compressor.compress_model(model)
     model.to(torch.bfloat16).save_pretrained(dest)  # what is no whole number by now
     compressor.update_config(str(dest))
-    _copy_texts(source, dest)
+    copy_texts(source, dest)
 
 
 def _check_sizes(model: Any) -> None:
@@ -109,15 +110,7 @@ def cast(source: Path, dest: Path) -> None:
 
     model: Any = AutoModelForCausalLM.from_pretrained(str(source), dtype=torch.bfloat16, local_files_only=True)
     model.save_pretrained(dest)
-    _copy_texts(source, dest)
-
-
-def _copy_texts(source: Path, dest: Path) -> None:
-    """Copy what stands beside the weights, and was not written."""
-    for path in source.iterdir():
-        weights = path.suffix == ".safetensors" or path.name.endswith(".index.json")
-        if not weights and not (dest / path.name).exists():
-            shutil.copyfile(path, dest / path.name)
+    copy_texts(source, dest)
 
 
 def write(source: Path, dest: Path, form: str) -> None:

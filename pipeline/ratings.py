@@ -10,9 +10,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipeline.opinions import DECOYS, PROBES_LIMIT, JudgeModel
+from pipeline.opinions import DECOYS, PROBES_LIMIT, JudgeModel, words
 from pipeline.records import content_id
-from pipeline.think import split
 from pipeline.verifiers.judge import fence
 
 PROMPT = "rate"  # the template, in place of the judge's own
@@ -56,10 +55,8 @@ def rated(works: Sequence[Work], model: JudgeModel) -> Iterator[tuple[str, float
 
 
 def _rating(row: Mapping[str, Any] | None, thinking: bool) -> float | None:
-    if row is None or row["finish"] != "stop":
-        return None
-    raw = row["raw"] or ""
-    return rating(raw[slice(*split(raw, thinking=True).answer)] if thinking else raw)
+    said = words(row, thinking)
+    return None if said is None else rating(said)
 
 
 def rating(said: str) -> float | None:

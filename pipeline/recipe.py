@@ -76,8 +76,8 @@ class Recipe:
             **{name: section.model_dump(mode="json") for name, section in self.sections.items()},
         }
 
-    def in_round(self, number: int, checkpoint: Path | None, deciding: bool) -> "Recipe":
-        """This recipe as its round of that number, from 1 on, has it.
+    def in_round(self, checkpoint: Path | None, deciding: bool) -> "Recipe":
+        """This recipe as one of its rounds has it.
 
         checkpoint: where the last round's student lies; None in the first one. deciding: eval asks the block that
         decides between rounds, not its own.
@@ -131,7 +131,7 @@ def check(values: dict[str, Any], name: str, where: str) -> Recipe:
     try:
         checked = model().model_validate(values)
     except ValidationError as error:
-        lines = [_complaint(item, values) for item in error.errors()]
+        lines = [_complaint(item) for item in error.errors()]
         raise RecipeError(f"{where} is not a valid recipe:\n" + "\n".join(f"  {line}" for line in lines)) from error
     sections = {stage: getattr(checked, stage) for stage in plan.ORDER}
     run = getattr(checked, "name", None) or name
@@ -231,6 +231,15 @@ class _Loader(yaml.SafeLoader):
         return value
 
 
+def _truth(loader: _Loader, node: Any) -> Any:
+    """true and false, yes and no. YAML counts on and off among them; here they are words, as options are called."""
+    word = loader.construct_scalar(node)
+    return word if word.lower() in ("on", "off") else loader.construct_yaml_bool(node)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:bool", _truth)
+
+
 def _values(text: str, where: str) -> dict[str, Any]:
     try:
         values = yaml.load(text, Loader=_Loader)
@@ -278,7 +287,7 @@ def _index(place: list[Any], part: str, setting: str) -> int:
     return int(part)
 
 
-def _complaint(item: Any, values: Any) -> str:
+def _complaint(item: Any) -> str:
     place = list(item["loc"])
     dotted = ".".join(str(part) for part in place)
     if item["type"] == "extra_forbidden":

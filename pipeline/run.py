@@ -76,7 +76,7 @@ class Run:
         assert self.number is None, "a round is of the whole run"
         before = self.in_round(number - 1) if number > 1 else None
         checkpoint = before.stage_folder("sft") / "checkpoint" if before else None
-        recipe = self.recipe.in_round(number, checkpoint, deciding=not history)
+        recipe = self.recipe.in_round(checkpoint, deciding=not history)
         return replace(self, recipe=recipe, number=number, before=before, history=history)
 
     def standing(self) -> Standing:

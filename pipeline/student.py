@@ -23,7 +23,7 @@ RECORD = "seqdistill-student.json"  # what it was made from, in numbers; no load
 # What a configuration says of each layer by itself, and what it says in a way that numbers taken out would change.
 PER_LAYER = ("layer_types", "no_rope_layers", "mlp_layer_types")
 UNEVEN = ("mlp_only_layers", "moe_layers")
-TEXTS = ("*.json", "*.jinja", "*.model", "*.txt")
+TEXTS = ("*.json", "*.jinja", "*.model", "*.txt")  # what stands beside the weights of a model
 
 
 class StudentError(ValueError):
@@ -91,9 +91,7 @@ def make(source: Path, dest: Path, layers: Sequence[int] | None, think_tokens: b
     if layers is not None:
         _keep(model, source, layers)
     dest.mkdir(parents=True)
-    for path in {path for pattern in TEXTS for path in source.glob(pattern)}:
-        if not (path.name.startswith(("config.", "model.", "seqdistill-")) or path.name.endswith(".index.json")):
-            shutil.copyfile(path, dest / path.name)
+    copy_texts(source, dest)
     added: list[str] = []
     if think_tokens:
         tokenizer = AutoTokenizer.from_pretrained(str(source), local_files_only=True, trust_remote_code=False)
@@ -102,6 +100,17 @@ def make(source: Path, dest: Path, layers: Sequence[int] | None, think_tokens: b
     model.save_pretrained(dest)
     record |= {"parameters": _count(model), "layers": layers, "added_tokens": added}
     (dest / RECORD).write_text(json.dumps(record, indent=1) + "\n", encoding="utf-8")
+
+
+def copy_texts(source: Path, dest: Path) -> None:
+    """Copy what says how the model in a folder is asked: tokenizer, chat template, generation configuration.
+
+    Files that `dest` has already stay as they are.
+    """
+    for path in {path for pattern in TEXTS for path in source.glob(pattern)}:
+        of_weights = path.name.startswith(("config.", "model.", "seqdistill-")) or path.name.endswith(".index.json")
+        if not of_weights and not (dest / path.name).exists():
+            shutil.copyfile(path, dest / path.name)
 
 
 def _count(model: Any) -> int:

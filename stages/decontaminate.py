@@ -11,14 +11,14 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import Field, field_validator
+from pydantic import Field
 
 from pipeline.records import VERDICT, content_id
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.similarity.ngrams import Hit, Overlap, Reference
 from pipeline.similarity.normal import normal_words
-from pipeline.sources.benchmark import Benchmark, check_names, digests, references
+from pipeline.sources.benchmark import Benchmarks, digests, references
 from pipeline.sources.candidate import TRAIN, SourceError
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
 
@@ -35,17 +35,11 @@ class Config(Section):
     here.
     """
 
-    benchmarks: tuple[Benchmark, ...] = ()  # more files and Hub sets of questions
+    benchmarks: Benchmarks = ()  # more files and Hub sets of questions
     n: int = Field(8, ge=2)  # words of an n-gram; items with fewer than 2n words of their own must be found whole
     template_share: float = Field(0.01, gt=0, le=1)  # n-grams in more of a task's (or benchmark's) items are template
     min_share: float = Field(0.5, gt=0, le=1)  # longer items: share of their n-grams that one stretch of a text holds
     canaries: int = Field(20, ge=0)  # items planted in a carrier text on every run, to show that they are found
-
-    @field_validator("benchmarks")
-    @classmethod
-    def _names_differ(cls, benchmarks: tuple[Benchmark, ...]) -> tuple[Benchmark, ...]:
-        check_names(benchmarks)
-        return benchmarks
 
 
 def benchmark_digests(config: Config, root: Path) -> dict[str, str]:

@@ -303,11 +303,7 @@ def opinions(
     """What became of the answers that waited: the subject, its SCORE row, and what the figures need of it. The judge
     model is asked about all subjects' at once, none of which it is told.
     """
-    model = JudgeModel(
-        inputs,
-        output.work / "judge.log",
-        lambda done, total, note: output.progress(Progress(done, total, "opinions", note)),
-    )
+    model = JudgeModel(inputs, output)
     for problem_id, verdict in held.panel.decided(model):
         subject, completion = held.rows[verdict["id"]]
         yield subject, *scored(subject, completion, known[problem_id], verdict)

@@ -9,7 +9,7 @@ from itertools import combinations, islice
 from pathlib import Path
 from typing import Any, ClassVar
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, model_validator
 
 from pipeline import orders, sampling, wanted
 from pipeline.augment import Answers, Augmentation, augment, begin
@@ -23,7 +23,7 @@ from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.similarity.ngrams import Reference
 from pipeline.sources import SOURCES, TRAIN, Candidate, FileSource, ReasoningGymSource, Source, SourceError
-from pipeline.sources.benchmark import Benchmark, check_names, references
+from pipeline.sources.benchmark import Benchmarks, references
 from pipeline.sources.benchmark import digests as of_benchmarks
 from pipeline.sources.columns import RowSource, SplitName
 from pipeline.sources.file import place_of
@@ -74,15 +74,9 @@ class Config(Section):
     # Also problems that ask the same in other words with the same numbers in order, by a model's vectors; null: none.
     semantic: Semantic | None = None
     # Files and Hub sets of questions that no problem may repeat; `decontaminate` looks for them in traces as well.
-    benchmarks: tuple[Benchmark, ...] = ()
+    benchmarks: Benchmarks = ()
     # Variants of training problems that the teacher writes; without any it is not asked.
     augment: tuple[Augmentation, ...] = ()
-
-    @field_validator("benchmarks")
-    @classmethod
-    def _names_differ(cls, benchmarks: tuple[Benchmark, ...]) -> tuple[Benchmark, ...]:
-        check_names(benchmarks)
-        return benchmarks
 
     @model_validator(mode="after")
     def _blocks_are_apart(self) -> "Config":
@@ -130,9 +124,9 @@ def check_space(source: ReasoningGymSource, asked: int, root: Path) -> float:
     nearly every further draw would meet a problem seen already.
     """
     items = SOURCES[source.kind](source.model_copy(update={"seed": PROBE_SEED}), root)
-    space, wanted = Space(), SPACE_FACTOR * asked
-    drawn, more = 0, draws_to_tell(wanted)
-    while space.estimate < wanted and space.covered < SPACE_COVERED and drawn < SPACE_DRAWS * asked:
+    space, least = Space(), SPACE_FACTOR * asked
+    drawn, more = 0, draws_to_tell(least)
+    while space.estimate < least and space.covered < SPACE_COVERED and drawn < SPACE_DRAWS * asked:
         batch = list(islice(items, more))
         space.add(canonical_key(item.task, item.text, item.metadata) for item in batch if item.fault is None)
         drawn += more
@@ -142,12 +136,12 @@ def check_space(source: ReasoningGymSource, asked: int, root: Path) -> float:
                 f"task {source.task!r}: none of {drawn} items can be used; the first fails with {batch[0].fault} "
                 f"({batch[0].detail or batch[0].text[:120]!r}). Change its config or leave the task out"
             )
-    if space.estimate < wanted:
+    if space.estimate < least:
         raise StageError(
             f"task {source.task!r} has about {space.estimate:.0f} different problems with config {source.config} "
             f"(Chao's estimate from {space.drawn} usable items of {drawn}), and {asked} are asked of it, held-out ones "
             f"included: training would meet too many of the held-out ones again. Expected at least {SPACE_FACTOR} "
-            f"times as many, {wanted}: widen its config, or ask for at most {space.estimate / SPACE_FACTOR:.0f}"
+            f"times as many, {least}: widen its config, or ask for at most {space.estimate / SPACE_FACTOR:.0f}"
         )
     return space.estimate
 

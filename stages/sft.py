@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import heap, labelling, objectives
+from pipeline import heap, labelling
 from pipeline import student as students
 from pipeline.manifest import write_durably
 from pipeline.objectives import targets
@@ -22,13 +22,12 @@ from pipeline.section import declared
 from pipeline.stage import Inputs, Output, Progress, Reads, Roles, Stage, StageError
 from pipeline.templates import load_tokenizer
 from pipeline.training import audit as audits
-from pipeline.training import checkpoints, options, pairing, start
+from pipeline.training import checkpoints, model, options, pairing, start
 from pipeline.training.encode import digest
 from pipeline.training.material import Material, prepare
 from pipeline.training.options import SPREADABLE, Options, attention, beside, is_packed
 from pipeline.training.reporters import check_reporters, reporters
 from pipeline.training.results import results
-from pipeline.training.settings import adapter, arguments
 
 if TYPE_CHECKING:
     from pipeline.training.process import Start
@@ -49,17 +48,17 @@ def added_tokens(inputs: Inputs, tokenizer: Any) -> list[int]:
     return [int(tokenizer.convert_tokens_to_ids(token)) for token in found]
 
 
-def callbacks(
-    config: Config, output: Output, planned: Sequence[list[str]], patience: int | None, begun: Path | None
-) -> list[Any]:
-    """Reports of the losses, the stage's progress, the guard of sane losses, and early stopping where there is a
-    patience. `planned` are the trace ids of each step.
+def callbacks(config: Config, output: Output, material: Material, begun: Path | None) -> list[Any]:
+    """Reports of the losses, the stage's progress, the guard of sane losses, and early stopping where losses are taken
+    to stop by.
     """
     from transformers import EarlyStoppingCallback
 
     from pipeline.training.process import is_first
     from pipeline.training.trainer import Guard, Watcher
 
+    planned = [[material.train[index].id for index in batch] for batch in material.train_batches]
+    patience = config.early_stopping_patience if material.validation else None
     shown = [
         *(reporters(config.exec.report_to, output.folder / "logs", begun) if is_first() else []),
         Watcher(lambda step, loss: output.progress(Progress(step, len(planned), "steps", f"loss {loss:.3f}"))),
@@ -69,104 +68,35 @@ def callbacks(
     return [*shown, EarlyStoppingCallback(patience)] if patience else shown
 
 
-def begun_with(config: Config, inputs: Inputs) -> Path:
-    """The folder of the weights that the training begins with."""
-    own = inputs.model("student")
-    return own if config.start is None else start.checked(config.start, own, inputs.root)
+def folder_of(config: Config, inputs: Inputs, role: str) -> Path:
+    """The folder of a role's model; the student's is that of the weights that the training begins with."""
+    own = inputs.model(role)
+    return own if role != "student" or config.start is None else start.checked(config.start, own, inputs.root)
 
 
 def build_trainer(
     config: Config, inputs: Inputs, output: Output, tokenizer: Any, material: Material, begun: Path | None
 ) -> "Planned":
     """The trainer with model, batches and callbacks, ready to train."""
-    import torch
-    from trl.trainer.sft_config import SFTConfig
-
-    from pipeline.training import model, trainer
+    from pipeline.training import build
 
     model.quiet()
-    if config.exec.threads:
-        torch.set_num_threads(config.exec.threads)
-    on_gpu, evaluated = torch.cuda.is_available(), bool(material.validation)
-    steps = len(material.train_batches)
-    settings = arguments(config, output.work / "trainer", steps, evaluated, on_gpu)
-    given = SFTConfig(**settings)  # processes meet here; of those that share a student, one alone reads it below
-    longest = max(one.length for one in [*material.train, *material.validation])
-    attending = attention(config.exec.attention, longest, on_gpu, config.compute_dtype)
-    checkpointing = settings["gradient_checkpointing"]
-
-    def load(role: str, seed: int) -> Any:
-        return model.load(
-            begun_with(config, inputs) if role == "student" else inputs.model(role),
-            config.master_dtype,
-            attending,
-            None if config.method == "full" else adapter(config.lora, added_tokens(inputs, tokenizer)),
-            seed,
-            checkpointing,
-            four_bits=config.method == "qlora",
+    return build.trainer(
+        build.Job(
+            options=config,
+            material=material,
+            tokenizer=tokenizer,
+            folder=partial(folder_of, config, inputs),
+            added_tokens=added_tokens(inputs, tokenizer),
+            place=output.work / "trainer",
+            callbacks=callbacks(config, output, material, begun),
         )
-
-    def second(role: str) -> Any:
-        made = load(role, config.seed + 1)
-        if checkpointing:  # the trainer sees to the student's
-            made.gradient_checkpointing_enable(gradient_checkpointing_kwargs={"use_reentrant": False})
-        return made
-
-    student = load("student", config.seed)
-    planned = [[material.train[index].id for index in batch] for batch in material.train_batches]
-    watching = callbacks(config, output, planned, config.early_stopping_patience if evaluated else None, begun)
-    plan = trainer.Plan(
-        objective=None,
-        batches=material.train_batches,
-        eval_batches=material.validation_batches,
-        pad_token_id=tokenizer.pad_token_id if tokenizer.pad_token_id is not None else 0,
-        part_tokens=config.batch_tokens,
-        packed=is_packed(config, attending),
-    )
-    if config.on_policy is not None:
-        from pipeline.training import on_policy
-
-        return on_policy.build(
-            on_policy.Setting(
-                config=config.on_policy,
-                shared=settings,
-                plan=plan,
-                student=student,
-                tokenizer=tokenizer,
-                teacher=inputs.model("teacher"),
-                train=material.train,
-                validation=material.validation,
-                compute_dtype=getattr(torch, config.compute_dtype),
-                callbacks=watching,
-            )
-        )
-    context = objectives.Context(
-        student=student,
-        tokenizer=tokenizer,
-        compute_dtype=getattr(torch, config.compute_dtype),
-        folder=inputs.model,
-        attention=attending,
-        seed=config.seed,
-        targets=material.targets,
-        second=second,
-    )
-    made = objectives.load(config.objective).make(getattr(config, config.objective, None), context)
-    return trainer.PlannedTrainer(
-        replace(plan, objective=made),
-        model=student,
-        args=given,
-        train_dataset=trainer.as_dataset(material.train),
-        eval_dataset=trainer.as_dataset(material.validation) if evaluated else None,
-        processing_class=tokenizer,
-        callbacks=watching,
     )
 
 
 def checked(config: Config, inputs: Inputs, tokenizer: Any, output: Output) -> Material:
     """The material to train on. Raises StageError where there is none, or where the audit finds it broken."""
     import torch
-
-    from pipeline.training.model import positions
 
     for role in ("student", *beside(config)):
         folder = inputs.model(role)
@@ -175,7 +105,7 @@ def checked(config: Config, inputs: Inputs, tokenizer: Any, output: Output) -> M
                 f"{role}.model is the file {folder.name}; expected a model, since objective {config.objective} runs "
                 f"it. Name one with weights as {role}.model, or set sft.objective: sft."
             )
-        limit = positions(folder)
+        limit = model.positions(folder)
         if limit is not None and config.max_length > limit:
             raise StageError(
                 f"sft.max_length is {config.max_length}, but the {role} has only {limit} positions. Set it to {limit} "
@@ -296,6 +226,20 @@ def refuse_four_bits_without_a_gpu(method: str) -> None:
         )
 
 
+def plan_of(config: Config, inputs: Inputs, material: Material) -> str:
+    """An id of all that decides the course of a training: a checkpoint of another one is not gone on from."""
+    paired = [] if material.targets is None else [targets.said_of(material.targets)]
+    return content_id(
+        declared(config),
+        inputs.weights("student"),
+        digest(material.train),
+        digest(material.validation),
+        *start.digest(config.start, inputs.root).values(),
+        *(inputs.weights(role) for role in beside(config)),
+        *paired,
+    )
+
+
 def begun_at(output: Output, plan: str, layout: str) -> Path | None:
     """The checkpoint that a training of this plan goes on from. One without the optimizer's state is none: the trainer
     would go on from it with an optimizer that remembers nothing and a learning rate at its warm-up.
@@ -336,17 +280,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     output.facts["student"] = students.figures(inputs.model("student"))
     output.say(students.line(output.facts["student"]))
     material = replace(material, targets=soft_targets(config, inputs, output, tokenizer, material))
-    paired = [] if material.targets is None else [targets.said_of(material.targets)]
-    plan = content_id(
-        declared(config),
-        inputs.weights("student"),
-        digest(material.train),
-        digest(material.validation),
-        *start.digest(config.start, inputs.root).values(),
-        *(inputs.weights(role) for role in beside(config)),
-        *paired,
-    )
-    last = begun_at(output, plan, "whole" if started is None else started.layout)
+    layout = "whole" if started is None else started.layout
+    last = begun_at(output, plan_of(config, inputs, material), layout)
     if last is None:
         shutil.rmtree(output.folder / "logs", ignore_errors=True)
     else:
@@ -376,8 +311,6 @@ def train(
     """Train, and write what came of it to its places; the figures. With others like it where accelerate started them:
     then the first of them writes.
     """
-    from pipeline.training import model
-
     trainer = build_trainer(config, inputs, output, tokenizer, material, begun)
     start = time.monotonic()
     with heap.kept():

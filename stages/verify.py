@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field
 
-from pipeline import orders
+from pipeline import adaptive, orders
 from pipeline.golds import PSEUDO, SUSPECTED, Attempts, Doubt, PseudoGolds
 from pipeline.opinions import JUDGE, JudgeModel, Panel
 from pipeline.ratings import PROMPT as RATE
@@ -100,7 +100,7 @@ def pass_rates(tally: Tally) -> list[dict[str, Any]]:
     return rows
 
 
-def references(problems: pa.Table) -> dict[str, tuple[str, str, str]]:
+def references(problems: pa.Table) -> adaptive.References:
     """Problem id -> (reference answer, verifier, verifier_data). Raises StageError for a verifier that is not there."""
     for verifier in problems["verifier"].unique().to_pylist():
         if verifier not in VERIFIERS:
@@ -109,13 +109,12 @@ def references(problems: pa.Table) -> dict[str, tuple[str, str, str]]:
                 f"some problems ask for the verifier {verifier!r}, which does not exist: name one of {known} in the "
                 "sources of `seed`, and run seed again"
             )
-    columns = [problems[name].to_pylist() for name in ("id", "answer", "verifier", "verifier_data")]
-    return {id: (answer, verifier, data or "{}") for id, answer, verifier, data in zip(*columns, strict=True)}
+    return adaptive.references(problems)
 
 
 def answered(
     batches: Iterator[pa.Table],
-    known: Mapping[str, tuple[str, str, str]],
+    known: adaptive.References,
     thinking: Mapping[str, bool],
     problem_of: dict[str, str],
 ) -> Iterator[Answered]:
@@ -138,7 +137,7 @@ def judged(
     config: Config,
     inputs: Inputs,
     output: Output,
-    known: Mapping[str, tuple[str, str, str]],
+    known: adaptive.References,
     free: Mapping[str, str],
     tally: Tally,
 ) -> Iterator[dict[str, Any]]:
@@ -162,7 +161,7 @@ def judged(
             yield verdict
         tally.agreed |= {key: (SUSPECTED, agreed) for key, agreed in attempts.suspected(pool).items()}
     if free:
-        model = judge_model(inputs, output, "opinions")
+        model = JudgeModel(inputs, output)
         for problem_id, verdict in panel.decided(model):
             tally.add(problem_id, JUDGE, verdict["outcome"])
             yield verdict
@@ -177,16 +176,6 @@ def free_answers(problems: pa.Table, judge: Judge | None) -> dict[str, str]:
     return dict(zip(asked["id"].to_pylist(), asked["text"].to_pylist(), strict=True))
 
 
-def judge_model(inputs: Inputs, output: Output, unit: str, prompt: str | None = None) -> JudgeModel:
-    """The recipe's judge model; `unit` says what is counted while it is asked."""
-    return JudgeModel(
-        inputs,
-        output.work / "judge.log",
-        lambda done, total, note: output.progress(Progress(done, total, unit, note)),
-        prompt,
-    )
-
-
 def ratings(inputs: Inputs, output: Output, problems: pa.Table, right: Set[str]) -> Iterator[dict[str, Any]]:
     """RATING rows of the right traces."""
     texts = dict(zip(problems["id"].to_pylist(), problems["text"].to_pylist(), strict=True))
@@ -196,7 +185,7 @@ def ratings(inputs: Inputs, output: Output, problems: pa.Table, right: Set[str])
         for row in table.to_pylist()
         if row["id"] in right
     ]
-    model = judge_model(inputs, output, "ratings", RATE)
+    model = JudgeModel(inputs, output, "ratings", RATE)
     given = 0
     for trace_id, score in rated(works, model):
         given += score is not None

@@ -60,15 +60,16 @@ LAYERS = (
     ),
     ("schedule", "wanted"),
     ("sampling",),
-    ("adaptive", "augment", "labelling", "opinions", "ratings"),
+    ("adaptive", "augment", "labelling"),
     ("blending", "choosing", "general", "shares", "verdicts"),
     ("stage",),
+    ("opinions", "ratings"),
     ("stages",),
     ("plan",),
     ("recipe",),
     ("run", "output"),
     ("runner", "peek", "estimate", "check", "publish", "serve"),
-    ("display",),
+    ("display", "tables"),
     ("cli",),
 )
 RANK = {name: rank for rank, layer in enumerate(LAYERS) for name in layer}

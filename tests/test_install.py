@@ -94,7 +94,7 @@ def test_every_dependency_is_pinned_to_one_version() -> None:
     groups = {"": PROJECT["dependencies"], **PROJECT["optional-dependencies"]}
     loose = [pin for pins in groups.values() for pin in pins if not re.fullmatch(r"[\w.-]+==[\w.]+", pin)]
     assert loose == []
-    assert set(groups) == {"", "cpu", "gpu", "ray", "trackio", "wandb", "dev"}
+    assert set(groups) == {"", "cpu", "gpu", "trackio", "wandb", "dev"}
 
 
 def test_both_builds_of_vllm_are_of_one_version_and_share_torch_and_gguf() -> None:

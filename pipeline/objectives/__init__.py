@@ -21,12 +21,9 @@ OBJECTIVES: Mapping[str, str] = MappingProxyType(
         "soft_labels": "pipeline.objectives.soft_labels",
         "features": "pipeline.objectives.features",
         "mutual": "pipeline.objectives.mutual",
-        "on_policy": "pipeline.objectives.on_policy",
+        "on_policy": "pipeline.objectives.on_policy",  # no loss over given tokens: no `make`, but a trainer of its own
     }
 )
-APART = (
-    "on_policy",
-)  # those that are no loss over given tokens: their modules have no `make`, but a trainer of theirs
 IGNORED = -100  # the label of a token that is not learnt; torch's and transformers' convention
 
 

@@ -4,11 +4,11 @@ It compares nothing with them (`similarity/ngrams.py` does), and does not know w
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable, Sequence
+from collections.abc import Collection, Iterable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Annotated, Any, ClassVar
 
-from pydantic import Field, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from pipeline.digests import remembered
 from pipeline.section import Section
@@ -68,11 +68,14 @@ class Benchmark(Section):
         return [Reference(self.name, row.place, row.text, self.name) for row in usable]
 
 
-def check_names(benchmarks: Sequence[Benchmark]) -> None:
-    """Raise ValueError where two benchmarks have one name."""
+def _names_differ(benchmarks: tuple[Benchmark, ...]) -> tuple[Benchmark, ...]:
     doubled = [name for name, count in Counter(benchmark.name for benchmark in benchmarks).items() if count > 1]
     if doubled:
         raise ValueError(f"two benchmarks are named {doubled[0]!r}; verdicts could not tell them apart: rename one")
+    return benchmarks
+
+
+Benchmarks = Annotated[tuple[Benchmark, ...], AfterValidator(_names_differ)]
 
 
 def references(benchmarks: Iterable[Benchmark], root: Path, taken: Collection[str]) -> list[Reference]:

@@ -18,9 +18,9 @@ from trl.experimental.gold import GOLDConfig, GOLDTrainer
 
 from pipeline.objectives import IGNORED
 from pipeline.objectives.vocabulary import vocabulary
-from pipeline.templates import decode, prompt_ids, render
+from pipeline.templates import decode, load_tokenizer, prompt_ids, render
 from pipeline.training.encode import Encoded
-from pipeline.training.on_policy import OnPolicy, Padding, Setting
+from pipeline.training.on_policy import OnPolicy, Padding, Setting, given, values_of
 from pipeline.training.trainer import Plan
 
 
@@ -52,17 +52,16 @@ class AcrossTrainer(OnPolicy, GOLDTrainer):
         return text.removesuffix(str(self._tokenizer.eos_token))
 
 
-def build(setting: Setting, given: Mapping[str, Any], shared: Mapping[str, Any], theirs: Any) -> AcrossTrainer:
-    """The trainer, ready to train. given: what both kinds of trainers take; shared: what their arguments have in
-    common, by TRL's names; theirs: the teacher's tokenizer.
-    """
+def build(setting: Setting) -> AcrossTrainer:
+    """The trainer beside a teacher with another tokenizer, ready to train. Raises ValueError as `given` does."""
     config = setting.config
     assert config.across is not None
     pad = setting.plan.pad_token_id
+    theirs = load_tokenizer(setting.teacher)
     return AcrossTrainer(
-        **given,
+        **given(setting, theirs),
         args=GOLDConfig(
-            **shared,
+            **values_of(setting),
             max_length=None,
             dataset_kwargs={"skip_prepare_dataset": True},
             lmbda=config.across.on_policy_share,
@@ -123,7 +122,7 @@ def teacher_text(teacher: Any, example: Encoded) -> str:
 def collate_pairs(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[str, Any]:
     """A batch as GOLD wants it: sequences padded right, prompts padded left, and the teacher's text beside them."""
 
-    def padded(name: str, parts: Sequence[Any], value: int, left: bool = False) -> torch.Tensor:
+    def padded(parts: Sequence[Any], value: int, left: bool = False) -> torch.Tensor:
         tensors = [torch.as_tensor(part, dtype=torch.long) for part in parts]
         side = "left" if left else "right"
         return torch.nn.utils.rnn.pad_sequence(tensors, True, value, padding_side=side)
@@ -131,12 +130,12 @@ def collate_pairs(rows: Sequence[Mapping[str, Any]], pad_token_id: int) -> dict[
     prompts = [row["input_ids"][: row["prompt_length"]] for row in rows]
     offsets = [[[0, 0]] * row["prompt_length"] + row["offsets"] for row in rows]
     return {
-        "input_ids": padded("input_ids", [row["input_ids"] for row in rows], pad_token_id),
-        "attention_mask": padded("mask", [[1] * len(row["input_ids"]) for row in rows], 0),
-        "labels": padded("labels", [row["labels"] for row in rows], IGNORED),
-        "prompts": padded("prompts", prompts, pad_token_id, left=True),
-        "prompt_attention_mask": padded("prompt_mask", [[1] * len(prompt) for prompt in prompts], 0, left=True),
-        "byte_offsets": padded("offsets", offsets, 0),
+        "input_ids": padded([row["input_ids"] for row in rows], pad_token_id),
+        "attention_mask": padded([[1] * len(row["input_ids"]) for row in rows], 0),
+        "labels": padded([row["labels"] for row in rows], IGNORED),
+        "prompts": padded(prompts, pad_token_id, left=True),
+        "prompt_attention_mask": padded([[1] * len(prompt) for prompt in prompts], 0, left=True),
+        "byte_offsets": padded(offsets, 0),
         "original_prompt_text": [row["teacher_prompt"] for row in rows],
         "original_completion_text": [row["completion_text"] for row in rows],
         "teacher_prompts": [row["teacher_prompt"] for row in rows],

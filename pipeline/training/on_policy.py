@@ -24,7 +24,7 @@ from pipeline.training.encode import Encoded
 from pipeline.training.trainer import Diverged, Plan, Planned
 
 
-def vocabulary(tokenizer: Any) -> int:
+def vocabulary_size(tokenizer: Any) -> int:
     """How many rows of an embedding the tokenizer can name: its highest id and one."""
     return int(max(tokenizer.get_vocab().values())) + 1
 
@@ -153,19 +153,33 @@ class OnPolicyTrainer(OnPolicy, DistillationTrainer):
             return super()._generate_single_turn(*arguments, **named)  # type: ignore[no-untyped-call]
 
 
-def values_of(config: Config, shared: Mapping[str, Any], on_gpu: bool) -> dict[str, Any]:
-    """TRL's names for what both of its trainers take. shared: the arguments that any of our trainings has.
+@dataclass(frozen=True)
+class Setting:
+    """What a training of either kind is made of."""
 
-    Raises ValueError where vLLM is asked for and there is no GPU for it.
-    """
-    if config.exec.vllm and not on_gpu:
+    config: Config
+    shared: Mapping[str, Any]  # the arguments that any of our trainings has (TRL's names)
+    plan: Plan
+    student: Any
+    tokenizer: Any
+    teacher: Path  # the folder of its weights and tokenizer
+    train: Sequence[Encoded]
+    validation: Sequence[Encoded]
+    compute_dtype: torch.dtype
+    callbacks: list[Any]
+
+
+def values_of(setting: Setting) -> dict[str, Any]:
+    """TRL's names for what both of its trainers take. Raises ValueError where vLLM is asked for and there is no GPU."""
+    config = setting.config
+    if config.exec.vllm and not torch.cuda.is_available():
         raise ValueError(
             "sft.on_policy.exec.vllm is true, and torch sees no GPU; TRL hands weights to vLLM on a GPU alone. Leave "
             "it out: transformers writes the answers then."
         )
     own = {"dataset_kwargs", "packing", "max_length"}  # SFTConfig's
     return {
-        **{name: value for name, value in shared.items() if name not in own},
+        **{name: value for name, value in setting.shared.items() if name not in own},
         "per_device_train_batch_size": config.prompts_per_step,
         "gradient_accumulation_steps": 1,
         "beta": config.beta,
@@ -185,29 +199,12 @@ def as_prompts(examples: Sequence[Encoded]) -> Dataset:
     return Dataset.from_dict({"id": [one.id for one in examples], "prompt": [list(one.prompt) for one in examples]})
 
 
-@dataclass(frozen=True)
-class Setting:
-    """What a training of either kind is made of."""
-
-    config: Config
-    shared: Mapping[str, Any]  # the arguments that any of our trainings has (TRL's names)
-    plan: Plan
-    student: Any
-    tokenizer: Any
-    teacher: Path  # the folder of its weights and tokenizer
-    train: Sequence[Encoded]
-    validation: Sequence[Encoded]
-    compute_dtype: torch.dtype
-    callbacks: list[Any]
-
-
-def build(setting: Setting) -> OnPolicy:
-    """The trainer that the recipe asks for, ready to train.
+def given(setting: Setting, theirs: Any) -> dict[str, Any]:
+    """What either trainer is called with, but for the arguments and the examples; `theirs` is the teacher's tokenizer.
 
     Raises ValueError where the teacher has another tokenizer and the recipe does not say so, and the other way round.
     """
     config, tokenizer = setting.config, setting.tokenizer
-    theirs = load_tokenizer(setting.teacher)
     same = same_tokenizer(tokenizer, theirs)
     if not same and config.across is None:
         raise ValueError(
@@ -228,10 +225,9 @@ def build(setting: Setting) -> OnPolicy:
         )
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_token_id(tokenizer))  # it ends an answer
     teacher = frozen(setting.teacher, getattr(torch, config.teacher_dtype), "sdpa")
-    trim(teacher, vocabulary(theirs))
-    padding = trim(setting.student, vocabulary(tokenizer))
-    on_gpu = torch.cuda.is_available()
-    given: dict[str, Any] = {
+    trim(teacher, vocabulary_size(theirs))
+    padding = trim(setting.student, vocabulary_size(tokenizer))
+    return {
         "plan": setting.plan,
         "padding": padding,
         "compute_dtype": setting.compute_dtype,
@@ -240,13 +236,13 @@ def build(setting: Setting) -> OnPolicy:
         "processing_class": tokenizer,
         "callbacks": setting.callbacks,
     }
-    if config.across is not None:
-        from pipeline.training import across
 
-        return across.build(setting, given, values_of(config, setting.shared, on_gpu), theirs)
+
+def build(setting: Setting) -> OnPolicyTrainer:
+    """The trainer beside a teacher with the student's tokenizer, ready to train. Raises ValueError as `given` does."""
     return OnPolicyTrainer(
-        **given,
-        args=DistillationConfig(**values_of(config, setting.shared, on_gpu)),
+        **given(setting, load_tokenizer(setting.teacher)),
+        args=DistillationConfig(**values_of(setting)),
         train_dataset=as_prompts(setting.train),
         eval_dataset=as_prompts(setting.validation) if setting.validation else None,
     )

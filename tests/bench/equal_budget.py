@@ -9,6 +9,7 @@ with their end tokens), whatever epochs that takes.
 answers: the answer alone, of verified traces. all: every trace that parses, right or wrong. verified: right traces, as
 in the demo. soft_labels: the same with the teacher's stored top-50 distributions. self_distillation: right traces of
 the teacher and of `verified`'s student, same seed, for a fresh student: the second of two rounds, whatever dev says.
+bfloat16: as verified, but the optimizer changes weights held in bfloat16, where the others' are in float32.
 
 Intervals are over questions of the block `eval`, each question's share of right answers over the seeds; differences are
 paired with `verified` of the same student. A seed changes batches alone. The last line is JSON; exit code 1 where an
@@ -42,6 +43,7 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
     CONTROL: {},
     "soft_labels": {"generate": {"logprobs": 50}, "sft": {"objective": "soft_labels"}},
     "self_distillation": {"generate": {"assign": "all"}},
+    "bfloat16": {"sft": {"master_dtype": "bfloat16"}},
 }
 STUDENTS: dict[str, dict[str, Any]] = {
     "smollm2": {},

@@ -116,8 +116,10 @@ def timed(trainer: Any, kept: bool) -> Callable[[], float]:
     return train
 
 
-def ours(network: Any, examples: list[Encoded], plan: list[list[int]], folder: Path) -> Callable[[], float]:
-    """The stage's trainer over planned batches."""
+def ours(
+    network: Any, examples: list[Encoded], plan: list[list[int]], folder: Path, on_gpu: bool, **options: Any
+) -> Any:
+    """The stage's trainer over planned batches; `options` are of `sft`, beside a constant rate."""
     import torch
     from trl.trainer.sft_config import SFTConfig
 
@@ -127,18 +129,17 @@ def ours(network: Any, examples: list[Encoded], plan: list[list[int]], folder: P
     from stages import sft
     from tests import tiny
 
-    config = sft.Config(learning_rate=LEARNING_RATE, schedule="constant", warmup_share=0.0)
-    settings = arguments(config, folder, len(plan), evaluated=False, on_gpu=False)
+    config = sft.Config(learning_rate=LEARNING_RATE, schedule="constant", warmup_share=0.0, **options)
+    settings = arguments(config, folder, len(plan), evaluated=False, on_gpu=on_gpu)
     objective = objectives.load("sft")
     context = objectives.Context(network, tiny.tokenizer(), torch.bfloat16, lambda role: folder)
-    made = trainer.PlannedTrainer(
+    return trainer.PlannedTrainer(
         trainer.Plan(objective.make(objective.Config(), context), plan, [], 0, part_tokens=1 << 30),
         model=network,
         args=SFTConfig(**settings | {"save_strategy": "no"}),
         train_dataset=trainer.as_dataset(examples),
         processing_class=tiny.tokenizer(),
     )
-    return timed(made, kept=True)
 
 
 def trl(network: Any, examples: list[Encoded], size: int, strategy: str, folder: Path) -> Callable[[], float]:
@@ -222,7 +223,7 @@ def main() -> int:
         folder = Path(place)
         networks = {name: student(chosen.model, chosen.attention) for name in ("trainer", *BARS)}
         arms = {
-            "trainer": ours(networks["trainer"], examples, plan, folder / "trainer"),
+            "trainer": timed(ours(networks["trainer"], examples, plan, folder / "trainer", on_gpu=False), kept=True),
             "trl": trl(networks["trl"], examples, size, "random", folder / "trl"),
             "trl_grouped": trl(networks["trl_grouped"], examples, size, "group_by_length", folder / "grouped"),
             "plain": plain_loop(networks["plain"], tensors(examples, plan)),

@@ -185,6 +185,9 @@ def test_an_unknown_key_of_a_source_names_the_nearest_one(tmp_path: Path) -> Non
         ("teacher.model=./x=y", ("teacher", "model"), "./x=y"),
         ("mix.traces_per_problem=null", ("mix", "traces_per_problem"), None),
         ("seed.sources.0.path=b.csv", ("seed", "sources", 0, "path"), "b.csv"),
+        ("mix.verification=off", ("mix", "verification"), "off"),
+        ("dedupe.near=off", ("dedupe", "near"), False),
+        ("sft.exec={liger: on, resumable: false}", ("sft", "exec", "liger"), "on"),
     ],
 )
 def test_a_setting_goes_over_the_files_value(tmp_path: Path, setting: str, place: tuple[Any, ...], value: Any) -> None:

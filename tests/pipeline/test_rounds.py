@@ -71,20 +71,20 @@ def test_rounds_that_cannot_be_are_refused(more: dict[str, Any], says: str) -> N
 @pytest.mark.parametrize(("trace_format", "thinks"), [("think", True), ("plain", False)])
 def test_the_last_student_is_asked_as_it_was_trained(trace_format: str, thinks: bool) -> None:
     found = made(rounds=2, mix={"trace_format": trace_format})
-    assert LAST_STUDENT not in found.in_round(1, None, True).teachers
-    second = found.in_round(2, Path("/x"), True)
+    assert LAST_STUDENT not in found.in_round(None, True).teachers
+    second = found.in_round(Path("/x"), True)
     assert list(second.teachers) == ["teacher", "coder", LAST_STUDENT]
     student = second.teachers[LAST_STUDENT]
     asked = (student.engine, student.prompt, student.chat_template, student.dtype, student.thinking)
     assert asked == ("hf", "solve", "chatml", "float32", thinks)
     assert second.sections["eval"].split == "dev"  # type: ignore[attr-defined]
-    assert found.in_round(2, Path("/x"), False).sections["eval"].split == "eval"  # type: ignore[attr-defined]
+    assert found.in_round(Path("/x"), False).sections["eval"].split == "eval"  # type: ignore[attr-defined]
 
 
 def test_without_its_teachers_a_round_hears_the_last_student_alone() -> None:
     routes = {"coder": {"share": 2.0}, LAST_STUDENT: {"share": 3.0}}
     found = made(rounds={"count": 2, "keep_teachers": False}, generate={"routes": routes})
-    first, second = found.in_round(1, None, True), found.in_round(2, Path("/x"), True)
+    first, second = found.in_round(None, True), found.in_round(Path("/x"), True)
     assert list(first.teachers) == ["teacher", "coder"]
     assert list(second.teachers) == [LAST_STUDENT]
     assert second.roles["teacher"].model == "t", "eval still compares with it"
@@ -94,7 +94,7 @@ def test_without_its_teachers_a_round_hears_the_last_student_alone() -> None:
 
 def test_a_rounds_student_starts_from_the_base_or_from_the_last_by_recipe() -> None:
     for start, expected in (("base", None), ("last", "/x/checkpoint")):
-        second = made(rounds={"count": 2, "start": start}).in_round(2, Path("/x/checkpoint"), True)
+        second = made(rounds={"count": 2, "start": start}).in_round(Path("/x/checkpoint"), True)
         assert second.sections["sft"].start == expected  # type: ignore[attr-defined]
 
 

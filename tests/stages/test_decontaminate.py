@@ -14,9 +14,10 @@ from pydantic import ValidationError
 from pipeline.records import PROBLEM, REFERENCE, TRACE, VERDICT
 from pipeline.section import declared
 from pipeline.shards import as_table
+from pipeline.sources.benchmark import Benchmark
 from pipeline.stage import StageError
 from stages import decontaminate as stage
-from stages.decontaminate import Benchmark, Config, benchmark_digests
+from stages.decontaminate import Config, benchmark_digests
 from tests.desk import DeskInputs, DeskOutput
 
 STORY = (

@@ -97,7 +97,7 @@ def test_a_vocabulary_loses_padding_alone_and_gets_it_back(models: dict[str, Pat
 
     model = LlamaForCausalLM.from_pretrained(models["teacher"])
     ids = torch.tensor([[5, 9, 300]])
-    size = on_policy.vocabulary(tiny.tokenizer())
+    size = on_policy.vocabulary_size(tiny.tokenizer())
     with torch.no_grad():
         before = model(ids).logits
         padding = on_policy.trim(model, size)
