@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from pipeline.training.process import Start
     from pipeline.training.trainer import Planned
 
-OPTIMIZER_FILE = "optimizer.pt"  # of a checkpoint, as transformers names it
+# What holds the optimizer's state in a checkpoint, as transformers names it, by the student's layout in processes.
+OPTIMIZER = {"whole": "optimizer.pt", "fsdp": "optimizer_0", "deepspeed": "latest"}
 DIVERGED_FILE = "diverged.json"  # in the stage's folder: the batches at which a training was stopped
 
 
@@ -254,16 +255,25 @@ def plan_of(config: Config, inputs: Inputs, material: Material) -> str:
     )
 
 
-def begun_at(output: Output, plan: str) -> Path | None:
-    """The checkpoint that a training of this plan goes on from. One without the optimizer's state is none.
+def begun_at(output: Output, plan: str, layout: str) -> Path | None:
+    """The checkpoint that a training of this plan goes on from. One without the optimizer's state is none: the trainer
+    would go on from it with an optimizer that remembers nothing and a learning rate at its warm-up.
 
-    The trainer would go on from it with an optimizer that remembers nothing and a learning rate at its warm-up.
+    Raises StageError for one of a student in another layout.
     """
     root = output.work / "trainer"
     last = checkpoints.ready(root, plan)
-    if last is None or (last / OPTIMIZER_FILE).is_file():
+    if last is None or (last / OPTIMIZER[layout]).exists():
         return last
-    output.say(f"step {checkpoints.step_of(last)} was saved without the optimizer's state, so training starts over")
+    step = checkpoints.step_of(last)
+    others = [name for name, place in OPTIMIZER.items() if (last / place).exists()]
+    if others:
+        raise StageError(
+            f"the checkpoint of step {step} holds the student in the layout {others[0]}, and sft.exec asks for "
+            f"{layout}; expected the same. Set sft.exec.launcher and config back to go on, or delete {root} to start "
+            f"over."
+        )
+    output.say(f"step {step} was saved without the optimizer's state, so training starts over")
     shutil.rmtree(root)
     return checkpoints.ready(root, plan)
 
@@ -285,7 +295,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     output.facts["student"] = students.figures(inputs.model("student"))
     output.say(students.line(output.facts["student"]))
     material = replace(material, targets=soft_targets(config, inputs, output, tokenizer, material))
-    last = begun_at(output, plan_of(config, inputs, material))
+    layout = "whole" if started is None else started.layout
+    last = begun_at(output, plan_of(config, inputs, material), layout)
     if last is None:
         shutil.rmtree(output.folder / "logs", ignore_errors=True)
     else:
@@ -325,8 +336,9 @@ def train(
         from pipeline.training import on_policy
 
         figures |= on_policy.figures(trainer.state.log_history, step, figures["seconds_stepping"])
+    gathered = trainer.gathered()
     if trainer.rank == 0:
-        model.save(trainer.finished(), tokenizer, places["checkpoint"], config.save_dtype)
+        model.save(trainer.finished(), tokenizer, places["checkpoint"], config.save_dtype, gathered)
         if "peer" in places:
             model.save(trainer.beside["peer"], tokenizer, places["peer"], config.save_dtype)
     trainer.accelerator.wait_for_everyone()
@@ -351,6 +363,8 @@ def to_start(config: Config, root: Path) -> "Start | None":
         )
     try:
         found = process.start(config.exec.config, root, config.exec.processes or torch.cuda.device_count() or None)
+        if found.count > 1:
+            options.refuse_sharding(config, found.layout, torch.cuda.is_available())
     except ValueError as error:
         raise StageError(f"sft.exec.config: {error}.") from error
     if found.count > 1:

@@ -89,14 +89,14 @@ class SoftTargets(Objective):
         from pipeline.objectives import forward, sft
         from pipeline.objectives.divergence import Blend
 
-        found = forward.states(model, batch, self.compute_dtype)
+        targets = forward.targets(batch)
         temperature, alpha = self.config.at(moment)
         if alpha == 0 and torch.is_grad_enabled():
-            total = forward.chunked(model, found.hidden, sft.cross_entropy(found.targets), self.compute_dtype)
-            return Loss(total, len(found.targets))
-        blend = Blend(found.targets, self.labels(batch, found.targets), temperature, alpha)
-        total = forward.chunked(model, found.hidden, blend, self.compute_dtype)
-        return Loss(total, len(found.targets), blend.figures)
+            found = forward.states(model, batch, self.compute_dtype, sft.cross_entropy(targets))
+            return Loss(found.total, len(targets))
+        blend = Blend(targets, self.labels(batch, targets), temperature, alpha)
+        found = forward.states(model, batch, self.compute_dtype, blend)
+        return Loss(found.total, len(targets), blend.figures)
 
     def labels(self, batch: Mapping[str, Any], targets: "torch.Tensor") -> Any:
         """The labels of a batch's learnt positions, on the device of its targets."""
