@@ -44,7 +44,7 @@ def estimate(run: Run) -> list[str]:
     else:
         lines.append(f"Tokens to generate: about {bill.tokens:,}, by the mean of this teacher's stored completions.")
     tokens = limit if bill.tokens is None else bill.tokens
-    each = BYTES_PER_TOKEN + LABEL_BYTES * int(declared(run.recipe.sections["generate"])["logprobs"])
+    each = BYTES_PER_TOKEN + LABEL_BYTES * int(declared(run.recipe.sections["generate"])["logprobs"]) * labellers(run)
     lines.append(f"Disk: about {tokens * each / 1e6:,.1f} MB.")
     timed = last_timed(run)
     if timed is None:
@@ -55,6 +55,15 @@ def estimate(run: Run) -> list[str]:
             f"Time: about {tokens / speed / 3600:.2f} h at {speed:,.0f} tokens/s, as run {timed.run} measured."
         )
     return lines
+
+
+def labellers(run: Run) -> int:
+    """How many teachers label a trace, at most."""
+    by = declared(run.recipe.sections["generate"]).get("labelled_by", "own")
+    if by == "own":
+        return 1
+    teachers = len(run.recipe.teachers)
+    return teachers if by == "all" else min(teachers, 1 + len(by))
 
 
 def last_timed(run: Run) -> Manifest | None:

@@ -1,13 +1,15 @@
-"""Soft labels for the completions of an order: which lack them, scoring those, and the rows that say where they lie.
+"""Soft labels for stored completions: which lack them, scoring those, and the rows that say where they lie.
 
-It generates nothing and opens no dataset. Completions made with labels need none of its scoring.
+It generates nothing and opens no dataset. Completions made with labels need none of its scoring, but where another
+teacher than their own is to label them too.
 """
 
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import islice
+from dataclasses import dataclass, field
+from functools import cached_property
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -17,8 +19,8 @@ from pipeline import templates
 from pipeline.engines import Engine, Request
 from pipeline.label_journal import Labels
 from pipeline.manifest import Shard
-from pipeline.orders import Order, answered, asks, completions
-from pipeline.records import SOFT_LABELS
+from pipeline.orders import Ask, Order, Row, answered, asks, completions, conversation
+from pipeline.records import SOFT_LABELS, content_id, label_id, labels_key
 from pipeline.roles import Role
 from pipeline.sampling import engine_seed
 from pipeline.shards import as_table, column_sums, same_sums
@@ -43,11 +45,83 @@ def allowed(role: Role, tokenizer: Any, logprobs: int) -> int:
     return logprobs
 
 
-class Told(NamedTuple):
-    """A stored completion to label, and how many candidates of its tokens are known (0: none)."""
+@dataclass(frozen=True, eq=False)
+class Reading:
+    """What one teacher labels: the traces of an order, its own or another teacher's.
 
-    id: str
-    token_ids: list[int]
+    by: its own order, whose prompts it reads them after. store: of its model; the labels lie there. of: whose traces
+    they are, which lie in the store `traces`.
+    """
+
+    by: Order
+    store: Store
+    of: Order
+    traces: Store
+
+    @property
+    def own(self) -> bool:
+        """Whether they are its own traces."""
+        return self.by is self.of
+
+    @cached_property
+    def vocabulary(self) -> str:
+        """The fingerprint of the vocabulary that the labels are of."""
+        return vocabulary_fingerprint(self.by.tokenizer)
+
+    @cached_property
+    def _shared(self) -> bool:
+        """Whether the traces' token ids are the labelling teacher's too."""
+        return self.own or self.vocabulary == vocabulary_fingerprint(self.of.tokenizer)
+
+    @cached_property
+    def _ends(self) -> tuple[int, frozenset[int]]:
+        """The token that ends a reply of the labelling teacher's, and those that end one in the traces."""
+        ours, theirs = (templates.end_token_id(order.tokenizer) for order in (self.by, self.of))
+        return ours, frozenset({theirs, self.of.tokenizer.eos_token_id})
+
+    def heard(self) -> Iterator[tuple[Ask, Row, list[dict[str, str]], str]]:
+        """The stored completions, each with what was asked, and with the messages and the prompt that the labelling
+        teacher reads it after: those that would put the same problem to it.
+        """
+        for ask, row in answered(self.of, self.traces, asks(self.of)):
+            problem = {"text": ask.problem_text, "task": ask.task}
+            messages = conversation(self.by.role, self.by.texts, problem)
+            yield ask, row, messages, templates.render(self.by.tokenizer, messages)
+
+    def key(self, row: Row, prompt: str) -> str:
+        """What a completion's labels are filed under: the id of a trace of its own, else a content id of all that could
+        change what the teacher says of it.
+        """
+        if self.own:
+            return str(row["id"])
+        role = self.by.role
+        return content_id(
+            "labels", row["id"], prompt, self.by.weights, role.dtype, role.quantization, role.max_model_len
+        )
+
+    def tokens(self, row: Row) -> list[int] | None:
+        """A completion's tokens as the labelling teacher reads them, its end token last where the trace ended with one.
+
+        With another vocabulary its text is encoded; None where that cannot be done without changing it.
+        """
+        if self._shared:
+            return list(row["token_ids"])
+        tokenizer, (end, ends) = self.by.tokenizer, self._ends
+        token_ids = templates.encode(tokenizer, row["raw"])
+        if templates.decode(tokenizer, token_ids) != row["raw"]:
+            return None
+        ended = row["finish"] == "stop" and not ends.isdisjoint(row["token_ids"][-1:])
+        return [*token_ids, end] if ended else token_ids
+
+
+class Told(NamedTuple):
+    """A stored completion to label: its trace, what its labels are filed under, and how many candidates of its tokens
+    are known (0: none). token_ids is None where the teacher cannot read it.
+    """
+
+    trace_id: str
+    key: str
+    token_ids: list[int] | None
     token_hash: bytes
     k: int
 
@@ -61,7 +135,17 @@ class Figures:
     failed: int = 0
     tokens: int = 0
     seconds: float = 0.0
-    cause: str = ""  # the commonest, where some failed
+    causes: Counter[str] = field(default_factory=Counter)
+
+    def fail(self, cause: str) -> None:
+        """Count a completion that could not be labelled."""
+        self.failed += 1
+        self.causes[cause[:200]] += 1
+
+    @property
+    def cause(self) -> str:
+        """The commonest, where some failed."""
+        return next((cause for cause, _ in self.causes.most_common(1)), "")
 
     def facts(self) -> dict[str, Any]:
         """Figures for the manifest."""
@@ -73,53 +157,49 @@ class Figures:
         }
 
 
-def told(order: Order, store: Store) -> Iterator[Told]:
-    """The stored completions of an order that have token ids, each once, in the order of its samples."""
+def told(reading: Reading) -> Iterator[Told]:
+    """The stored completions of a reading that have token ids, each once, in the order of their samples."""
     seen: set[str] = set()
-    for row in completions(order, store):
-        key, token_ids = row["id"], row["token_ids"]
-        if key not in seen and row["finish"] != "error" and token_ids is not None:
+    rows: Iterable[tuple[Row, str]]
+    if reading.own:  # no prompt has to be rendered
+        rows = ((row, row["id"]) for row in completions(reading.of, reading.traces))
+    else:
+        rows = ((row, reading.key(row, prompt)) for _, row, _, prompt in reading.heard())
+    for row, key in rows:
+        if key not in seen and row["finish"] != "error" and row["token_ids"] is not None:
             seen.add(key)
-            token_hash = hash_tokens(token_ids)
-            yield Told(key, token_ids, token_hash, store.labels.k(key, token_hash))
+            token_ids = reading.tokens(row)
+            token_hash = hash_tokens(token_ids or ())
+            k = 0 if token_ids is None else reading.store.labels.k(key, token_hash)
+            yield Told(row["id"], key, token_ids, token_hash, k)
 
 
 def score(
-    order: Order,
-    store: Store,
+    readings: Sequence[Reading],
     start: Callable[[Role, int], Engine],
     progress: Callable[[int, int, str], None],
     figures: Figures,
 ) -> None:
-    """Label the order's stored completions that lack labels, or have fewer candidates a token than it asks for.
+    """Label the completions of some readings that lack labels, or have fewer candidates a token than are asked for.
 
-    Nothing is generated: the engine reads prompt and completion, and says what it would have made of each token. start
-    makes it from a role and a seed, and is called only if something is missing. What was done is added to `figures`.
+    The labelling teachers of all readings are one model, with one store. Nothing is generated: the engine reads prompt
+    and completion, and says what it would have made of each token. start makes it from a role and a seed, and is called
+    only if something is missing. What was done is added to `figures`.
     """
-    missing: set[str] = set()
-    for one in told(order, store):
-        if one.k >= order.logprobs:
-            figures.had += 1
-        elif not one.token_ids:
-            store.labels.append(one.id, Packer(order.logprobs).packed())  # no token, no logprobs
-            figures.had += 1
-        else:
-            missing.add(one.id)
-    if not missing:
+    missing = [_missing(reading, figures) for reading in readings]
+    done, total = 0, sum(map(len, missing))
+    if not total:
         return
-    done, total = 0, len(missing)
     progress(done, total, "starting the engine to score stored completions")
-    step = min(order.role.exec.max_num_batched_tokens or SCORE_STEP_TOKENS, SCORE_STEP_TOKENS)
-    role = order.role.model_copy(update={"exec": order.role.exec.model_copy(update={"max_num_batched_tokens": step})})
-    causes: Counter[str] = Counter()
-    engine = start(role, engine_seed(missing))
+    first, store = readings[0].by.role, readings[0].store
+    step = min(first.exec.max_num_batched_tokens or SCORE_STEP_TOKENS, SCORE_STEP_TOKENS)
+    role = first.model_copy(update={"exec": first.exec.model_copy(update={"max_num_batched_tokens": step})})
+    engine = start(role, engine_seed(chain.from_iterable(missing)))
     begun, before_s = time.monotonic(), figures.seconds
     try:
-        for completion in engine.stream(_requests(order, store, missing)):
+        for completion in engine.stream(chain.from_iterable(map(_requests, readings, missing))):
             if completion.labels is None:
-                figures.failed += 1
-                causes[(completion.cause or "no labels")[:200]] += 1
-                figures.cause = causes.most_common(1)[0][0]
+                figures.fail(completion.cause or "no labels")
             else:
                 store.labels.append(completion.id, completion.labels)
                 figures.scored += 1
@@ -131,51 +211,69 @@ def score(
         engine.close()
 
 
-def _requests(order: Order, store: Store, missing: set[str]) -> Iterator[Request]:
-    left = set(missing)
-    for ask, row in answered(order, store, asks(order)):
-        if row["id"] in left:
-            left.remove(row["id"])
+def _missing(reading: Reading, figures: Figures) -> set[str]:
+    """What the labels are filed under that are to be made; those that are there are counted."""
+    missing: set[str] = set()
+    for one in told(reading):
+        if one.token_ids is None:
+            figures.fail(f"the tokenizer of {reading.by.role.label} changes the text of the trace")
+        elif one.k >= reading.by.logprobs:
+            figures.had += 1
+        elif not one.token_ids:
+            reading.store.labels.append(one.key, Packer(reading.by.logprobs).packed())  # no token, no logprobs
+            figures.had += 1
+        else:
+            missing.add(one.key)
+    return missing
+
+
+def _requests(reading: Reading, missing: set[str]) -> Iterator[Request]:
+    by, left = reading.by, set(missing)
+    for ask, row, messages, prompt in reading.heard():
+        key = reading.key(row, prompt)
+        if key in left:
+            left.remove(key)
             yield Request(
-                id=row["id"],
-                prompt=ask.prompt,
-                prompt_token_ids=templates.prompt_ids(order.tokenizer, ask.messages),
-                messages=ask.messages,
-                sampling=order.sampling,
-                max_tokens=order.max_tokens,
+                id=key,
+                prompt=prompt,
+                prompt_token_ids=templates.encode(by.tokenizer, prompt),
+                messages=messages,
+                sampling=by.sampling,
+                max_tokens=by.max_tokens,
                 sample=ask.sample,
                 problem_text=ask.problem_text,
-                logprobs=order.logprobs,
-                score_ids=row["token_ids"],
+                logprobs=by.logprobs,
+                score_ids=reading.tokens(row),
             )
 
 
 def write(
-    made: Iterable[tuple[Order, Store]],
+    readings: Iterable[Reading],
     previous: Iterable[tuple[Shard, pa.Table]],
     keep: Callable[[Shard], None],
     put: Callable[[pa.Table], None],
-) -> int:
+) -> Counter[str]:
     """Hand on where the labels of stored completions lie: shards of before that say just that, then rows.
 
-    Returns how many completions have labels. None is read: what a row says of them is in a journal's heads.
+    Returns how many completions have labels of each teacher, by its label. None is read: what a row says of them is in
+    a journal's heads.
     """
     rows: dict[str, dict[str, Any]] = {}
-    for order, store in made:
-        vocabulary = vocabulary_fingerprint(order.tokenizer)
-        for one in told(order, store):
-            if one.k and one.id not in rows:
-                rows[one.id] = {
-                    "id": one.id,
-                    "teacher": order.role.label,
-                    "vocabulary": vocabulary,
+    for reading in readings:
+        for one in told(reading):
+            row_id = label_id(one.trace_id, one.key)
+            if one.k and one.token_ids is not None and row_id not in rows:
+                rows[row_id] = {
+                    "id": row_id,
+                    "teacher": reading.by.role.label,
+                    "vocabulary": reading.vocabulary,
                     "token_hash": one.token_hash.hex(),
                     "k": one.k,
                     "tokens": len(one.token_ids),
-                    "folder": store.folder.name,
-                    "check": store.labels.check(one.id, one.token_hash),
+                    "folder": reading.store.folder.name,
+                    "check": reading.store.labels.check(one.key, one.token_hash),
                 }
-    count = len(rows)
+    count = Counter(row["teacher"] for row in rows.values())
     for shard, table in previous:
         ids = table.column("id").to_pylist()
         if _unchanged(shard, [rows[trace_id] for trace_id in ids if trace_id in rows]):
@@ -204,7 +302,7 @@ def read(root: Path, rows: Iterable[Mapping[str, Any]]) -> Iterator[tuple[Mappin
             folders[row["folder"]] = Labels(root / row["folder"])
         labels = folders[row["folder"]]
         token_hash = bytes.fromhex(row["token_hash"])
-        packed = labels.get(row["id"], token_hash, row["check"])
+        packed = labels.get(labels_key(row["id"]), token_hash, row["check"])
         if packed is None:
             raise ValueError(
                 f"{root / row['folder']} lacks the soft labels that the dataset names for trace {row['id']}. Restore "

@@ -84,6 +84,7 @@ class Ask(Sample):
     prompt: str
     messages: list[dict[str, str]]
     problem_text: str
+    task: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,6 +178,7 @@ def asks(order: Order) -> Iterator[Ask]:
                 prompt=prompt,
                 messages=messages,
                 problem_text=problem["text"],
+                task=problem["task"],
             )
 
 

@@ -90,10 +90,15 @@ class Recipe:
             silent = frozenset() if self.rounds.keep_teachers else frozenset({"teacher", *self.more_teachers})
             if self.rounds.start == "last":
                 sections["sft"] = sections["sft"].model_copy(update={"start": str(checkpoint)})
-        # A route of the last student, or of a teacher that is silent from now on, is no mistake in the other rounds.
+        # To name the last student, or a teacher that is silent from now on, is no mistake in the other rounds.
         apart = {LAST_STUDENT, "teacher", *self.more_teachers} - ({"teacher", *more} - silent)
-        routes = {name: route for name, route in sections["generate"].routes.items() if name not in apart}
-        sections["generate"] = sections["generate"].model_copy(update={"routes": routes})
+        generate = sections["generate"]
+        here: dict[str, Any] = {"routes": {name: one for name, one in generate.routes.items() if name not in apart}}
+        if named := generate.further_labellers():
+            here["labelled_by"] = tuple(name for name in named if name not in apart)
+        sections["generate"] = generate.model_copy(update=here)
+        labels = {LAST_STUDENT if name == LAST_STUDENT else self.roles[name].label for name in apart}
+        sections["sft"] = sections["sft"].without_teachers(labels)
         if deciding:
             sections["eval"] = sections["eval"].model_copy(update={"split": self.rounds.split})
         return replace(self, more_teachers=more, silent=silent, sections=sections)

@@ -80,10 +80,12 @@ TRACE = pa.schema(
 # lie: the completion store holds them, once. `labelling.read` finds them.
 SOFT_LABELS = pa.schema(
     [
-        ("id", pa.string()),  # the trace's
-        ("teacher", pa.string()),
+        ("id", pa.string()),  # the trace's; that of another teacher's labels has more behind it (`label_id`)
+        ("teacher", pa.string()),  # whose labels they are: the model's name in the recipe
         ("vocabulary", pa.string()),  # fingerprint of what each token id stands for
-        ("token_hash", pa.string()),  # of the trace's token ids: labels of other tokens are never taken for these
+        # Of the trace's token ids, or of the tokens that another teacher reads its text as: labels of other tokens are
+        # never taken for these.
+        ("token_hash", pa.string()),
         ("k", pa.int32()),
         ("tokens", pa.int32()),
         ("folder", pa.string()),  # of the store
@@ -197,6 +199,25 @@ SCORE = pa.schema(
         ("raw", pa.string()),
     ]
 )
+
+
+def base_id(row_id: str) -> str:
+    """The id of the trace that a row is about: a repeat of an example, or a further teacher's labels, without what
+    stands behind the +.
+    """
+    return row_id.partition("+")[0]
+
+
+def label_id(trace_id: str, key: str) -> str:
+    """The id of a row of SOFT_LABELS: the trace's, where its own teacher's labels are filed under that, else with the
+    key that another teacher's are filed under behind a +.
+    """
+    return trace_id if key == trace_id else f"{trace_id}+{key}"
+
+
+def labels_key(row_id: str) -> str:
+    """What the labels of a row of SOFT_LABELS are filed under."""
+    return row_id.rpartition("+")[2]
 
 
 def content_id(*parts: Any) -> str:

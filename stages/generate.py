@@ -42,7 +42,7 @@ INDEXED = ("id", "problem_id", "teacher", "finish", "completion_tokens")  # colu
 class Config(Section):
     """How much is asked of the teachers, and how their words are drawn."""
 
-    later: ClassVar[frozenset[str]] = frozenset({"unverifiable_variants"})
+    later: ClassVar[frozenset[str]] = frozenset({"unverifiable_variants", "labelled_by"})
 
     samples: int = Field(4, ge=1)  # completions of each problem; raising it asks only for the new ones
     adaptive: Adaptive | None = None  # null: always `samples`; else at most so many
@@ -58,6 +58,9 @@ class Config(Section):
     unverifiable_variants: Literal["skip", "ask"] = "skip"
     # The likeliest candidates of each token, kept with their raw logprobs; a stored completion without them is scored.
     logprobs: int = Field(0, ge=0, le=engines.LOGPROBS_LIMIT)
+    # Whose candidates: those of the trace's own teacher; of all teachers; or of those named here ("teacher" is the main
+    # one) beside its own. The others score a trace, after the prompt that they would be asked with themselves.
+    labelled_by: Literal["own", "all"] | tuple[str, ...] = "own"
 
     @model_validator(mode="after")
     def _limits(self) -> "Config":
@@ -72,7 +75,20 @@ class Config(Section):
                 "truncated: continue cannot keep presence_penalty and frequency_penalty, which count the words of one "
                 "request alone; set both to 0, or take truncated: again"
             )
+        if self.labelled_by != "own" and not self.logprobs:
+            raise ValueError(
+                "labelled_by names who labels the traces, and logprobs is 0: there are no labels. Set logprobs (50, "
+                "say), or leave labelled_by out"
+            )
         return self
+
+    def labels(self, teacher: str, of: str) -> bool:
+        """Whether a teacher labels the traces of one, both by their names."""
+        return teacher == of or self.labelled_by == "all" or teacher in self.further_labellers()
+
+    def further_labellers(self) -> tuple[str, ...]:
+        """The teachers that are named to label others' traces too."""
+        return self.labelled_by if isinstance(self.labelled_by, tuple) else ()
 
     def by_domain(self) -> bool:
         return any(route.domains for route in self.routes.values())
@@ -116,12 +132,13 @@ def orders_of(
     config: Config, inputs: Inputs, output: Output, enough: Mapping[str, Enough] | None = None
 ) -> dict[str, Order]:
     """What this run asks of each teacher, by its name. Raises StageError where a route or an engine does not fit."""
-    unknown = [name for name in config.routes if name not in inputs.teachers]
-    if unknown:
-        raise StageError(
-            f"generate.routes names {unknown[0]!r}; expected one of {', '.join(inputs.teachers)}. Add it to "
-            f"more_teachers, or mend the name."
-        )
+    for key, named in (("routes", config.routes), ("labelled_by", config.further_labellers())):
+        unknown = [name for name in named if name not in inputs.teachers]
+        if unknown:
+            raise StageError(
+                f"generate.{key} names {unknown[0]!r}; expected one of {', '.join(inputs.teachers)}. Add it to "
+                f"more_teachers, or mend the name."
+            )
     domains, skipped = domains_of(config, inputs), skipped_of(config, inputs)
     earlier = (row for _, table in output.previous("decisions", DECIDED) for row in table.to_pylist())
     decided = settled(config.adaptive, config.samples, earlier)
@@ -307,18 +324,18 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
         groups: dict[str, dict[str, Order]] = {}
         for name, order in made.items():
             groups.setdefault(engine_key(order), {})[name] = order
-        stored: list[tuple[Order, Store]] = []
+        stored: dict[str, tuple[Order, Store]] = {}
         facts = {}
         decisions = []
         for group in groups.values():
             store, figures, more = buy(config, inputs, output, group)
             facts[next(iter(group))] = figures
-            stored += [(order, store) for order in group.values()]
+            stored |= {name: (order, store) for name, order in group.items()}
             if rule is not None:
                 decisions += [decision_row(rule, *one) for one in more]
-    output.counts.update(write_traces(stored, output))
+    output.counts.update(write_traces(list(stored.values()), output))
     if config.logprobs:
-        output.facts["soft_labels"] = label(inputs, output, groups.values())
+        output.facts["soft_labels"] = label(config, inputs, output, groups.values(), stored)
     output.write("decisions", as_table(decisions, DECISION))
     report(output, facts, decisions)
     if skipped := skipped_of(config, inputs):
@@ -355,38 +372,57 @@ def log_of(output: Output, name: str) -> Path:
     return output.work / ("engine.log" if name == "teacher" else f"engine-{name}.log")
 
 
-def label(inputs: Inputs, output: Output, groups: Iterable[Mapping[str, Order]]) -> dict[str, Any]:
-    """Score what was stored without labels, then write the labels of all traces. Returns figures."""
+def label(
+    config: Config,
+    inputs: Inputs,
+    output: Output,
+    groups: Iterable[Mapping[str, Order]],
+    stored: Mapping[str, tuple[Order, Store]],
+) -> dict[str, Any]:
+    """Score what was stored without labels, then write the labels of all traces. Returns figures.
+
+    stored: by a teacher's name its order, and the store where its traces are.
+    """
     total = labelling.Figures()
-    labelled: list[tuple[Order, Store]] = []
+    readings: list[labelling.Reading] = []
     for group in groups:
-        store = score(inputs, output, group, total)
-        labelled += [(order, store) for order in group.values()]
+        readings += score(config, inputs, output, group, stored, total)
     if total.failed:
-        output.say(f"{total.failed:,} traces have no soft labels: {total.cause}")
+        output.say(f"{total.failed:,} traces have no soft labels of a teacher: {total.cause}")
     count = labelling.write(
-        labelled,
+        readings,
         output.previous("soft_labels"),
         partial(output.keep, "soft_labels"),
         partial(output.write, "soft_labels"),
     )
-    return {**total.facts(), "labelled": count}
+    return {**total.facts(), "labelled": count.total()} | ({"labelled_by": dict(count)} if len(count) > 1 else {})
 
 
-def score(inputs: Inputs, output: Output, group: Mapping[str, Order], total: labelling.Figures) -> Store:
-    """Score, with one model, what its store holds of these orders without labels; returns the store as it is then."""
+def score(
+    config: Config,
+    inputs: Inputs,
+    output: Output,
+    group: Mapping[str, Order],
+    stored: Mapping[str, tuple[Order, Store]],
+    total: labelling.Figures,
+) -> list[labelling.Reading]:
+    """Score, with one model, what its store has no labels for; returns what was read, with the store as it is then."""
     name, first = next(iter(group.items()))
     files, log = files_of(inputs, name), log_of(output, name)
     with writing(inputs.store, first.weights) as store:
-        for order in group.values():
-            labelling.score(
-                order,
-                store,
-                lambda role, seed: engines.start(role, files(), seed, log),
-                lambda done, of, note: output.progress(Progress(done, of, "labels", note)),
-                total,
-            )
-    return store
+        readings = [
+            labelling.Reading(order, store, *stored[of])
+            for teacher, order in group.items()
+            for of in stored
+            if config.labels(teacher, of)
+        ]
+        labelling.score(
+            readings,
+            lambda role, seed: engines.start(role, files(), seed, log),
+            lambda done, of, note: output.progress(Progress(done, of, "labels", note)),
+            total,
+        )
+    return readings
 
 
 def pilot(config: Config, inputs: Inputs, output: Output, share: float) -> dict[str, Any]:

@@ -16,7 +16,7 @@ from pipeline import heap, labelling
 from pipeline import student as students
 from pipeline.manifest import write_durably
 from pipeline.objectives import targets
-from pipeline.records import SOFT_LABELS, content_id
+from pipeline.records import SOFT_LABELS, base_id, content_id
 from pipeline.roles import Role
 from pipeline.section import declared
 from pipeline.stage import Inputs, Output, Progress, Reads, Roles, Stage, StageError
@@ -33,7 +33,8 @@ if TYPE_CHECKING:
     from pipeline.training.process import Start
     from pipeline.training.trainer import Planned
 
-OPTIMIZER_FILE = "optimizer.pt"  # of a checkpoint, as transformers names it
+# What holds the optimizer's state in a checkpoint, as transformers names it, by the student's layout in processes.
+OPTIMIZER = {"whole": "optimizer.pt", "fsdp": "optimizer_0", "deepspeed": "latest"}
 DIVERGED_FILE = "diverged.json"  # in the stage's folder: the batches at which a training was stopped
 
 
@@ -133,6 +134,11 @@ def learns_soft_labels(config: Config) -> bool:
     return config.objective == "soft_labels"
 
 
+def weighs_by_domain(config: Config) -> bool:
+    """Whether what a teacher counts depends on a problem's domain."""
+    return config.soft_labels is not None and bool(config.soft_labels.weights.domains)
+
+
 def rows_of(inputs: Inputs, name: str) -> Iterator[dict[str, Any]]:
     """The rows of a dataset; none where it was written by a run that did not know it yet."""
     try:
@@ -159,8 +165,13 @@ def soft_targets(config: Config, inputs: Inputs, output: Output, tokenizer: Any,
     wanted = config.soft_labels
     if wanted is None:
         return None
+    domains = rows_of(inputs, "domains") if weighs_by_domain(config) else ()
     these = pairing.wanted(
-        [*material.train, *material.validation], rows_of(inputs, "layouts"), rows_of(inputs, "labels")
+        [*material.train, *material.validation],
+        rows_of(inputs, "layouts"),
+        rows_of(inputs, "labels"),
+        wanted.weights,
+        {base_id(row["id"]): row["domain"] for row in domains},
     )
     lacking = these.unlabelled
     if len(lacking) > wanted.max_unlabelled_share * len(these.layouts) or not these.labelled:
@@ -185,6 +196,11 @@ def soft_targets(config: Config, inputs: Inputs, output: Output, tokenizer: Any,
         f"soft labels: {facts['covered_share']:.1%} of {facts['tokens']} tokens learnt from {facts['traces']} traces "
         f"are covered; there {facts['candidates']} candidates hold {facts['candidates_mass']:.2%} of the mass"
     )
+    for label, heard in facts.get("teachers", {}).items():
+        output.say(
+            f"{label} labelled {heard['traces']} of the traces and covers {heard['covered_share']:.1%} of the tokens; "
+            f"where any teacher does, it counts {heard['mean_share']:.1%}"
+        )
     if facts["covered_share"] < wanted.min_covered_share:
         raise StageError(
             f"the audit refuses to train: soft labels cover {facts['covered_share']:.1%} of the tokens learnt from "
@@ -239,16 +255,25 @@ def plan_of(config: Config, inputs: Inputs, material: Material) -> str:
     )
 
 
-def begun_at(output: Output, plan: str) -> Path | None:
-    """The checkpoint that a training of this plan goes on from. One without the optimizer's state is none.
+def begun_at(output: Output, plan: str, layout: str) -> Path | None:
+    """The checkpoint that a training of this plan goes on from. One without the optimizer's state is none: the trainer
+    would go on from it with an optimizer that remembers nothing and a learning rate at its warm-up.
 
-    The trainer would go on from it with an optimizer that remembers nothing and a learning rate at its warm-up.
+    Raises StageError for one of a student in another layout.
     """
     root = output.work / "trainer"
     last = checkpoints.ready(root, plan)
-    if last is None or (last / OPTIMIZER_FILE).is_file():
+    if last is None or (last / OPTIMIZER[layout]).exists():
         return last
-    output.say(f"step {checkpoints.step_of(last)} was saved without the optimizer's state, so training starts over")
+    step = checkpoints.step_of(last)
+    others = [name for name, place in OPTIMIZER.items() if (last / place).exists()]
+    if others:
+        raise StageError(
+            f"the checkpoint of step {step} holds the student in the layout {others[0]}, and sft.exec asks for "
+            f"{layout}; expected the same. Set sft.exec.launcher and config back to go on, or delete {root} to start "
+            f"over."
+        )
+    output.say(f"step {step} was saved without the optimizer's state, so training starts over")
     shutil.rmtree(root)
     return checkpoints.ready(root, plan)
 
@@ -270,7 +295,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     output.facts["student"] = students.figures(inputs.model("student"))
     output.say(students.line(output.facts["student"]))
     material = replace(material, targets=soft_targets(config, inputs, output, tokenizer, material))
-    last = begun_at(output, plan_of(config, inputs, material))
+    layout = "whole" if started is None else started.layout
+    last = begun_at(output, plan_of(config, inputs, material), layout)
     if last is None:
         shutil.rmtree(output.folder / "logs", ignore_errors=True)
     else:
@@ -310,8 +336,9 @@ def train(
         from pipeline.training import on_policy
 
         figures |= on_policy.figures(trainer.state.log_history, step, figures["seconds_stepping"])
+    gathered = trainer.gathered()
     if trainer.rank == 0:
-        model.save(trainer.finished(), tokenizer, places["checkpoint"], config.save_dtype)
+        model.save(trainer.finished(), tokenizer, places["checkpoint"], config.save_dtype, gathered)
         if "peer" in places:
             model.save(trainer.beside["peer"], tokenizer, places["peer"], config.save_dtype)
     trainer.accelerator.wait_for_everyone()
@@ -336,6 +363,8 @@ def to_start(config: Config, root: Path) -> "Start | None":
         )
     try:
         found = process.start(config.exec.config, root, config.exec.processes or torch.cuda.device_count() or None)
+        if found.count > 1:
+            options.refuse_sharding(config, found.layout, torch.cuda.is_available())
     except ValueError as error:
         raise StageError(f"sft.exec.config: {error}.") from error
     if found.count > 1:
@@ -411,6 +440,7 @@ STAGE = Stage(
             "mix", "examples", ("id", "prompt", "completion", "split"), later=("place",), told=("domain", "finish")
         ),
         "layouts": Reads("mix", "examples", ("id", "spans", "teacher"), when=learns_soft_labels),
+        "domains": Reads("mix", "examples", ("id", "domain"), when=weighs_by_domain),
         "labels": Reads("generate", "soft_labels", tuple(SOFT_LABELS.names), when=learns_soft_labels),
         "traces": Reads("generate", "traces", ("id", "raw", "token_ids", "finish"), when=learns_soft_labels),
     },

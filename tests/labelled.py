@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from pipeline import templates
+from pipeline.records import label_id
 from pipeline.soft_labels import SoftLabels, head, pack, vocabulary_fingerprint
 from pipeline.store import partition, writing
 from pipeline.think import assemble, lay_out
@@ -48,14 +49,16 @@ def sure(token_ids: list[int]) -> SoftLabels:
     return SoftLabels(sampled, none, sampled[:, None], none[:, None], none)
 
 
-def put(store: Path, trace_id: str, labels: SoftLabels, teacher: Any, **changes: Any) -> dict[str, Any]:
-    """Store labels; the row that says where they lie."""
-    packed = pack(labels)
+def put(
+    store: Path, trace_id: str, labels: SoftLabels, teacher: Any, key: str | None = None, **changes: Any
+) -> dict[str, Any]:
+    """Store labels, those of another teacher than the trace's own under a key; the row that says where they lie."""
+    packed, key = pack(labels), key or trace_id
     with writing(store, WEIGHTS) as opened:
-        opened.labels.append(trace_id, packed)
+        opened.labels.append(key, packed)
     said = head(packed)
     row = {
-        "id": trace_id,
+        "id": label_id(trace_id, key),
         "teacher": "teacher",
         "vocabulary": vocabulary_fingerprint(teacher),
         "token_hash": said.token_hash.hex(),

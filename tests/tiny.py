@@ -19,10 +19,21 @@ CORPUS = (
     "<think>\n12 + 30 = 42\n</think>\n\nThe answer is \\boxed{42}.",
     "system user assistant\nSolve for x: 3 * x = 9. The greatest common divisor of 8 and 12 is 4.",
 )
+OTHER_CORPUS = ("The answer is one and two", "\\boxed{4} = 12 + 3")
 
 
 def tokenizer(chat_template: str = CHAT_TEMPLATE):  # type: ignore[no-untyped-def]
     """A byte-level BPE tokenizer of about 400 tokens; <|im_end|> ends a turn, <|endoftext|> pads."""
+    names = {"bos_token": "<|im_start|>", "eos_token": "<|im_end|>", "pad_token": "<|endoftext|>"}
+    return _byte_level(CORPUS, 400, SPECIAL, names, chat_template)
+
+
+def other_tokenizer(size: int = 300):  # type: ignore[no-untyped-def]
+    """One that cuts the same texts in other places; <end> ends a turn."""
+    return _byte_level(OTHER_CORPUS, size, ("<end>",), {"eos_token": "<end>"}, CHAT_TEMPLATE)
+
+
+def _byte_level(corpus, size, special, names, chat_template):  # type: ignore[no-untyped-def]
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
     from transformers import PreTrainedTokenizerFast
 
@@ -30,15 +41,13 @@ def tokenizer(chat_template: str = CHAT_TEMPLATE):  # type: ignore[no-untyped-de
     bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     bpe.decoder = decoders.ByteLevel()
     trainer = trainers.BpeTrainer(
-        vocab_size=400,
-        special_tokens=list(SPECIAL),
+        vocab_size=size,
+        special_tokens=list(special),
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
         show_progress=False,
     )
-    bpe.train_from_iterator(CORPUS, trainer)
-    made = PreTrainedTokenizerFast(
-        tokenizer_object=bpe, bos_token="<|im_start|>", eos_token="<|im_end|>", pad_token="<|endoftext|>"
-    )
+    bpe.train_from_iterator(corpus, trainer)
+    made = PreTrainedTokenizerFast(tokenizer_object=bpe, **names)
     made.chat_template = chat_template
     return made
 

@@ -60,10 +60,11 @@ class Objective(Protocol):
     def loss(self, model: Any, batch: Mapping[str, Any], moment: float) -> Loss:
         """The loss of a student over a batch, with gradients where torch records them.
 
-        model: the student, in the wrapping of accelerate where it has one; run it by `forward.states`, whole, so that
-        its wrapping sees the call. batch: tensors [rows, longest] `input_ids`, `attention_mask` and `labels` (not
-        shifted; IGNORED where nothing is learnt), and the ids of its examples in order, under `ids`. moment: the share
-        of training done, for schedules; 1.0 in an evaluation, so that losses of one training compare.
+        model: the student, in the wrapping of accelerate where it has one; run it by `forward.states`, whole, with the
+        loss of its logits, so that its wrapping sees all of it. batch: tensors [rows, longest] `input_ids`,
+        `attention_mask` and `labels` (not shifted; IGNORED where nothing is learnt), and the ids of its examples in
+        order, under `ids`. moment: the share of training done, for schedules; 1.0 in an evaluation, so that losses of
+        one training compare.
         """
 
     def modules(self) -> Mapping[str, "torch.nn.Module"]:

@@ -6,6 +6,7 @@ It knows no objective, and keeps nothing between batches.
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -29,16 +30,16 @@ _BEHIND_HEAD = ("final_logit_softcapping", "logit_scale", "logits_scaling", "out
 
 @dataclass(frozen=True)
 class States:
-    """A student's answer to a batch, short of its output head.
+    """A student's answer to a batch.
 
-    hidden [positions, width] and targets [positions] int64: of the learnt positions, rows of the batch one after
-    another, the final hidden state and the token that follows. layers: where asked for, the hidden states
-    [rows, longest, width] from the embedding to the last layer, that one normalised; attentions: likewise each layer's
-    attention [rows, heads, longest, longest], which only attention `eager` gives.
+    total: float32, without dimension: the summed loss of its logits, 0 where none was asked for. hidden [positions,
+    width]: the final hidden state of the learnt positions, rows of the batch one after another. layers: where asked
+    for, the hidden states [rows, longest, width] from the embedding to the last layer, that one normalised; attentions:
+    likewise each layer's attention [rows, heads, longest, longest], which only attention `eager` gives.
     """
 
+    total: torch.Tensor
     hidden: torch.Tensor
-    targets: torch.Tensor
     layers: tuple[torch.Tensor, ...] | None
     attentions: tuple[torch.Tensor, ...] | None
 
@@ -61,45 +62,59 @@ def refuse_changed_logits(model: Any) -> None:
         )
 
 
-def states(
-    model: Any, batch: Mapping[str, Any], compute_dtype: torch.dtype, layers: bool = False, attentions: bool = False
-) -> States:
-    """Run a model, whole and in its wrapping, over a batch (see `Objective.loss`); its output head is passed over.
+def targets(batch: Mapping[str, Any]) -> torch.Tensor:
+    """The token [positions] int64 that follows each learnt position, rows of a batch one after another."""
+    labels: torch.Tensor = batch["labels"][:, 1:]
+    return labels[labels != IGNORED]
 
-    The head's product is the largest of a small model and its result the largest tensor of any: what is not learnt
-    never gets there, and the rest goes through `chunked`.
+
+def states(
+    model: Any,
+    batch: Mapping[str, Any],
+    compute_dtype: torch.dtype,
+    loss: ChunkLoss | None = None,
+    layers: bool = False,
+    attentions: bool = False,
+) -> States:
+    """Run a model, whole and in its wrapping, over a batch (see `Objective.loss`), with a loss of its logits.
+
+    The loss is taken in the output head's place, by `chunked` and of learnt positions alone: the head's product is the
+    largest of a small model, and its result the largest tensor of any. It is taken within the call of the head, since
+    only there its weight is whole where the model is sharded over processes.
     """
-    labels = batch["labels"][:, 1:]
-    learnt = labels != IGNORED
+    learnt = torch.nn.functional.pad(batch["labels"][:, 1:] != IGNORED, (0, 1))
     inputs = {name: value for name, value in batch.items() if name not in ("labels", "ids")}
     if layers:
         inputs["output_hidden_states"] = True
     if attentions:
         inputs["output_attentions"] = True
+    kept: list[torch.Tensor] = []
+
+    def in_place_of_logits(hidden: torch.Tensor) -> torch.Tensor:
+        kept.append(hidden[learnt])
+        if loss is None:
+            return kept[0]
+        with torch.autocast(hidden.device.type, enabled=False):  # chunks say what they are computed in
+            return chunked(model, kept[0], loss, compute_dtype)
+
     mixed = compute_dtype != torch.float32
     with (
-        _passed_over(bare(model).get_output_embeddings(), torch.nn.functional.pad(learnt, (0, 1))),
-        torch.autocast(labels.device.type, dtype=torch.bfloat16, enabled=mixed),
+        _answering(bare(model).get_output_embeddings(), in_place_of_logits),
+        torch.autocast(learnt.device.type, dtype=torch.bfloat16, enabled=mixed),
     ):
         found = model(**inputs, use_cache=False)
-    return States(found.logits, labels[learnt], found.get("hidden_states"), found.get("attentions"))
+    total = kept[0].new_zeros((), dtype=torch.float32) if loss is None else found.logits
+    return States(total, kept[0], found.get("hidden_states"), found.get("attentions"))
 
 
 @contextmanager
-def _passed_over(head: Any, positions: torch.Tensor) -> Iterator[None]:
-    """Within it a model's output head returns its input at some positions [rows, longest] in place of logits."""
-    kept: list[torch.Tensor] = []
-
-    def before(_head: Any, arguments: tuple[Any, ...]) -> tuple[Any, ...]:
-        kept.append(arguments[0][positions])
-        return (arguments[0][:0], *arguments[1:])  # nothing to multiply
-
-    hooks = (head.register_forward_pre_hook(before), head.register_forward_hook(lambda *_: kept.pop()))
+def _answering(head: Any, answer: Callable[[torch.Tensor], torch.Tensor]) -> Iterator[None]:
+    """Within it a model's output head gives `answer` of its input. Hooks on it, that gather its weight, run as ever."""
+    head.forward = answer
     try:
         yield
     finally:
-        for hook in hooks:
-            hook.remove()
+        del head.forward
 
 
 def chunked(model: Any, hidden: torch.Tensor, loss: ChunkLoss, compute_dtype: torch.dtype) -> torch.Tensor:
@@ -108,15 +123,16 @@ def chunked(model: Any, hidden: torch.Tensor, loss: ChunkLoss, compute_dtype: to
     loss is given logits in float32, which are its own to change, and the slice of positions they are of; it returns a
     sum and the gradient of that sum by the logits, which may be the same memory. Memory grows with CHUNK_ENTRIES, not
     with positions x vocabulary: the gradient is taken forward, while a chunk's logits are there, so that no product is
-    made twice (as Cut Cross-Entropy and Liger Kernel do, arXiv 2411.09009 and 2410.10989).
+    made twice (as Cut Cross-Entropy and Liger Kernel do, arXiv 2411.09009 and 2410.10989). By itself it is for a model
+    that this process holds whole.
     """
     head = bare(model).get_output_embeddings()
-    if type(head) is not torch.nn.Linear or head.bias is not None:
+    if type(head).forward is not torch.nn.Linear.forward or head.bias is not None:
         size = max(1, CHUNK_ENTRIES // bare(model).config.get_text_config().vocab_size)
-        return _recomputed(head, hidden, loss, compute_dtype, size)
+        return _recomputed(partial(type(head).forward, head), hidden, loss, compute_dtype, size)
     dtype = compute_dtype if compute_dtype != torch.float32 else head.weight.dtype
     if torch.is_grad_enabled():
-        found: torch.Tensor = _Chunked.apply(hidden, head.weight, loss, dtype)
+        found: torch.Tensor = _Chunked.apply(hidden, head.weight, loss, dtype)  # type: ignore[no-untyped-call]
         return found
     return _sweep(hidden, head.weight, loss, dtype, False, False)[0]
 
@@ -208,16 +224,3 @@ class _Given(torch.autograd.Function):
     def backward(ctx: Any, scale: torch.Tensor) -> Any:
         (gradient,) = ctx.saved_tensors
         return gradient * scale.to(gradient.dtype), None, None
-
-
-def by_autograd(loss: Callable[[torch.Tensor, slice], torch.Tensor]) -> ChunkLoss:
-    """A chunk loss from a function that torch can differentiate: it returns the sum alone."""
-
-    def with_gradient(logits: torch.Tensor, rows: slice) -> tuple[torch.Tensor, torch.Tensor]:
-        with torch.enable_grad():
-            logits = logits.detach().requires_grad_()
-            total = loss(logits, rows)
-            (gradient,) = torch.autograd.grad(total, logits)
-        return total.detach(), gradient
-
-    return with_gradient

@@ -51,12 +51,14 @@ class Features(Objective):
         """See `Objective.loss`."""
         layers = bool(self.hidden_pairs) or self.config.relations.weight > 0
         attentions = bool(self.attention_pairs)
-        found = forward.states(model, batch, self.compute_dtype, layers, attentions)
+        targets = forward.targets(batch)
+        count = len(targets)
         with torch.no_grad():
-            self.teacher.to(found.hidden.device)
-            shown = forward.states(self.teacher, batch, self.compute_dtype, layers, attentions)
-        count = len(found.targets)
-        total, figures = self._of_tokens(model, found, shown)
+            self.teacher.to(targets.device)
+            shown = forward.states(self.teacher, batch, self.compute_dtype, None, layers, attentions)
+        toward = self._of_tokens(targets, shown)
+        found = forward.states(model, batch, self.compute_dtype, toward, layers, attentions)
+        total, figures = found.total, {} if toward is None else dict(toward.sums)
         for name, weight, value in self._of_states(found, shown, self._positions(batch)):
             total = total + weight * count * value
             figures[name] = count * value.detach()
@@ -69,15 +71,13 @@ class Features(Objective):
             return there
         return pad(batch["labels"][:, 1:] != IGNORED, (0, 1))
 
-    def _of_tokens(self, model: Any, found: States, shown: States) -> tuple[Tensor, dict[str, Tensor]]:
-        """The summed loss of the tokens and of the teacher's distributions, and what each is alone."""
+    def _of_tokens(self, targets: Tensor, shown: States) -> live.Toward | None:
+        """The loss of the tokens and of the teacher's distributions; None where neither is a term."""
         hard, logits = self.config.cross_entropy_weight, self.config.logits
         if not hard and not logits.weight:
-            return torch.zeros((), device=found.hidden.device), {}
+            return None
         other = live.Other(self.teacher, shown.hidden, self.compute_dtype) if logits.weight else None
-        loss = live.Toward(found.targets, other, hard, logits.weight, logits.temperature, self.vocabulary)
-        total = forward.chunked(model, found.hidden, loss, self.compute_dtype)
-        return total, loss.sums
+        return live.Toward(targets, other, hard, logits.weight, logits.temperature, self.vocabulary)
 
     def _of_states(self, found: States, shown: States, positions: Tensor) -> Iterable[tuple[str, float, Tensor]]:
         """(name, weight, value) of the terms of inner states."""

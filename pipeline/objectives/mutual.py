@@ -60,16 +60,15 @@ class Mutual(Objective):
         from pipeline.objectives import forward, live
 
         pair = (model, self.peer)
-        found = [forward.states(one, batch, self.compute_dtype) for one in pair]
+        targets = forward.targets(batch)
+        hidden = [forward.states(one, batch, self.compute_dtype).hidden for one in pair]
         totals, sums = [], []
         for own, other in ((0, 1), (1, 0)):
-            shown = live.Other(pair[other], found[other].hidden, self.compute_dtype)
-            toward = live.Toward(
-                found[own].targets, shown, 1.0, self.config.weight, self.config.temperature, self.vocabulary
-            )
-            totals.append(forward.chunked(pair[own], found[own].hidden, toward, self.compute_dtype))
+            shown = live.Other(pair[other], hidden[other], self.compute_dtype)
+            toward = live.Toward(targets, shown, 1.0, self.config.weight, self.config.temperature, self.vocabulary)
+            totals.append(forward.chunked(pair[own], hidden[own], toward, self.compute_dtype))
             sums.append(toward.sums)
-        count = len(found[0].targets)
+        count = len(targets)
         figures = sums[0] | {f"peer_{name}": value for name, value in sums[1].items()}
         # The best checkpoint is the student's best, whatever becomes of the peer.
         total = totals[0] + (totals[1] - totals[1].detach())

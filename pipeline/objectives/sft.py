@@ -28,9 +28,9 @@ class CrossEntropy(Objective):
         """See `Objective.loss`."""
         from pipeline.objectives import forward
 
-        found = forward.states(model, batch, self.compute_dtype)
-        total = forward.chunked(model, found.hidden, cross_entropy(found.targets), self.compute_dtype)
-        return Loss(total, len(found.targets))
+        targets = forward.targets(batch)
+        found = forward.states(model, batch, self.compute_dtype, cross_entropy(targets))
+        return Loss(found.total, len(targets))
 
 
 def make(config: Config, context: Context) -> Objective:

@@ -6,12 +6,13 @@ No teacher is in memory. It aligns no tokens and finds no labels (`training/pair
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, ClassVar, Literal
 
 from pydantic import Field, field_validator
 
 from pipeline.objectives import Context, Loss, Objective
 from pipeline.objectives.targets import Stored
+from pipeline.objectives.weights import Weights
 from pipeline.section import Section
 
 if TYPE_CHECKING:
@@ -32,7 +33,9 @@ class Schedule(Section):
 
 
 class Config(Section):
-    """How much the teacher's distributions count, and how much may lack them."""
+    """How much the teachers' distributions count, and how much may lack them."""
+
+    later: ClassVar[frozenset[str]] = frozenset({"weights"})
 
     temperature: float | Schedule = 1.0  # both distributions are raised to 1 / temperature: higher hears more of the
     # unlikely candidates
@@ -40,6 +43,7 @@ class Config(Section):
     hard_share: float = Field(0.0, ge=0, lt=1)  # of training, at its beginning, with hard targets alone
     min_covered_share: float = Field(0.5, ge=0, le=1)  # of the tokens learnt from traces; fewer refuse to train
     max_unlabelled_share: float = Field(0.0, ge=0, le=1)  # of the traces learnt from; those take hard targets alone
+    weights: Weights = Weights()  # of the teachers, where several labelled a trace
 
     @field_validator("temperature")
     @classmethod
@@ -85,14 +89,14 @@ class SoftTargets(Objective):
         from pipeline.objectives import forward, sft
         from pipeline.objectives.divergence import Blend
 
-        found = forward.states(model, batch, self.compute_dtype)
+        targets = forward.targets(batch)
         temperature, alpha = self.config.at(moment)
         if alpha == 0 and torch.is_grad_enabled():
-            total = forward.chunked(model, found.hidden, sft.cross_entropy(found.targets), self.compute_dtype)
-            return Loss(total, len(found.targets))
-        blend = Blend(found.targets, self.labels(batch, found.targets), temperature, alpha)
-        total = forward.chunked(model, found.hidden, blend, self.compute_dtype)
-        return Loss(total, len(found.targets), blend.figures)
+            found = forward.states(model, batch, self.compute_dtype, sft.cross_entropy(targets))
+            return Loss(found.total, len(targets))
+        blend = Blend(targets, self.labels(batch, targets), temperature, alpha)
+        found = forward.states(model, batch, self.compute_dtype, blend)
+        return Loss(found.total, len(targets), blend.figures)
 
     def labels(self, batch: Mapping[str, Any], targets: "torch.Tensor") -> Any:
         """The labels of a batch's learnt positions, on the device of its targets."""

@@ -17,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from pipeline.manifest import sync_files, write_durably
+from pipeline.records import base_id
 from pipeline.soft_labels import HASH_BYTES, hash_tokens
 
 DONE = "done.json"  # written last
@@ -172,7 +173,7 @@ class Stored:
         return Batch(covered, wanted, logprobs)
 
     def _row(self, key: str) -> int:
-        wanted = base(key).encode()
+        wanted = base_id(key).encode()
         row = int(np.searchsorted(self._keys, wanted))
         if row == len(self._keys) or self._keys[row] != wanted:
             raise ValueError(f"example {key} has no soft targets; expected those of every example. Nothing was paired.")
@@ -194,8 +195,3 @@ class Stored:
         logprobs[rows, :-1][here] = self._logprobs[some]
         with np.errstate(divide="ignore"):
             logprobs[rows, -1][here] = np.log(self._tails[some])
-
-
-def base(example_id: str) -> str:
-    """The id of the trace that an example was made from: a repeat's without its number."""
-    return example_id.partition("+")[0]

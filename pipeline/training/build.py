@@ -117,6 +117,7 @@ def _answering(job: Job, config: OnPolicy, models: Models, plan: Plan, settings:
 
 def _reading(job: Job, models: Models, plan: Plan, settings: Mapping[str, Any]) -> Planned:
     """The trainer of a student that learns on the examples, by the objective that the recipe names."""
+    given = SFTConfig(**settings)  # processes meet here; of those that share a student, one alone reads it
     options, material, student = job.options, job.material, models.student()
     context = objectives.Context(
         student=student,
@@ -132,7 +133,7 @@ def _reading(job: Job, models: Models, plan: Plan, settings: Mapping[str, Any]) 
     return PlannedTrainer(
         replace(plan, objective=made),
         model=student,
-        args=SFTConfig(**settings),
+        args=given,
         train_dataset=as_dataset(material.train),
         eval_dataset=as_dataset(material.validation) if material.validation else None,
         processing_class=job.tokenizer,

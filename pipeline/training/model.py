@@ -73,8 +73,11 @@ def merged(model: Any) -> Any:
     return model.float().merge_and_unload()
 
 
-def onto_its_source(model: Any) -> Any:
-    """The adapter of a model, on the weights of the folder that the model was read from, in float32 on the CPU."""
+def onto_its_source(model: Any, weights: Mapping[str, Any] | None = None) -> Any:
+    """The adapter of a model, on the weights of the folder that the model was read from, in float32 on the CPU.
+
+    weights: those of a sharded model, gathered, the adapter's among them; None: the model holds its adapter whole.
+    """
     import torch
     from peft import get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
     from transformers import AutoModelForCausalLM
@@ -83,10 +86,28 @@ def onto_its_source(model: Any) -> Any:
     source: Any = AutoModelForCausalLM.from_pretrained(
         config.base_model_name_or_path, dtype=torch.float32, local_files_only=True
     )
-    found = get_peft_model_state_dict(model, save_embedding_layers=False)
+    found = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
     wrapped: Any = get_peft_model(source, config)
     set_peft_model_state_dict(wrapped, {name: value.cpu() for name, value in found.items()})
     return wrapped
+
+
+def whole(model: Any, weights: Mapping[str, Any]) -> Any:
+    """A sharded model as one that this process holds, on the CPU; `weights` are its own, gathered."""
+    import torch
+    from transformers import MODEL_FOR_CAUSAL_LM_MAPPING
+    from transformers.integrations.deepspeed import unset_hf_deepspeed_config
+
+    unset_hf_deepspeed_config()  # or what is read from now on would be sharded too, and wait for the other processes
+    if hasattr(model, "merge_and_unload"):
+        return onto_its_source(model, weights)
+    classes: Any = MODEL_FOR_CAUSAL_LM_MAPPING
+    with torch.device("meta"):
+        made = classes[type(model.config)](model.config)
+    made.load_state_dict(weights, assign=True)
+    made.tie_weights()
+    made.generation_config = model.generation_config
+    return made
 
 
 def positions(folder: Path) -> int | None:
@@ -106,13 +127,16 @@ def quiet() -> None:
     logging.disable_progress_bar()
 
 
-def save(model: Any, tokenizer: Any, folder: Path, dtype: str) -> None:
+def save(model: Any, tokenizer: Any, folder: Path, dtype: str, weights: Mapping[str, Any] | None = None) -> None:
     """Write weights (an adapter merged in, as `dtype`), configurations and tokenizer with its chat template.
 
+    weights: those of a sharded model, gathered; None: the model holds them.
     Both the generation configuration and the tokenizer name the token that ends a reply, so that a server stops there.
     """
     import torch
 
+    if weights is not None:
+        model = whole(model, weights)
     if hasattr(model, "merge_and_unload"):
         model = merged(model)  # summed in float32; rounded once, below
     model = model.to(getattr(torch, dtype))

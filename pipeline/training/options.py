@@ -3,8 +3,9 @@
 It trains nothing, and reads no data.
 """
 
+from collections.abc import Collection
 from importlib.util import find_spec
-from typing import Any, ClassVar, Literal
+from typing import Any, ClassVar, Literal, Self
 
 from pydantic import Field, field_validator, model_validator
 
@@ -45,7 +46,7 @@ class Exec(Section):
     # accelerate: in several processes, as one of its configurations says: a name in pipeline/recipes/accelerate, or a
     # path.
     launcher: Literal["none", "accelerate"] = "none"
-    config: str = "ddp"  # of launcher accelerate
+    config: str = "ddp"  # of launcher accelerate: ddp, fsdp2, zero2, zero3, or a path
     processes: int | None = Field(None, ge=1)  # of this machine; null: one a GPU, or as the configuration says
     gradient_checkpointing: bool | None = None  # recompute activations to save memory; null: only on a GPU
     resumable: bool = True  # false: checkpoints without optimizer state, a third of the size; a kill starts over
@@ -125,6 +126,14 @@ class Options(Section):
             )
         return self
 
+    def without_teachers(self, labels: Collection[str]) -> Self:
+        """The same, but that teachers of these labels are given no weight: for where they teach nothing."""
+        soft = self.soft_labels
+        if soft is None:
+            return self
+        weights = soft.weights.without(labels)
+        return self.model_copy(update={"soft_labels": soft.model_copy(update={"weights": weights})})
+
     @field_validator("objective")
     @classmethod
     def _known(cls, name: str) -> str:
@@ -174,3 +183,23 @@ def with_liger(options: Options, on_gpu: bool) -> bool:
             f"sft.exec.liger: auto."
         )
     return True
+
+
+def refuse_sharding(options: Options, layout: str, on_gpu: bool) -> None:
+    """Raises ValueError where the layout of a student in several processes (`process.LAYOUTS`) cannot be had here."""
+    if layout == "whole":
+        return
+    what = f"{options.exec.config} shards the student over processes"
+    if not on_gpu:  # accelerate would train whole copies, and say nothing
+        raise ValueError(f"{what}, which accelerate does on GPUs alone, and torch sees none. Set sft.exec.config: ddp")
+    if layout == "deepspeed" and not installed("deepspeed"):
+        raise ValueError(
+            f"{what} by DeepSpeed, which is not installed. Install it: .venv/bin/python -m pip install deepspeed. Or "
+            f"set sft.exec.config: fsdp2, which needs nothing"
+        )
+    if layout == "deepspeed" and options.compute_dtype != "bfloat16":
+        raise ValueError(f"{what} by DeepSpeed, which computes in bfloat16. Set sft.compute_dtype: bfloat16, or fsdp2")
+    if options.method == "qlora":
+        raise ValueError(f"{what}, and sft.method is qlora, whose 4-bit weights stay whole. Set sft.exec.config: ddp")
+    if not options.exec.resumable:
+        raise ValueError(f"{what}, whose checkpoints always hold the optimizer's state. Set sft.exec.resumable: true")

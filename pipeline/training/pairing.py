@@ -1,24 +1,28 @@
 """Pairs training examples with the soft labels of the traces that they were made from, once, before the first step.
 
-It makes no labels, aligns no tokens by itself (`alignment.py`) and opens no dataset. A pair is made by the trace's id
-and checked by its tokens; what does not fit is refused by name, and nothing is left on the disk that a training reads.
+It makes no labels, aligns no tokens and mixes no distributions by itself (`alignment.py`, `mixture.py`), and opens no
+dataset. A pair is made by the trace's id and checked by its tokens; what does not fit is refused by name, and nothing
+is left on the disk that a training reads.
 """
 
 import hashlib
 import json
 import shutil
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import tee
+from dataclasses import dataclass, field
+from itertools import islice, tee
+from operator import itemgetter
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from pipeline.objectives import targets
-from pipeline.objectives.alignment import Bridge, align, bridge
-from pipeline.objectives.targets import base
+from pipeline.objectives.alignment import Bridge, Targets, align, bridge
+from pipeline.objectives.mixture import Shares, mixture, shares
 from pipeline.objectives.vocabulary import vocabulary
+from pipeline.objectives.weights import Weights
+from pipeline.records import base_id
 from pipeline.soft_labels import SoftLabels, hash_tokens, vocabulary_fingerprint
 from pipeline.templates import end_token_id
 from pipeline.training.encode import Encoded
@@ -48,55 +52,104 @@ def opened(folder: Path) -> Teacher:
     return Teacher(tokenizer, frozenset([ends] if isinstance(ends, int) else ends or []) | {tokenizer.eos_token_id})
 
 
+class Heard(NamedTuple):
+    """What one teacher says of a trace: the row that says where its labels lie, and what it counts beside others."""
+
+    row: Row
+    weight: float
+
+    def named(self) -> list[Any]:
+        """All that decides its distributions."""
+        return [self.row[name] for name in ("vocabulary", "token_hash", "k", "check", "folder")]
+
+
 @dataclass(frozen=True)
 class Wanted:
-    """What is to be paired: examples by their trace's id, how each was laid out, and rows that say where labels lie.
+    """What is to be paired: examples by their trace's id, how each was laid out, and who labelled its trace.
 
     Examples without a teacher (a general set's) are not in `layouts`; they have hard targets alone.
     """
 
     examples: Mapping[str, Encoded]
     layouts: Mapping[str, Sequence[Row]]  # trace id -> spans over its raw text
-    rows: Mapping[str, Row]  # trace id -> row of SOFT_LABELS
+    heard: Mapping[str, Sequence[Heard]]  # trace id -> its labels, each with a weight above 0; its own teacher's first
 
     @property
     def labelled(self) -> list[str]:
         """The traces that have labels, in the order of the examples."""
-        return [key for key in self.examples if key in self.layouts and key in self.rows]
+        return [key for key in self.examples if key in self.layouts and key in self.heard]
 
     @property
     def unlabelled(self) -> list[str]:
         """The traces that have none."""
-        return [key for key in self.examples if key in self.layouts and key not in self.rows]
+        return [key for key in self.examples if key in self.layouts and key not in self.heard]
+
+    def candidates(self) -> int:
+        """The most candidates that a token can have: all that its teachers name."""
+        return max((sum(one.row["k"] for one in heard) for heard in self.heard.values()), default=1)
 
     def digest(self, student: str) -> str:
-        """A hex digest of all that decides the targets; `student` is the fingerprint of its vocabulary."""
+        """A hex digest of all that decides the targets; `student` is the fingerprint of its vocabulary.
+
+        What a teacher counts that is alone decides nothing.
+        """
         state = hashlib.blake2b(student.encode(), digest_size=16)
         for key, example in sorted(self.examples.items()):
-            row = self.rows.get(key, {})
-            named = [row.get(name) for name in ("vocabulary", "token_hash", "k", "check", "folder")]
-            said = [key, hash_tokens(example.completion).hex(), self.layouts.get(key), named]
+            heard = self.heard.get(key, ())
+            named = heard[0].named() if heard else [None] * 5
+            said: list[Any] = [key, hash_tokens(example.completion).hex(), self.layouts.get(key), named]
+            if len(heard) > 1:
+                said += [heard[0].weight, *([*one.named(), one.weight] for one in heard[1:])]
             state.update(json.dumps(said, ensure_ascii=False).encode("utf-8", "surrogatepass"))
         return state.hexdigest()
 
 
-def wanted(examples: Iterable[Encoded], layouts: Iterable[Row], rows: Iterable[Row]) -> Wanted:
+def wanted(
+    examples: Iterable[Encoded],
+    layouts: Iterable[Row],
+    rows: Iterable[Row],
+    weights: Weights,
+    domains: Mapping[str, str],
+) -> Wanted:
     """What is to be paired, from encoded examples, rows of EXAMPLE (id, spans, teacher) and rows of SOFT_LABELS.
 
-    Repeats of an example are one. Raises ValueError where two of them differ.
+    domains: trace id -> domain, where weights depend on it. Repeats of an example are one. Raises ValueError where two
+    of them differ, and for a weight of a teacher that labelled none of the traces or in a domain that has none.
     """
     found: dict[str, Encoded] = {}
     for example in examples:
-        first = found.setdefault(base(example.id), example)
+        first = found.setdefault(base_id(example.id), example)
         if first.completion != example.completion:
             raise ValueError(
                 f"examples {first.id} and {example.id} are of one trace and differ; expected repeats to be the same. "
                 f"Run mix again."
             )
     laid_out = {
-        base(row["id"]): row["spans"] for row in layouts if row["teacher"] is not None and base(row["id"]) in found
+        base_id(row["id"]): row["spans"]
+        for row in layouts
+        if row["teacher"] is not None and base_id(row["id"]) in found
     }
-    return Wanted(found, laid_out, {row["id"]: row for row in rows if row["id"] in laid_out})
+    labelled: dict[str, list[Row]] = {}
+    for row in rows:
+        if base_id(row["id"]) in laid_out:
+            labelled.setdefault(base_id(row["id"]), []).append(row)
+    known = {row["teacher"] for some in labelled.values() for row in some}
+    weights.check(known, {domains[key] for key in laid_out if key in domains})
+    heard: dict[str, list[Heard]] = {}
+    for key, some in labelled.items():
+        for row in sorted(some, key=itemgetter("id")):
+            if (weight := weights.of(row["teacher"], domains.get(key))) > 0:
+                heard.setdefault(key, []).append(Heard(row, weight))
+    return Wanted(found, laid_out, heard)
+
+
+@dataclass
+class Voice:
+    """What one teacher said, over all traces."""
+
+    traces: int = 0
+    covered: int = 0  # tokens
+    share: float = 0.0  # of the targets, summed over the covered tokens
 
 
 @dataclass
@@ -106,14 +159,30 @@ class Figures:
     tokens: int = 0
     covered: int = 0
     mass: float = 0.0  # of the candidates, summed over the covered tokens
+    voices: dict[str, Voice] = field(default_factory=dict)  # by the teacher's label
 
     @property
     def covered_share(self) -> float:
         return self.covered / self.tokens if self.tokens else 0.0
 
+    def add(self, targets: Targets) -> None:
+        """Count the targets of a trace."""
+        self.tokens += len(targets.covered)
+        self.covered += int(targets.covered.sum())
+        self.mass += float((1 - targets.tail[targets.covered].astype(np.float64)).sum())
+
+    def hear(self, heard: Sequence[Heard], parts: Sequence[Targets], counts: Shares) -> None:
+        """Count what went into the targets of a trace: each teacher's own, and what it counts at each token."""
+        for one, part, share in zip(heard, parts, counts.T, strict=True):
+            voice = self.voices.setdefault(one.row["teacher"], Voice())
+            voice.traces += 1
+            voice.covered += int(part.covered.sum())
+            voice.share += float(share.sum())
+
     def facts(self, these: Wanted, k: int) -> dict[str, Any]:
-        """Figures for the manifest; the mass is a mean over the covered tokens."""
-        return {
+        """Figures for the manifest; the mass is a mean over the covered tokens, and so is what each of several teachers
+        counts."""
+        found = {
             "traces": len(these.labelled),
             "traces_unlabelled": len(these.unlabelled),
             "examples_without_teacher": sum(key not in these.layouts for key in these.examples),
@@ -122,6 +191,17 @@ class Figures:
             "candidates": k,
             "candidates_mass": self.mass / self.covered if self.covered else 0.0,
         }
+        if len(self.voices) < 2:
+            return found
+        teachers = {
+            label: {
+                "traces": voice.traces,
+                "covered_share": voice.covered / self.tokens if self.tokens else 0.0,
+                "mean_share": voice.share / self.covered if self.covered else 0.0,
+            }
+            for label, voice in sorted(self.voices.items())
+        }
+        return found | {"teachers": teachers}
 
 
 class Bridges:
@@ -157,8 +237,11 @@ class Bridges:
 
 
 def check(trace: Row, row: Row, labels: SoftLabels) -> None:
-    """Raises ValueError unless labels are of exactly a trace's tokens, and as many as their row says."""
-    token_ids = trace["token_ids"]
+    """Raises ValueError unless labels are of exactly a trace's tokens, and as many as their row says.
+
+    Another teacher than its own may read its text as other tokens: `align` compares those with it byte for byte.
+    """
+    token_ids = trace["token_ids"] if row["id"] == trace["id"] else labels.sampled.tolist()
     if token_ids is None:
         raise ValueError(f"trace {trace['id']} has soft labels and no token ids to check them by. Run generate again.")
     tokens, k = labels.ids.shape
@@ -216,20 +299,25 @@ def pair(
     folder.mkdir(parents=True)
     bridges = Bridges(student, fingerprint, teacher)
     left = dict.fromkeys(these.labelled)
-    total, k = len(left), max((these.rows[key]["k"] for key in left), default=1)
+    total, k = len(left), these.candidates()
     figures = Figures()
     with targets.Writer(folder, k) as writer:
         used, again = tee(trace for trace in traces if trace["id"] in left)
-        for trace, (row, labels) in zip(used, read(these.rows[trace["id"]] for trace in again), strict=True):
+        read_rows = read(one.row for trace in again for one in these.heard[trace["id"]])
+        for trace in used:
             key, completion = trace["id"], these.examples[trace["id"]].completion
-            check(trace, row, labels)
-            across = bridges.of(row)
-            refuse_foreign(across, row, labels)
-            found = align(across, labels, trace["raw"], trace["finish"], these.layouts[key], completion, key)
+            heard = these.heard[key]
+            parts = []
+            for row, labels in islice(read_rows, len(heard)):
+                check(trace, row, labels)
+                across = bridges.of(row)
+                refuse_foreign(across, row, labels)
+                parts.append(align(across, labels, trace["raw"], trace["finish"], these.layouts[key], completion, key))
+            counts = shares(parts, [one.weight for one in heard])
+            found = parts[0] if len(parts) == 1 else mixture(parts, counts)
             writer.add(key, completion, found.covered, found.ids, found.logprobs, found.tail)
-            figures.tokens += len(completion)
-            figures.covered += int(found.covered.sum())
-            figures.mass += float((1 - found.tail[found.covered].astype(np.float64)).sum())
+            figures.add(found)
+            figures.hear(heard, parts, counts)
             del left[key]
             progress(total - len(left), total)
         if left:
@@ -238,7 +326,7 @@ def pair(
                 f"{', '.join(list(left)[:NAMED])}. Run generate again, then mix."
             )
         for key, example in these.examples.items():
-            if key not in these.layouts or key not in these.rows:
+            if key not in these.layouts or key not in these.heard:
                 writer.add_none(key, example.completion)
                 figures.tokens += len(example.completion) * (key in these.layouts)
         facts = figures.facts(these, k)

@@ -25,7 +25,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SHIPPED = ROOT / "pipeline" / "recipes" / "accelerate"
 JOB, RESULT, LOG = "job.pickle", "result.pickle", "launch.log"
 TOLD = "\x1eseqdistill "  # begins the lines of a process's output that are for this module
-KINDS = ("MULTI_GPU", "MULTI_CPU")  # of processes: data parallel, as accelerate names them
+# accelerate's name for a kind of processes -> how a student lies in them: each holds it whole, or all of them share it.
+LAYOUTS = {"MULTI_GPU": "whole", "MULTI_CPU": "whole", "FSDP": "fsdp", "DEEPSPEED": "deepspeed"}
 TAIL_LINES = 15  # of the log, in a message
 
 
@@ -77,11 +78,12 @@ class Start:
     config: Path
     count: int
     machines: int
+    layout: str = "whole"  # of LAYOUTS
 
 
 def start(name: str, root: Path, here: int | None) -> Start:
     """The processes of a configuration that ships, or of one by its path; `here` are those of this machine (None: as
-    the configuration says). Raises ValueError for no configuration, and for processes that share one student.
+    the configuration says). Raises ValueError for no configuration, and for processes of another kind.
     """
     path = next((path for path in (SHIPPED / f"{name}.yaml", root / name) if path.is_file()), None)
     if path is None:
@@ -91,14 +93,33 @@ def start(name: str, root: Path, here: int | None) -> Start:
             f"config` wrote"
         )
     values = yaml.safe_load(path.read_text(encoding="utf-8"))
-    kind = values.get("distributed_type", KINDS[0])
-    if kind not in KINDS:
-        raise ValueError(
-            f"{path} has distributed_type {kind}; expected one of {', '.join(KINDS)}, where every process holds a "
-            f"whole student: losses and checkpoints are made for that"
-        )
+    kind = values.get("distributed_type", "MULTI_GPU")
+    if kind not in LAYOUTS:
+        raise ValueError(f"{path} has distributed_type {kind}; expected one of {', '.join(LAYOUTS)}")
+    if kind == "FSDP":
+        refuse_other_fsdp(path, values.get("fsdp_config") or {})
+    if kind == "DEEPSPEED":
+        refuse_other_deepspeed(path, values.get("deepspeed_config") or {})
     machines = int(values.get("num_machines") or 1)
-    return Start(path, (here or 0) * machines or int(values.get("num_processes") or 1), machines)
+    return Start(path, (here or 0) * machines or int(values.get("num_processes") or 1), machines, LAYOUTS[kind])
+
+
+def refuse_other_fsdp(path: Path, values: Mapping[str, Any]) -> None:
+    """Raises ValueError where an `fsdp_config` is not of FSDP2, with checkpoints sharded as the student is."""
+    for key, expected in (("fsdp_version", 2), ("fsdp_state_dict_type", "SHARDED_STATE_DICT")):
+        if values.get(key) != expected:
+            raise ValueError(f"{path} has {key} {values.get(key)}; expected {expected}. See {SHIPPED / 'fsdp2.yaml'}")
+
+
+def refuse_other_deepspeed(path: Path, values: Mapping[str, Any]) -> None:
+    """Raises ValueError where a `deepspeed_config` leaves it to DeepSpeed what is computed in: in float32."""
+    file = ROOT / str(values.get("deepspeed_config_file"))
+    known = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+    if not known.get("torch_autocast", {}).get("enabled"):
+        raise ValueError(
+            f"{path} names no deepspeed_config_file with torch_autocast enabled; expected one, or all would be "
+            f"computed in float32. Take {SHIPPED / 'zero3.json'}"
+        )
 
 
 def launch(

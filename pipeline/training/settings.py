@@ -15,6 +15,12 @@ def interval(steps: int, evaluations: int) -> int:
     return max(1, math.ceil(steps / evaluations))
 
 
+def run_name(folder: Path) -> str:
+    """What a training is called where its losses are reported: its run, and the round where it is one of several."""
+    above = next((up for up in list(folder.parents)[:2] if up.name == "runs"), folder.parent)
+    return str(folder.relative_to(above))
+
+
 def arguments(options: Options, folder: Path, steps: int, evaluated: bool, on_gpu: bool) -> dict[str, Any]:
     """TRL's SFTConfig for a training of `steps` batches, which the trainer sees as one epoch."""
     every = interval(steps, options.epochs * options.evals_per_epoch)
@@ -49,7 +55,7 @@ def arguments(options: Options, folder: Path, steps: int, evaluated: bool, on_gp
         "restore_callback_states_from_checkpoint": True,
         "report_to": "none",  # the callbacks are given
         "project": "seqdistill",
-        "run_name": folder.parents[2].name,  # the folder that holds sft's
+        "run_name": run_name(folder.parents[2]),  # the folder that holds sft's
         "use_liger_kernel": with_liger(options, on_gpu),
         "liger_kernel_config": {"fused_linear_cross_entropy": False, "cross_entropy": False},  # losses are objectives'
         "disable_tqdm": True,

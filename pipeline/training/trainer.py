@@ -14,6 +14,7 @@ from types import MappingProxyType
 from typing import Any
 
 import torch
+from accelerate import DistributedType
 from datasets import Dataset
 from safetensors.torch import load_model, save_model
 from torch.nn.utils.rnn import pad_sequence
@@ -194,6 +195,7 @@ class Planned:
 
     plan: Plan
     model: Any
+    model_wrapped: Any
     args: Any
     state: Any
     accelerator: Any
@@ -221,6 +223,8 @@ class Planned:
     def _save_checkpoint(self, model: Any, trial: Any) -> None:
         """Save, seal, and only then delete what is neither best nor last, so that a kill always leaves one."""
         start = time.monotonic()
+        # A sharded student is written last, and a checkpoint without its folder is not taken for the best by then.
+        self.checkpoint.mkdir(parents=True, exist_ok=True)
         super()._save_checkpoint(model, trial)  # type: ignore[misc]
         self.accelerator.wait_for_everyone()
         if self.rank == 0:
@@ -229,10 +233,14 @@ class Planned:
         self.plan.seconds["save"] += time.monotonic() - start
 
     def _seal(self) -> None:
-        folder = self.root / f"checkpoint-{self.state.global_step}"
-        self.save_beside(folder)
-        seal(folder)
-        prune(self.root, folder)
+        self.save_beside(self.checkpoint)
+        seal(self.checkpoint)
+        prune(self.root, self.checkpoint)
+
+    @property
+    def checkpoint(self) -> Path:
+        """That of the step that was taken last."""
+        return self.root / f"checkpoint-{self.state.global_step}"
 
     def save_beside(self, folder: Path) -> None:
         """Write what a checkpoint holds besides TRL's files."""
@@ -256,11 +264,29 @@ class Planned:
         self.state = TrainerState.load_from_json(str(last / "trainer_state.json"))
         wanted = best_of(last) if self.args.load_best_model_at_end else None
         self.state.best_model_checkpoint = str(wanted or last)
+        if self.is_sharded:  # so is what is loaded
+            steps, batches = self.state.max_steps, self.get_train_dataloader()
+            self._prepare_for_training(steps, batches, None)  # type: ignore[attr-defined]
         self._load_best_model()  # type: ignore[attr-defined]
 
     def finished(self) -> Any:
         """The trained student."""
         return self.model
+
+    def gathered(self) -> dict[str, torch.Tensor] | None:
+        """The whole weights of a sharded student, on the CPU of the first process; None where each process holds them.
+
+        All processes take part.
+        """
+        if not self.is_sharded:
+            return None
+        weights: dict[str, torch.Tensor] = self.accelerator.get_state_dict(self.model_wrapped)
+        return weights
+
+    @property
+    def is_sharded(self) -> bool:
+        """Whether the processes share one student, or one optimizer, among them."""
+        return self.accelerator.distributed_type in (DistributedType.FSDP, DistributedType.DEEPSPEED)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """None: the project describes its checkpoints itself."""
@@ -294,8 +320,10 @@ class PlannedTrainer(Planned, SFTTrainer):
         """
         several = len(inputs["parts"]) * self.world > 1
         self.learnt = inputs["learnt"] / self.world if several else None  # gradients are averaged over processes
-        losses = []
+        losses: list[Any] = []
         for part, self.counted in zip(inputs["parts"], inputs["counted"], strict=True):
+            # DeepSpeed steps together with a backward: with that of the last part.
+            self.accelerator.gradient_state._set_sync_gradients(len(losses) == len(inputs["parts"]) - 1)
             losses.append(super().training_step(model, part))  # type: ignore[no-untyped-call]
         return sum(losses[1:], losses[0])
 
@@ -329,7 +357,7 @@ class PlannedTrainer(Planned, SFTTrainer):
         counts: dict[str, int] = defaultdict(int)
         for module in (self.model, *self.beside.values()):
             module.eval()
-        with torch.inference_mode():
+        with torch.no_grad():  # inference mode would leave gathered weights that no step can use
             for batch, counted in self._eval_parts():
                 found = self.objective.loss(self.model, batch, 1.0)
                 for name, (value, count) in {"loss": (found.total, found.positions), **found.figures}.items():

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.estimate import last_timed
+from pipeline.estimate import labellers, last_timed
 from pipeline.manifest import write_record
 from pipeline.recipe import check
 from pipeline.run import Run
@@ -37,3 +37,12 @@ def test_a_manifest_that_cannot_be_read_is_passed_over(tmp_path: Path, damage: s
     found = last_timed(run)
     assert found is not None
     assert found.facts["tokens_per_s"] == 200.0
+
+
+@pytest.mark.parametrize(
+    ("by", "expected"), [("own", 1), ("all", 3), (["second"], 2), (["second", "teacher", "third"], 3)]
+)
+def test_a_trace_is_labelled_by_its_own_teacher_and_those_named(tmp_path: Path, by: object, expected: int) -> None:
+    more = {name: {"model": name} for name in ("second", "third")}
+    values = RECIPE | {"more_teachers": more, "generate": {"logprobs": 5, "labelled_by": by}}
+    assert labellers(Run(check(values, "mine", "mine"), data=tmp_path)) == expected

@@ -31,11 +31,15 @@ WORDS = (
     "float16",
     "eager",
     "one",
+    "all",
     "best",
     "ask",
 )
 # Values that only fit beside another one.
-BESIDE = {("teacher", "thinking_budget"): ("teacher", "thinking", True)}
+BESIDE: dict[tuple[str, ...], tuple[str, str, Any]] = {
+    ("teacher", "thinking_budget"): ("teacher", "thinking", True),
+    ("generate", "labelled_by"): ("generate", "logprobs", 5),
+}
 # They name a run and speak to people; or they say which rounds there are, each of which has identities of its own.
 NAMES_ONLY = {"name", "description", "rounds"}
 
@@ -169,3 +173,23 @@ def test_the_templates_that_variants_are_asked_with_decide_them() -> None:
     before = set(seed_identity().prompts)
     for kind, names in kinds.items():
         assert set(seed_identity(seed__augment=[{"kind": kind}]).prompts) == before | names
+
+
+def test_what_teachers_count_decides_sft_alone_and_who_labels_generate_alone() -> None:
+    def identities_of(generate: dict[str, Any], soft_labels: dict[str, Any]) -> dict[str, str]:
+        values = recipe.load(DEMO.with_name("demo-soft-labels.yaml")).resolved()
+        values["generate"] |= generate
+        values["sft"]["soft_labels"] |= soft_labels
+        return identities(values)
+
+    before = identities_of({}, {})
+    weights = {"teachers": {"qwen2.5-coder-0.5b-instruct": 2.0}, "domains": {"code": {"other": 0.5}}}
+    cases: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
+        ("sft", {}, {"weights": weights}),
+        ("sft", {}, {"weights": {"teachers": weights["teachers"]}}),
+        ("generate", {"labelled_by": "all"}, {}),
+        ("generate", {"labelled_by": ["teacher"]}, {}),
+    )
+    for stage, generate, soft_labels in cases:
+        after = identities_of(generate, soft_labels)
+        assert [name for name, found in after.items() if found != before[name]] == [stage]

@@ -1,6 +1,6 @@
 """Labels from engine to dataset, with an engine that makes labels up from a request's id."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -9,11 +9,12 @@ import numpy as np
 import pyarrow as pa
 import pytest
 
-from pipeline import labelling, soft_labels
+from pipeline import labelling, soft_labels, templates
 from pipeline.engines import Completion, Engine, Request, failed
+from pipeline.labelling import Reading
 from pipeline.manifest import Shard
 from pipeline.orders import Order, asks
-from pipeline.records import SOFT_LABELS
+from pipeline.records import SOFT_LABELS, base_id, labels_key
 from pipeline.roles import Role, Sampling, Teacher
 from pipeline.sampling import complete
 from pipeline.shards import read_shard, write_shard
@@ -74,18 +75,26 @@ class Teller:
         self.closed = True
 
 
-def generated(root: Path, made: Order) -> Teller:
+def generated(root: Path, made: Order, teller: Teller | None = None) -> Teller:
     """Complete an order; the engine it took."""
-    teller = Teller()
+    teller = teller or Teller()
     with writing(root, made.weights) as store:
         complete([made], store, lambda seed: teller, lambda *_: None)
     return teller
 
 
+def reading(root: Path, by: Order, of: Order | None = None, store: Store | None = None) -> Reading:
+    """An order's completions as its own teacher reads them, or as that of another order does."""
+    of = of or by
+    return Reading(by, Store(root, by.weights) if store is None else store, of, Store(root, of.weights))
+
+
 def scored(
-    root: Path, made: Order, teller: Teller | None = None
+    root: Path, made: Order, teller: Teller | None = None, of: Sequence[Order] = ()
 ) -> tuple[labelling.Figures, Teller | None, list[Role]]:
-    """Score what lacks labels; the figures, the engine if one was started, and the role it was started with."""
+    """Score what lacks labels, of its own completions and of those of other orders; the figures, the engine if one was
+    started, and the role it was started with.
+    """
     engines: list[Teller] = []
     roles: list[Role] = []
 
@@ -96,19 +105,20 @@ def scored(
 
     with writing(root, made.weights) as store:
         figures = labelling.Figures()
-        labelling.score(made, store, start, lambda *_: None, figures)
+        readings = [reading(root, made, one, store) for one in (made, *of)]
+        labelling.score(readings, start, lambda *_: None, figures)
     assert all(engine.closed for engine in engines)
     return figures, engines[0] if engines else None, roles
 
 
 def written(
-    root: Path, made: Order, folder: Path, shards: list[Shard]
+    root: Path, made: Order, folder: Path, shards: list[Shard], by: Sequence[Order] = ()
 ) -> tuple[list[dict[str, Any]], list[Shard], int]:
     """Write the labels as a stage does, shards of before given; the new rows, the shards kept, and the count."""
     kept: list[Shard] = []
     tables: list[pa.Table] = []
     count = labelling.write(
-        [(made, Store(root, made.weights))],
+        [reading(root, one, made) for one in (made, *by)],
         [(shard, read_shard(folder, shard, ["id"])) for shard in shards],
         kept.append,
         tables.append,
@@ -116,8 +126,8 @@ def written(
     if tables:
         table = pa.concat_tables(tables)
         shards.append(write_shard(folder / f"{len(list(folder.glob('*.parquet')))}.parquet", table, folder))
-        return table.to_pylist(), kept, count
-    return [], kept, count
+        return table.to_pylist(), kept, count.total()
+    return [], kept, count.total()
 
 
 def test_labels_made_while_generating_are_in_the_dataset_with_all_that_says_what_they_are_of(tmp_path: Path) -> None:
@@ -216,7 +226,7 @@ def test_rows_go_to_tables_of_a_bounded_size(tmp_path: Path, monkeypatch: pytest
     monkeypatch.setattr(labelling, "TABLE_ROWS", 3)
     generated(tmp_path, order(4, 1, 2))
     tables: list[pa.Table] = []
-    labelling.write([(order(4, 1, 2), Store(tmp_path, "digest"))], [], lambda shard: None, tables.append)
+    labelling.write([reading(tmp_path, order(4, 1, 2))], [], lambda shard: None, tables.append)
     assert [table.num_rows for table in tables] == [3, 1]
     assert all(table.schema == SOFT_LABELS for table in tables)
 
@@ -253,3 +263,100 @@ def test_more_candidates_than_the_vocabulary_has_are_refused() -> None:
     assert labelling.allowed(role, TOKENIZER, 5) == 5
     with pytest.raises(ValueError, match=f"logprobs is 1000, but the vocabulary has {len(TOKENIZER)} tokens"):
         labelling.allowed(role, TOKENIZER, 1000)
+
+
+class Speaker(Teller):
+    """Answers with a text's own tokens, and without labels; what is to be scored it labels as its parent does."""
+
+    def __init__(self, text: str = "Four is \\boxed{4}.", tokenizer: Any = TOKENIZER, ends: bool = True) -> None:
+        super().__init__()
+        self.text, self.tokenizer, self.ends = text, tokenizer, ends
+
+    def _answer(self, request: Request) -> Completion:
+        if request.score_ids is not None:
+            return super()._answer(request)
+        token_ids = [*templates.encode(self.tokenizer, self.text), self.tokenizer.eos_token_id]
+        token_ids = token_ids if self.ends else token_ids[:-1]
+        finish: Any = "stop" if self.ends else "length"
+        return Completion(request.id, self.text, token_ids, finish, None, 3, len(token_ids))
+
+
+def other_order(logprobs: int, *numbers: int, **changes: Any) -> Order:
+    """What another model is asked, with a prompt of its own."""
+    role = Teacher(model="other", max_model_len=128, prompt="solve")
+    given = {"role": role, "weights": "other digest", "texts": {"solve": "Solve {problem}"}}
+    return replace(order(logprobs, *numbers), **(given | changes))
+
+
+def test_another_teacher_scores_the_same_tokens_after_its_own_prompt_and_never_twice(tmp_path: Path) -> None:
+    made, other = order(4, 1, 2), other_order(4)  # the other one has no problems of its own
+    generated(tmp_path, made, Speaker())
+    scored(tmp_path, made)
+    figures, teller, roles = scored(tmp_path, other, of=[made])
+    assert (figures.scored, figures.had, figures.failed) == (4, 0, 0)
+    assert [role.label for role in roles] == ["other"]
+    assert teller is not None
+    rows, _, count = written(tmp_path, made, tmp_path, [], by=[other])
+    assert (count, len({row["id"] for row in rows})) == (8, 8)
+    found = {row["id"]: (row, labels) for row, labels in labelling.read(tmp_path, rows)}
+    traces = {row["id"]: row for row in Store(tmp_path, made.weights).rows(ask.id for ask in asks(made))}
+    asked = {request.id: request for request in teller.asked}
+    for name, (row, labels) in found.items():
+        trace = traces[base_id(name)]
+        assert labels.sampled.tolist() == trace["token_ids"]
+        assert row["teacher"] == ("tiny" if name == trace["id"] else "other")
+        if name != trace["id"]:
+            request = asked[labels_key(name)]
+            assert (request.score_ids, request.logprobs) == (trace["token_ids"], 4)
+            assert "Solve " in request.prompt
+            assert request.prompt_token_ids == templates.encode(TOKENIZER, request.prompt)
+    assert scored(tmp_path, other, of=[made])[1] is None
+    again = replace(other, texts={"solve": "Please solve {problem}"})
+    assert scored(tmp_path, again, of=[made])[0].scored == 4
+    assert scored(tmp_path, replace(other, role=other.role.model_copy(update={"dtype": "float32"})), of=[made])[1]
+
+
+@pytest.mark.parametrize("ends", [True, False])
+def test_a_teacher_with_another_tokenizer_reads_the_text_as_its_own_tokens(tmp_path: Path, ends: bool) -> None:
+    theirs = tiny.other_tokenizer()
+    made, other = order(4, 1), other_order(4, tokenizer=theirs)
+    generated(tmp_path, made, Speaker(ends=ends))
+    figures, teller, _ = scored(tmp_path, other, of=[made])
+    assert figures.scored == 2
+    assert teller is not None
+    expected = templates.encode(theirs, Speaker().text) + [theirs.eos_token_id] * ends
+    assert [request.score_ids for request in teller.asked] == [expected] * 2
+    rows, _, _ = written(tmp_path, other, tmp_path, [])
+    assert rows == []
+    scored(tmp_path, made)
+    rows, _, _ = written(tmp_path, made, tmp_path, [], by=[other])
+    kinds = {(row["teacher"], row["vocabulary"], row["tokens"]) for row in rows}
+    assert kinds == {
+        (
+            "tiny",
+            soft_labels.vocabulary_fingerprint(TOKENIZER),
+            len(templates.encode(TOKENIZER, Speaker().text)) + ends,
+        ),
+        ("other", soft_labels.vocabulary_fingerprint(theirs), len(expected)),
+    }
+
+
+def test_a_text_that_another_tokenizer_would_change_is_counted_and_has_no_row(tmp_path: Path) -> None:
+    from tokenizers import normalizers
+
+    theirs = tiny.other_tokenizer()
+    theirs.backend_tokenizer.normalizer = normalizers.Lowercase()
+    made, other = order(4, 1), other_order(4, tokenizer=theirs)
+    generated(tmp_path, made, Speaker())
+    figures, teller, _ = scored(tmp_path, other, of=[made])
+    assert (figures.failed, teller) == (2, None)
+    assert figures.cause == "the tokenizer of other changes the text of the trace"
+    assert written(tmp_path, made, tmp_path, [], by=[other])[2] == 0
+
+
+def test_one_engine_scores_the_traces_of_all_teachers(tmp_path: Path) -> None:
+    made, other = order(4, 1), other_order(4, 2)
+    for each in (made, other):
+        generated(tmp_path, each, Speaker())
+    figures, _, roles = scored(tmp_path, other, of=[made])
+    assert (figures.scored, len(roles)) == (4, 1)

@@ -84,13 +84,25 @@ def test_the_last_student_is_asked_as_it_was_trained(trace_format: str, thinks: 
 
 def test_without_its_teachers_a_round_hears_the_last_student_alone() -> None:
     routes = {"coder": {"share": 2.0}, LAST_STUDENT: {"share": 3.0}}
-    found = made(rounds={"count": 2, "keep_teachers": False}, generate={"routes": routes})
+    generate = {"routes": routes, "logprobs": 5, "labelled_by": ["coder", LAST_STUDENT]}
+    weights = {"teachers": {"c": 2.0, LAST_STUDENT: 0.5}, "domains": {"code": {"c": 3.0}}}
+    sft = {"objective": "soft_labels", "soft_labels": {"weights": weights}}
+    found = made(rounds={"count": 2, "keep_teachers": False}, generate=generate, sft=sft)
     first, second = found.in_round(None, True), found.in_round(Path("/x"), True)
     assert list(first.teachers) == ["teacher", "coder"]
     assert list(second.teachers) == [LAST_STUDENT]
     assert second.roles["teacher"].model == "t", "eval still compares with it"
     kept = [list(one.sections["generate"].routes) for one in (first, second)]  # type: ignore[attr-defined]
     assert kept == [["coder"], [LAST_STUDENT]]
+    assert [one.sections["generate"].labelled_by for one in (first, second)] == [  # type: ignore[attr-defined]
+        ("coder",),
+        (LAST_STUDENT,),
+    ]
+    heard = [one.sections["sft"].soft_labels.weights for one in (first, second)]  # type: ignore[attr-defined]
+    assert [one.model_dump() for one in heard] == [
+        {"teachers": {"c": 2.0}, "domains": {"code": {"c": 3.0}}},
+        {"teachers": {LAST_STUDENT: 0.5}, "domains": {}},
+    ]
 
 
 def test_a_rounds_student_starts_from_the_base_or_from_the_last_by_recipe() -> None:

@@ -277,6 +277,14 @@ def test_labels_are_refused_where_the_engine_gives_no_token_ids_before_anything_
     assert desk.shards == []
 
 
+def test_who_labels_is_refused_where_nobody_is_called_so_or_there_are_no_labels(desk: Desk) -> None:
+    with pytest.raises(StageError, match=r"labelled_by names 'othr'; expected one of teacher"):
+        desk.run([problem(1)], logprobs=5, labelled_by=["othr"])
+    assert desk.shards == []
+    with pytest.raises(ValueError, match=r"labelled_by .* logprobs is 0"):
+        Config(labelled_by="all")
+
+
 def test_it_reads_nothing_whose_change_would_not_change_the_words() -> None:
     assert STAGE.reads["problems"].columns == ("id", "text", "task", "split")
     kept_out = {"exec", "thinking", "model"}  # weights stand for the model

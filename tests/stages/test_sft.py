@@ -175,6 +175,12 @@ def test_no_training_examples_are_refused(tmp_path: Path, student: Path) -> None
         sft.run(sft.Config(**FAST), inputs, output)
 
 
+@pytest.mark.parametrize("place", ["my-run", "my-run/round-2"])
+def test_a_training_is_reported_under_its_run_and_round(tmp_path: Path, place: str) -> None:
+    folder = tmp_path / "runs" / place / "sft" / "work" / "trainer"
+    assert settings.arguments(sft.Config(), folder, 4, True, False)["run_name"] == place
+
+
 def test_an_unknown_objective_is_refused() -> None:
     with pytest.raises(ValidationError, match="expected one of sft"):
         sft.Config(objective="stf")

@@ -157,7 +157,10 @@ def test_only_the_chosen_objectives_section_stands_in_a_recipe() -> None:
     assert not any(read.when(plain) for name, read in sft.STAGE.reads.items() if name != "examples")
     chosen = sft.Config(objective="soft_labels")
     assert declared(chosen)["soft_labels"]["temperature"] == 1.0
-    assert all(read.when(chosen) for read in sft.STAGE.reads.values())
+    assert {name for name, read in sft.STAGE.reads.items() if not read.when(chosen)} == {"domains"}
+    assert "weights" not in declared(chosen)["soft_labels"]
+    weighing = sft.Config(objective="soft_labels", soft_labels={"weights": {"domains": {"code": {"a": 2}}}})
+    assert all(read.when(weighing) for read in sft.STAGE.reads.values())
     assert sft.Config(**chosen.model_dump(mode="json")) == chosen
     assert sft.Config(**plain.model_dump(mode="json")) == plain
     with pytest.raises(ValidationError, match="found values for soft_labels beside objective sft"):

@@ -144,7 +144,7 @@ def test_asked_for_layers_and_attentions_are_those_of_the_model() -> None:
     assert [torch.equal(*pair) for pair in zip(found.attentions, plain.attentions, strict=True)] == [True] * 2
     learnt = given["labels"][:, 1:] != IGNORED
     assert torch.equal(found.hidden, plain.hidden_states[-1][:, :-1][learnt])
-    assert torch.equal(found.targets, given["labels"][:, 1:][learnt])
+    assert torch.equal(forward.targets(given), given["labels"][:, 1:][learnt])
     assert forward.states(model, given, torch.float32).layers is None
     assert model(input_ids=given["input_ids"]).logits.shape == (*given["input_ids"].shape, VOCABULARY)
 
@@ -165,24 +165,8 @@ def test_no_more_logits_stand_in_memory_than_a_chunk_holds(monkeypatch: pytest.M
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(keep, lambda tensor: tensor):
-        forward.chunked(model, found.hidden, sft.cross_entropy(found.targets), torch.float32)
+        forward.chunked(model, found.hidden, sft.cross_entropy(forward.targets(given)), torch.float32)
     assert max(kept, default=0) <= 5 * VOCABULARY
-
-
-def test_a_differentiable_function_of_logits_serves_as_a_chunk_loss() -> None:
-    import torch
-
-    from pipeline.objectives import forward
-
-    logits = torch.randn(4, 9, generator=torch.Generator().manual_seed(3))
-    targets = torch.tensor([1, 0, 8, 8])
-    by_hand = sft.cross_entropy(targets)(logits.clone(), slice(0, 4))
-    plain = forward.by_autograd(
-        lambda some, rows: torch.nn.functional.cross_entropy(some, targets[rows], reduction="sum")
-    )
-    found = plain(logits, slice(0, 4))
-    assert float(found[0]) == pytest.approx(float(by_hand[0]), rel=1e-6)
-    assert torch.allclose(found[1], by_hand[1], atol=1e-6)
 
 
 def test_a_model_that_changes_its_logits_behind_the_head_is_refused() -> None:

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline.objectives.targets import DONE, Stored, Writer, base, said_of
+from pipeline.objectives.targets import DONE, Stored, Writer, said_of
+from pipeline.records import base_id
 
 
 def made(seed: int, count: int, k: int = 4) -> dict[str, Any]:
@@ -63,7 +64,7 @@ def test_a_repeat_has_the_targets_of_what_it_repeats(tmp_path: Path) -> None:
     written(tmp_path / "t", EXAMPLES)
     stored = Stored(tmp_path / "t")
     assert (stored.of(["a+2"], EXAMPLES["a"]).ids == stored.of(["a"], EXAMPLES["a"]).ids).all()
-    assert [base(key) for key in ("a", "a+1", "a+12")] == ["a"] * 3
+    assert [base_id(key) for key in ("a", "a+1", "a+12")] == ["a"] * 3
 
 
 @pytest.mark.parametrize(

@@ -77,14 +77,14 @@ def test_the_loss_of_each_token_and_its_place_are_those_of_padded_rows(student: 
     from pipeline.objectives import forward
     from pipeline.training.trainer import collate, pack
 
-    packed, padded = (
-        forward.states(student, batch, torch.float32) for batch in (pack(ROWS), collate(ROWS, pad_token_id=0))
-    )
-    assert packed.targets.tolist() == padded.targets.tolist() == [7, 8, 11, 2, 4, 4, 4, 12]
+    batches = pack(ROWS), collate(ROWS, pad_token_id=0)
+    packed, padded = (forward.states(student, batch, torch.float32) for batch in batches)
+    for batch in batches:
+        assert forward.targets(batch).tolist() == [7, 8, 11, 2, 4, 4, 4, 12]
     assert torch.allclose(packed.hidden, padded.hidden, atol=1e-5)
     objective = objectives.load("sft")
     context = objectives.Context(student, None, torch.float32, lambda role: None)  # type: ignore[arg-type,return-value]
     made = objective.make(objective.Config(), context)
-    losses = [made.loss(student, batch, 0.0) for batch in (pack(ROWS), collate(ROWS, pad_token_id=0))]
+    losses = [made.loss(student, batch, 0.0) for batch in batches]
     assert losses[0].positions == losses[1].positions == 8
     assert losses[0].total.item() == pytest.approx(losses[1].total.item(), abs=1e-4)

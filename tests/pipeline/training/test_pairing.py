@@ -1,6 +1,8 @@
 """Examples are paired with the labels of their own traces, or not at all."""
 
 import itertools
+import math
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
@@ -10,8 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from pipeline import labelling
+from pipeline import labelling, templates
 from pipeline.objectives.targets import Stored, said_of
+from pipeline.objectives.weights import Weights
 from pipeline.soft_labels import SoftLabels, vocabulary_fingerprint
 from pipeline.training import pairing
 from pipeline.training.encode import Encoded, encode
@@ -19,32 +22,22 @@ from tests import labelled, tiny
 from tests.labelled import K, Labelled
 
 SAME = tiny.tokenizer()
-
-
-def other(size: int = 300) -> Any:
-    """A tokenizer that cuts the same texts in other places."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
-    from transformers import PreTrainedTokenizerFast
-
-    bpe = Tokenizer(models.BPE())
-    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
-    bpe.decoder = decoders.ByteLevel()
-    trainer = trainers.BpeTrainer(
-        vocab_size=size,
-        special_tokens=["<end>"],
-        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
-        show_progress=False,
-    )
-    bpe.train_from_iterator(["The answer is one and two", "\\boxed{4} = 12 + 3"], trainer)
-    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<end>")
+EQUAL = Weights()
 
 
 def encoded(made: Labelled) -> list[Encoded]:
     return encode(SAME, made.examples, 4096)[0]
 
 
-def paired(folder: Path, made: Labelled, teacher: Any = None, student: Any = SAME) -> dict[str, Any]:
-    these = pairing.wanted(encoded(made), made.examples, made.labels)
+def paired(
+    folder: Path,
+    made: Labelled,
+    teacher: Any = None,
+    student: Any = SAME,
+    weights: Weights = EQUAL,
+    domains: dict[str, str] | None = None,
+) -> dict[str, Any]:
+    these = pairing.wanted(encoded(made), made.examples, made.labels, weights, domains or {})
 
     def opened(label: str) -> pairing.Teacher:
         assert teacher is not None, "asked for a teacher that is not needed"
@@ -194,11 +187,11 @@ def test_labels_that_were_cut_or_altered_on_the_disk_are_refused(tmp_path: Path)
 def test_labels_of_a_vocabulary_that_neither_model_has_are_refused(tmp_path: Path, made: Labelled) -> None:
     rows = [row | {"vocabulary": "0" * 32} for row in made.labels]
     with pytest.raises(ValueError, match=r"are of the vocabulary 0{32}.*Run generate again"):
-        paired(tmp_path / "t", copied(made, labels=rows), teacher=other())
+        paired(tmp_path / "t", copied(made, labels=rows), teacher=tiny.other_tokenizer())
     # Under the fingerprint of another tokenizer the same labels are of another text.
-    rows = [row | {"vocabulary": vocabulary_fingerprint(other())} for row in made.labels]
+    rows = [row | {"vocabulary": vocabulary_fingerprint(tiny.other_tokenizer())} for row in made.labels]
     with pytest.raises(ValueError, match="the soft labels of trace"):
-        paired(tmp_path / "t", copied(made, labels=rows), teacher=other())
+        paired(tmp_path / "t", copied(made, labels=rows), teacher=tiny.other_tokenizer())
     assert said_of(tmp_path / "t") is None
 
 
@@ -217,7 +210,7 @@ def test_padding_of_a_teachers_head_goes_to_the_tail(tmp_path: Path, made: Label
 
 
 def test_across_tokenizers_some_tokens_are_covered_and_those_by_the_right_labels(tmp_path: Path) -> None:
-    teacher = other()
+    teacher = tiny.other_tokenizer()
     made = labelled.make(tmp_path, teacher, 8, certain=True)
     figures = paired(tmp_path / "t", made, teacher=teacher)
     assert 0.2 < figures["covered_share"] < 0.95
@@ -262,3 +255,154 @@ def test_what_an_earlier_pairing_finished_is_taken_and_that_of_other_labels_is_n
     known = [(row, labels) for row, labels in labelling.read(made.store, made.labels)]
     rows = [labelled.put(store, row["id"], labelled.sure(labels.sampled.tolist()), SAME) for row, labels in known]
     assert paired(tmp_path / "t", copied(made, store=store, labels=rows)) != first
+
+
+def second(made: Labelled, store: Path, count: int, teacher: Any = SAME, **changes: Any) -> list[dict[str, Any]]:
+    """Rows of another teacher, that labelled the first traces too: other candidates of tokens that are its own."""
+    rows = []
+    for number, trace in enumerate(made.traces[:count]):
+        same = teacher is SAME
+        token_ids = trace["token_ids"] if same else [*templates.encode(teacher, trace["raw"]), teacher.eos_token_id]
+        labels = labelled.spread(token_ids, 100 + number, len(teacher))
+        row = labelled.put(store, trace["id"], labels, teacher, key=f"{number + 1:0>32x}"[::-1])
+        rows.append(row | {"teacher": "other"} | changes)
+    return rows
+
+
+@pytest.fixture
+def heard_twice(tmp_path: Path) -> Labelled:
+    """Eight traces, six of which another teacher labelled too."""
+    made = labelled.make(tmp_path, SAME, 8)
+    return copied(made, labels=[*second(made, made.store, 6), *made.labels])
+
+
+def masses(batch: Any, number: int) -> dict[int, float]:
+    """The candidates of a learnt token, and -1: all others."""
+    ids, found = batch.ids[number].tolist(), np.exp(batch.logprobs[number].astype(float)).tolist()
+    used = {each: mass for each, mass in zip(ids, found, strict=False) if each >= 0}
+    return used | {-1: found[-1]}
+
+
+def mean(first: dict[int, float], other: dict[int, float], share: float) -> dict[int, float]:
+    """share of one, and the rest of another."""
+    return {
+        each: share * first.get(each, 0.0) + (1 - share) * other.get(each, 0.0)
+        for each in sorted(first.keys() | other.keys())
+    }
+
+
+def like(found: dict[int, float], expected: dict[int, float]) -> bool:
+    """Whether two are the same, but for the half precision in which they lie on the disk."""
+    one, other = ({each: mass for each, mass in masses.items() if mass} for masses in (found, expected))
+    return math.isclose(sum(found.values()), 1, abs_tol=5e-3) and one == pytest.approx(other, rel=2e-2)
+
+
+@pytest.mark.parametrize(
+    ("weights", "shares"),
+    [
+        (EQUAL, (0.5, 0.5)),
+        (Weights(teachers={"other": 3.0}), (0.25, 0.25)),
+        (Weights(teachers={"other": 3.0}, domains={"code": {"teacher": 9.0}}), (0.25, 0.75)),
+        (Weights(domains={"code": {"teacher": 0.0}}), (0.5, 0.0)),
+    ],
+    ids=["equal", "by teacher", "by teacher and domain", "one of them alone in a domain"],
+)
+def test_a_trace_that_several_teachers_labelled_learns_their_weighted_mean(
+    tmp_path: Path, heard_twice: Labelled, weights: Weights, shares: tuple[float, float]
+) -> None:
+    """shares: of the trace's own teacher, in maths and in code."""
+    alone = {}
+    for label in ("teacher", "other"):
+        rows = [row for row in heard_twice.labels if row["teacher"] == label]
+        paired(tmp_path / label, copied(heard_twice, labels=rows))
+        alone[label] = pairs(tmp_path / label, heard_twice)
+    kinds = ["maths", "code"] * 3 + ["maths"] * 2
+    domains = {row["id"]: kind for row, kind in zip(heard_twice.traces, kinds, strict=True)}
+    figures = paired(tmp_path / "both", heard_twice, weights=weights, domains=domains)
+    together = pairs(tmp_path / "both", heard_twice)
+    traces, covered, counts = Counter[str](), Counter[str](), Counter[str]()
+    for number, trace in enumerate(heard_twice.traces):
+        key = trace["id"]
+        share = shares[number % 2] if number < 6 else 1.0
+        own, other, both = alone["teacher"][key], alone["other"][key], together[key]
+        assert (both.covered == own.covered).all()
+        for token in np.flatnonzero(both.covered):
+            assert like(masses(both, token), mean(masses(own, token), masses(other, token), share))
+        for label, part in (("teacher", share), ("other", 1 - share)):
+            traces[label] += part > 0
+            covered[label] += both.covered.sum() * (part > 0)
+            counts[label] += both.covered.sum() * part
+    assert figures["candidates"] == 2 * K
+    learnt = figures["covered_share"] * figures["tokens"]
+    for label, told in figures["teachers"].items():
+        assert told["traces"] == traces[label]
+        assert told["covered_share"] == pytest.approx(covered[label] / figures["tokens"])
+        assert told["mean_share"] == pytest.approx(counts[label] / learnt)
+
+
+def test_teachers_of_several_tokenizers_are_mixed_where_the_student_has_their_tokens(tmp_path: Path) -> None:
+    teacher = tiny.other_tokenizer()
+    made = labelled.make(tmp_path, SAME, 8)
+    rows = second(made, made.store, 8, teacher)
+    paired(tmp_path / "own", made)
+    paired(tmp_path / "other", copied(made, labels=rows), teacher=teacher)
+    figures = paired(tmp_path / "both", copied(made, labels=made.labels + rows), teacher=teacher)
+    own, other, both = (pairs(tmp_path / name, made) for name in ("own", "other", "both"))
+    agreed = 0
+    for key, batch in both.items():
+        assert (batch.covered == own[key].covered | other[key].covered).all()
+        for token in np.flatnonzero(own[key].covered):
+            share = 0.5 if other[key].covered[token] else 1.0
+            agreed += share < 1
+            assert like(masses(batch, token), mean(masses(own[key], token), masses(other[key], token), share))
+    told = figures["teachers"]
+    assert 0.2 < told["other"]["covered_share"] < told["teacher"]["covered_share"]
+    assert agreed > 20
+
+
+def test_another_teachers_labels_of_another_text_or_vocabulary_are_refused(tmp_path: Path) -> None:
+    made = labelled.make(tmp_path, SAME, 4)
+    teacher = tiny.other_tokenizer()
+    for vocabulary in (SAME, teacher):
+        first, *rest = second(made, made.store, 4, vocabulary)
+        key = rest[0]["id"].partition("+")[2]
+        cases = {
+            "are of tokens of": rest[0] | {"id": f"{made.traces[0]['id']}+{key}"},
+            "lacks the soft labels": first | {"id": f"{made.traces[0]['id']}+{key}"},
+            "expected those of its own": first | {"tokens": first["tokens"] - 1},
+            "are of the vocabulary 0{32}": first | {"vocabulary": "0" * 32},
+        }
+        for says, row in cases.items():
+            with pytest.raises(ValueError, match=says):
+                paired(tmp_path / "t", copied(made, labels=[*made.labels, row, *rest[1:]]), teacher=teacher)
+            assert said_of(tmp_path / "t") is None
+
+
+def test_weights_of_teachers_and_domains_that_are_not_there_are_refused(tmp_path: Path, heard_twice: Labelled) -> None:
+    with pytest.raises(ValueError, match=r"teacher 'othr'; expected one of other, teacher: did you mean 'other'\?"):
+        paired(tmp_path / "t", heard_twice, weights=Weights(teachers={"othr": 1.0}))
+    domains = {trace["id"]: "maths" for trace in heard_twice.traces}
+    with pytest.raises(ValueError, match=r"domain 'code'; expected one of maths"):
+        paired(tmp_path / "t", heard_twice, weights=Weights(domains={"code": {"other": 1.0}}), domains=domains)
+
+
+def test_other_weights_are_paired_anew_and_those_of_a_teacher_alone_change_nothing(
+    tmp_path: Path, made: Labelled, heard_twice: Labelled
+) -> None:
+    def mark(these: Labelled, weights: Weights) -> str:
+        return pairing.wanted(encoded(these), these.examples, these.labels, weights, {}).digest("student")
+
+    louder = Weights(teachers={"teacher": 2.0})
+    assert mark(made, EQUAL) == mark(made, louder)
+    assert len({mark(heard_twice, weights) for weights in (EQUAL, louder, Weights(teachers={"other": 0.0}))}) == 3
+    assert mark(copied(heard_twice, labels=heard_twice.labels[6:]), EQUAL) == mark(
+        heard_twice, Weights(teachers={"other": 0.0})
+    )
+
+
+def test_the_digest_of_one_teachers_labels_is_what_it_was_before_there_could_be_several() -> None:
+    row = {"id": "a", "teacher": "t", "vocabulary": "v", "token_hash": "h", "k": 3, "check": 7, "folder": "f"}
+    examples = [Encoded(key, (), "", [1], [2, 3]) for key in ("a", "b", "c")]
+    layouts = [{"id": key, "teacher": "t", "spans": [{"start": 0, "end": 1, "text": None}]} for key in ("a", "b")]
+    these = pairing.wanted(examples, layouts, [row], EQUAL, {})
+    assert these.digest("student") == "f5062f786474dfda8e9baf8969ccf970"
