@@ -6,12 +6,13 @@ accelerate shards a student on GPUs alone, and leaves it whole elsewhere without
 
 import os
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 from unittest import mock
 
 from pipeline.training import checkpoints
 from stages import sft
+from tests.desk import interrupted_at_save
 
 
 class Job(NamedTuple):
@@ -54,25 +55,14 @@ def sharding(wanted: bool) -> Iterator[None]:
         yield
 
 
-class Cut(Exception):
-    """Ends a training at its first checkpoint."""
-
-
 def cut_and_resumed(*arguments: Any) -> Any:
     """What `sft.train` returns of a training that went on from its first checkpoint. `arguments` are its.
 
     Then it is begun again from its last one, as if it had stopped early there; what comes of that lies in `ended`.
     """
-    from transformers import TrainerCallback
-
     from pipeline.training import trainer
 
-    class Cutting(TrainerCallback):
-        def on_save(self, *_: Any, **__: Any) -> None:
-            raise Cut
-
-    real = sft.callbacks
-    with mock.patch.object(sft, "callbacks", lambda *given: [*real(*given), Cutting()]), suppress(Cut):
+    with interrupted_at_save():
         sft.train(*arguments)
     config, inputs, output, tokenizer, material, _, places = arguments
     last = checkpoints.newest(output.work / "trainer")
