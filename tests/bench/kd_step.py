@@ -22,7 +22,7 @@ import numpy as np
 
 from pipeline.training.encode import IGNORED, Encoded
 from tests import bars
-from tests.bench.sft_throughput import made_up, student
+from tests.bench.sft_throughput import MODEL, made_up, model_folder, student
 
 BAR = 1.15
 ARMS = ("sft", "soft_labels", "whole")
@@ -117,7 +117,7 @@ def peak_mib(chosen: argparse.Namespace, arm: str, targets: Path) -> int:
     """The most memory that three steps of an arm take, in a process of its own."""
     words = [sys.executable, "-m", "tests.bench.kd_step", "--arm", arm, "--targets", str(targets)]
     words += ["--batch-tokens", str(chosen.batch_tokens), "--attention", chosen.attention]
-    words += ["--model", str(chosen.model)] if chosen.model else []
+    words += ["--model", str(chosen.model)]
     words += ["--threads", str(chosen.threads)] if chosen.threads else []
     answer = subprocess.run(words, capture_output=True, text=True, check=True)
     return int(answer.stdout.split()[-1])
@@ -141,7 +141,7 @@ def alone(chosen: argparse.Namespace) -> int:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--model", type=Path, help="a folder with a Llama-class model; default: random weights")
+    parser.add_argument("--model", type=model_folder, default=MODEL, help="a folder with a Llama-class model")
     parser.add_argument("--k", type=int, default=50, help="candidates a token")
     parser.add_argument("--rounds", type=int, default=7, help="steps of each arm, after one to warm up")
     parser.add_argument("--batch-tokens", type=int, default=1024)

@@ -25,7 +25,7 @@ from typing import Any
 
 from pipeline.training.encode import Encoded
 from tests import bars
-from tests.bench.sft_throughput import ours
+from tests.bench.sft_throughput import model_folder, ours
 
 WARM_UP = 2
 PROMPT = 64  # tokens of an example that are not learnt
@@ -123,7 +123,7 @@ def measured(chosen: argparse.Namespace, length: int, recomputed: bool, on_gpu: 
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, help="a folder with a Llama- or Qwen-class model")
+    parser.add_argument("--model", type=model_folder, help="a folder with a Llama- or Qwen-class model")
     parser.add_argument("--lengths", type=int, nargs="+", default=[4096, 16384], help="tokens of an example")
     parser.add_argument("--steps", type=int, default=8, help="that count, of each arm")
     parser.add_argument("--layers", type=int, default=24, help="without --model")

@@ -29,7 +29,7 @@ from tests import bars
 BARS = {"trl": 1.5, "trl_grouped": 1.1, "plain": 0.85}
 LOSS_BAR = 0.05  # nats a token, that an arm's loss may be above the lowest
 LEARNING_RATE = 1e-5
-MODEL = Path("data/models/smollm2-135m-instruct")
+MODEL = "data/models/smollm2-135m-instruct"
 
 
 def made_up(count: int, vocabulary: int, seed: int) -> list[Encoded]:
@@ -56,6 +56,13 @@ def real(run: Path, model: Path, count: int) -> list[Encoded]:
     rows = sorted((row for table in tables for row in table.to_pylist()), key=lambda row: str(row["id"]))
     fitting, _, _ = encode(load_tokenizer(model), random.Random(1).sample(rows, count), 2048)
     return fitting
+
+
+def model_folder(text: str) -> Path:
+    """An argument that names a model's folder."""
+    if not Path(text).is_dir():
+        raise argparse.ArgumentTypeError(f"found no folder {text}; name a model's, or let `make distill` fetch it")
+    return Path(text)
 
 
 def student(folder: Path, attention: str) -> Any:
@@ -194,7 +201,7 @@ def loss(network: Any, batches: list[Any]) -> float:
 
 def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model", type=Path, default=MODEL, help="a folder with a Llama-class model")
+    parser.add_argument("--model", type=model_folder, default=MODEL, help="a folder with a Llama-class model")
     parser.add_argument("--run", type=Path, help="a run's folder, whose mix has the examples")
     parser.add_argument("--examples", type=int, default=64, help="of a turn")
     parser.add_argument("--rounds", type=int, default=3, help="turns of each arm, after one to warm up")
