@@ -5,6 +5,7 @@ Figures come from what this machine's store and earlier runs measured; where not
 
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import Any
 
 from pipeline import plan
 from pipeline.manifest import Manifest, read_manifest
@@ -59,11 +60,9 @@ def estimate(run: Run) -> list[str]:
 
 def labellers(run: Run) -> int:
     """How many teachers label a trace, at most."""
-    by = declared(run.recipe.sections["generate"]).get("labelled_by", "own")
-    if by == "own":
-        return 1
-    teachers = len(run.recipe.teachers)
-    return teachers if by == "all" else min(teachers, 1 + len(by))
+    config: Any = run.recipe.sections["generate"]
+    teachers = run.recipe.teachers
+    return max(sum(bool(config.labels(name, of)) for name in teachers) for of in teachers)
 
 
 def last_timed(run: Run) -> Manifest | None:

@@ -84,6 +84,9 @@ class Reading:
         teacher reads it after: those that would put the same problem to it.
         """
         for ask, row in answered(self.of, self.traces, asks(self.of)):
+            if self.own:
+                yield ask, row, ask.messages, ask.prompt
+                continue
             problem = {"text": ask.problem_text, "task": ask.task}
             messages = conversation(self.by.role, self.by.texts, problem)
             yield ask, row, messages, templates.render(self.by.tokenizer, messages)
