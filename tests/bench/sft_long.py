@@ -25,7 +25,7 @@ from typing import Any
 
 from pipeline.training.encode import Encoded
 from tests import bars
-from tests.bench.sft_throughput import model_folder, ours
+from tests.bench.sft_throughput import model_folder, ours, student
 
 WARM_UP = 2
 PROMPT = 64  # tokens of an example that are not learnt
@@ -48,10 +48,8 @@ def network(chosen: argparse.Namespace, device: str) -> Any:
     import torch
     from transformers import AutoModelForCausalLM, Qwen2Config
 
-    from pipeline.training import model
-
     if chosen.model is not None:
-        return model.load(chosen.model, "float32", chosen.attention, None, 0, False).to(device)
+        return student(chosen.model, chosen.attention).to(device)
     torch.manual_seed(0)
     config = Qwen2Config(**QWEN_HALF_BILLION | {"num_hidden_layers": chosen.layers}, use_cache=False)
     made = AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=chosen.attention)
