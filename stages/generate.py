@@ -5,38 +5,33 @@ its continuation is the row, and names it.
 """
 
 import json
-from bisect import bisect
-from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Set
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 from pathlib import Path
 from typing import Any, ClassVar, Literal
 
-import pyarrow as pa
 import pyarrow.compute as pc
 from pydantic import Field, model_validator
 
-from pipeline import engines, labelling, orders, sampling, verifiers, wanted
+from pipeline import engines, labelling, orders, sampling, traces, verifiers, wanted
 from pipeline import pilot as pilots
 from pipeline.adaptive import DECIDED, REFERENCE, Adaptive, Judge, decision_row, judging, references, settled
 from pipeline.key_index import KeyIndex
 from pipeline.manifest import write_durably
-from pipeline.orders import LOCAL, Enough, Order, Row, Sample, Truncated
+from pipeline.orders import LOCAL, Enough, Order, Row, Truncated
+from pipeline.readings import Reading
 from pipeline.records import DECISION, SOFT_LABELS, TRACE, content_id
 from pipeline.roles import WORDS, Role, Sampling, thinking_budget
 from pipeline.routing import Route, fitting
 from pipeline.sampling import Figures
 from pipeline.schedule import Decision
 from pipeline.section import Section
-from pipeline.shards import as_table, column_sums, same_sums
+from pipeline.shards import as_table
 from pipeline.stage import Bill, Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.store import Store, writing
 from pipeline.verifiers.pool import Pool, processors
-
-INDEXED = ("id", "problem_id", "teacher", "finish", "completion_tokens")  # columns known without reading a journal
 
 
 class Config(Section):
@@ -207,83 +202,10 @@ def bought(inputs: Inputs, output: Output) -> KeyIndex:
     """The ids this run paid for: of its last manifest, and what a killed attempt stored. Failed ones cost nothing."""
     ids = KeyIndex()
     for _, table in output.previous("traces", ("id", "finish")):
-        enter(ids, table.filter(pc.not_equal(table.column("finish"), "error")))
+        traces.enter(ids, table.filter(pc.not_equal(table.column("finish"), "error")))
     for trace_id in wanted.paid(output.work / wanted.FOLDER, inputs.store):
         ids.add(bytes.fromhex(trace_id))
     return ids
-
-
-def enter(index: KeyIndex, table: pa.Table) -> None:
-    """Add the ids of a table to an index."""
-    for batch in table.to_batches(max_chunksize=4096):
-        index.extend(bytes.fromhex("".join(batch.column("id").to_pylist())))
-
-
-def held(made: Iterable[tuple[Order, Store]]) -> Iterator[tuple[Order, Store, dict[str, Sample]]]:
-    """What the stores hold of the orders' samples by their last ids, each once, some at a time.
-
-    Of two problems with one prompt the first has its traces.
-    """
-    seen = KeyIndex()
-    for order, store in made:
-        rest = iter(orders.samples(order))
-        while some := list(islice(rest, orders.ROWS)):
-            named = ((orders.last_id(order, sample, store), sample) for sample in some)
-            there = ((key, sample) for key, sample in named if store.entry(key) is not None)
-            yield order, store, {key: sample for key, sample in there if seen.add(bytes.fromhex(key))}
-
-
-def indexed(order: Order, store: Store, some: Mapping[str, Sample]) -> pa.Table:
-    """The columns INDEXED of the rows that `orders.stored` would read from a journal."""
-    entries = [store.entry(key) for key in some]
-    return pa.table(
-        {
-            "id": list(some),
-            "problem_id": [sample.problem_id for sample in some.values()],
-            "teacher": [order.role.label] * len(some),
-            "finish": [entry and entry.finish for entry in entries],
-            "completion_tokens": [entry and entry.tokens for entry in entries],
-        }
-    )
-
-
-def write_traces(made: Sequence[tuple[Order, Store]], output: Output) -> Counter[str]:
-    """Keep what the last manifest holds unchanged, and write all else from the stores. Returns traces by finish."""
-    kept = keep_traces(made, output)
-    finishes: Counter[str] = Counter()
-    for order, store, some in held(made):
-        finishes.update(entry.finish for entry in map(store.entry, some) if entry is not None)
-        new = {key: sample for key, sample in some.items() if bytes.fromhex(key) not in kept}
-        output.write("traces", as_table(orders.stored(order, store, new), TRACE))
-    return finishes
-
-
-def keep_traces(made: Sequence[tuple[Order, Store]], output: Output) -> KeyIndex:
-    """Take over the shards of the last manifest that are still right; returns the ids in them.
-
-    Right is one that holds exactly the rows that would be written for its ids now, by its own fingerprints of the
-    columns INDEXED.
-    """
-    before, kept = KeyIndex(), KeyIndex()
-    shards = output.previous("traces")
-    starts = []
-    for _, table in shards:
-        starts.append(before.rows)
-        enter(before, table)
-    sums = [Counter(dict.fromkeys(INDEXED, 0)) for _ in shards]
-    for order, store, some in held(made) if shards else ():
-        parts: dict[int, dict[str, Sample]] = {}
-        for key, sample in some.items():
-            row = before.find(bytes.fromhex(key))
-            if row >= 0:
-                parts.setdefault(bisect(starts, row) - 1, {})[key] = sample
-        for number, part in parts.items():
-            sums[number].update(column_sums(indexed(order, store, part)))
-    for (shard, table), found in zip(shards, sums, strict=True):
-        if same_sums(shard, found):
-            output.keep("traces", shard)
-            enter(kept, table)
-    return kept
 
 
 def engine_key(order: Order) -> str:
@@ -333,7 +255,14 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
             stored |= {name: (order, store) for name, order in group.items()}
             if rule is not None:
                 decisions += [decision_row(rule, *one) for one in more]
-    output.counts.update(write_traces(list(stored.values()), output))
+    output.counts.update(
+        traces.write(
+            list(stored.values()),
+            output.previous("traces"),
+            partial(output.keep, "traces"),
+            partial(output.write, "traces"),
+        )
+    )
     if config.logprobs:
         output.facts["soft_labels"] = label(config, inputs, output, groups.values(), stored)
     output.write("decisions", as_table(decisions, DECISION))
@@ -384,7 +313,7 @@ def label(
     stored: by a teacher's name its order, and the store where its traces are.
     """
     total = labelling.Figures()
-    readings: list[labelling.Reading] = []
+    readings: list[Reading] = []
     for group in groups:
         readings += score(config, inputs, output, group, stored, total)
     if total.failed:
@@ -405,13 +334,13 @@ def score(
     group: Mapping[str, Order],
     stored: Mapping[str, tuple[Order, Store]],
     total: labelling.Figures,
-) -> list[labelling.Reading]:
+) -> list[Reading]:
     """Score, with one model, what its store has no labels for; returns what was read, with the store as it is then."""
     name, first = next(iter(group.items()))
     files, log = files_of(inputs, name), log_of(output, name)
     with writing(inputs.store, first.weights) as store:
         readings = [
-            labelling.Reading(order, store, *stored[of])
+            Reading(order, store, *stored[of])
             for teacher, order in group.items()
             for of in stored
             if config.labels(teacher, of)

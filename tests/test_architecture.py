@@ -58,7 +58,7 @@ LAYERS = (
         "variants",
         "golds",
     ),
-    ("schedule", "wanted"),
+    ("schedule", "wanted", "readings", "traces"),
     ("sampling",),
     ("adaptive", "augment", "labelling"),
     ("blending", "choosing", "general", "shares", "verdicts"),

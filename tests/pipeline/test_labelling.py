@@ -11,9 +11,9 @@ import pytest
 
 from pipeline import labelling, soft_labels, templates
 from pipeline.engines import Completion, Engine, Request, failed
-from pipeline.labelling import Reading
 from pipeline.manifest import Shard
 from pipeline.orders import Order, asks
+from pipeline.readings import Reading
 from pipeline.records import SOFT_LABELS, base_id, labels_key
 from pipeline.roles import Role, Sampling, Teacher
 from pipeline.sampling import complete

@@ -239,7 +239,7 @@ def test_the_bill_knows_what_a_killed_run_had_bought(desk: Desk, monkeypatch: py
     def kill(*_: Any) -> None:
         raise Killed
 
-    monkeypatch.setattr("stages.generate.write_traces", kill)
+    monkeypatch.setattr("pipeline.traces.write", kill)
     with pytest.raises(Killed):
         desk.run(rows, samples=2)
     monkeypatch.undo()
