@@ -154,6 +154,7 @@ def check(values: dict[str, Any], name: str, where: str) -> Recipe:
     _check_rounds(recipe, where)
     try:
         thinkers(recipe.teachers)
+        _check_weights(recipe)
     except ValueError as error:
         raise RecipeError(f"{where}: {error}") from error
     return recipe
@@ -187,6 +188,14 @@ def _check_rounds(recipe: Recipe, where: str) -> None:
             f"{where}: student.engine is {recipe.student.engine}; with rounds the student is a teacher too, and a "
             f"checkpoint on the disk runs on {' or '.join(WITH_WEIGHTS)}. Set student.engine to one of them."
         )
+
+
+def _check_weights(recipe: Recipe) -> None:
+    """Raises ValueError where sft gives a weight to a teacher that there is not."""
+    soft = cast(Any, recipe.sections["sft"]).soft_labels
+    if soft is not None:
+        labels = {teacher.label for teacher in recipe.teachers.values()}
+        soft.weights.check(labels | ({LAST_STUDENT} if recipe.rounds.count > 1 else set()), soft.weights.domains)
 
 
 def _with_model(student: Student, role: str, teachers: Mapping[str, Teacher], where: str) -> Student:

@@ -122,6 +122,10 @@ def test_a_minimal_recipe_takes_the_stages_defaults(tmp_path: Path) -> None:
         ("generate: {samples: {{ samples }}}", "found unhashable key"),
         ("generate: {[samples]: 3}", "found unhashable key"),
         ('description: "half \\ud83d of a sign"', "half of a surrogate pair"),
+        (
+            "sft: {objective: soft_labels, soft_labels: {weights: {teachers: {T: 2}}}}",
+            "found a weight of the teacher 'T'",
+        ),
     ],
 )
 def test_a_wrong_recipe_says_what_and_where(tmp_path: Path, more: str, says: str) -> None:
