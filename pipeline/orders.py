@@ -206,12 +206,12 @@ def continuation_id(parent: Row) -> str:
 def served(entry: Entry | None, max_tokens: int) -> bool:
     """Whether a stored completion answers a request for up to `max_tokens` tokens.
 
-    One that ended by itself always does; a truncated one where it was given as much room (the model's context may have
-    ended it before the limit, and would again); a failed one never.
+    One that ended by itself always does; a truncated one where it was given as much room, or where not its limit ended
+    it but the model's context, which would again; a failed one never.
     """
     if entry is None or entry.finish == "error":
         return False
-    return entry.finish == "stop" or entry.limit >= max_tokens
+    return entry.finish == "stop" or entry.limit >= max_tokens or 0 < entry.tokens < entry.limit
 
 
 def missing(order: Order, ask: Ask, store: Store) -> Step | None:
@@ -229,9 +229,7 @@ def lacking(order: Order, sample: Sample, store: Store) -> tuple[str, int, Row |
     if not served(entry, order.max_tokens):
         return sample.id, order.max_tokens, None
     assert entry is not None
-    if order.truncated == "keep" or entry.finish != "length" or entry.limit >= order.second_limit:
-        return None
-    if 0 < entry.tokens < entry.limit:
+    if order.truncated == "keep" or served(entry, order.second_limit):
         return None
     if order.truncated == "again":
         return sample.id, order.second_limit, None

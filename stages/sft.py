@@ -35,6 +35,10 @@ if TYPE_CHECKING:
 
 # What holds the optimizer's state in a checkpoint, as transformers names it, by the student's layout in processes.
 OPTIMIZER = {"whole": "optimizer.pt", "fsdp": "optimizer_0", "deepspeed": "latest"}
+# Keys that decide whether a training is begun, stopped or how it is written, but no step of it.
+NO_COURSE = frozenset(
+    {"wild_loss_factor", "wild_loss_steps", "audit", "save_dtype", "min_covered_share", "max_unlabelled_share"}
+)
 DIVERGED_FILE = "diverged.json"  # in the stage's folder: the batches at which a training was stopped
 
 
@@ -172,6 +176,7 @@ def soft_targets(config: Config, inputs: Inputs, output: Output, tokenizer: Any,
         rows_of(inputs, "labels"),
         wanted.weights,
         {base_id(row["id"]): row["domain"] for row in domains},
+        [role.label for role in inputs.teachers.values()],
     )
     lacking = these.unlabelled
     if len(lacking) > wanted.max_unlabelled_share * len(these.layouts) or not these.labelled:
@@ -243,9 +248,12 @@ def refuse_four_bits_without_a_gpu(method: str) -> None:
 
 def plan_of(config: Config, inputs: Inputs, material: Material) -> str:
     """An id of all that decides the course of a training: a checkpoint of another one is not gone on from."""
+    values = {name: value for name, value in declared(config).items() if name not in NO_COURSE}
+    if isinstance(values.get("soft_labels"), dict):
+        values["soft_labels"] = {name: value for name, value in values["soft_labels"].items() if name not in NO_COURSE}
     paired = [] if material.targets is None else [targets.said_of(material.targets)]
     return content_id(
-        declared(config),
+        values,
         inputs.weights("student"),
         digest(material.train),
         digest(material.validation),

@@ -50,7 +50,8 @@ class Loss(NamedTuple):
 
     total: "torch.Tensor"  # float32, summed over the learnt positions, in nats
     positions: int  # how many those are
-    # What an evaluation reports as means: name -> (sum, of how many), added up over its batches. Detached.
+    # What steps and evaluations report as means: name -> (sum, of how many), added up over parts and batches. Detached.
+    # `cross_entropy` is what the guard of sane losses goes by, where a loss has one beside other terms.
     figures: Mapping[str, tuple[Any, int]] = MappingProxyType({})
 
 
@@ -71,9 +72,9 @@ class Objective(Protocol):
         """What is trained beside the student: projections, or a second student; the same modules at every call.
 
         The trainer puts them on its device, trains all their parameters that require gradients (clipped together with
-        the student's, without weight decay), saves them with every checkpoint, and loads them from one that it goes on
-        from or takes as the best. They are no part of the finished student. On one process only: gradients of theirs
-        are not summed over several.
+        the student's, decayed as the student's are), saves them with every checkpoint, and loads them from one that it
+        goes on from or takes as the best. They are no part of the finished student. On one process only: gradients of
+        theirs are not summed over several.
         """
         return {}
 

@@ -114,11 +114,12 @@ def align(
     spans: Sequence[Mapping[str, Any]],
     completion: Sequence[int],
     trace_id: str,
+    ended: bool = True,
 ) -> Targets:
     """The targets of a training completion's tokens, from the labels of the trace that it was laid out from.
 
     raw, finish and trace_id are the trace's (`records.TRACE`), spans say how the completion was made of raw
-    (`think.lay_out`), completion holds the student's token ids of it, the end token last.
+    (`think.lay_out`), completion holds the student's token ids of it, the end token last where it has `ended`.
 
     A candidate without counterpart leaves its mass to the tail; candidates that become the same token add up. The end
     token is covered where the teacher ended its reply itself (finish is stop, its last token is one of its end tokens)
@@ -127,10 +128,10 @@ def align(
     covered up to its first change and from its last one on; one in which the teacher's own bytes made no characters
     not at all.
 
-    Raises ValueError, naming the trace, where the labels' tokens do not make its text, and where the completion does
-    not end with the student's end token.
+    Raises ValueError, naming the trace, where the labels' tokens do not make its text, and where a completion that has
+    ended does not end with the student's end token.
     """
-    if not len(completion) or completion[-1] != bridge.student_end:
+    if ended and (not len(completion) or completion[-1] != bridge.student_end):
         raise ValueError(
             f"the student's tokens of trace {trace_id} end with {list(completion[-1:])}; expected its end token, "
             f"{bridge.student_end}. Encode the completion with the tokenizer that the bridge was made for."
@@ -139,7 +140,8 @@ def align(
     edges = _edges(bridge, labels.sampled, raw, finish, trace_id)
     if edges is None or not len(labels.sampled):
         return targets
-    starts, ends = _places(bridge, raw, spans, completion)
+    whole = completion if ended else [*completion, bridge.student_end]
+    starts, ends = (places[: len(completion)] for places in _places(bridge, raw, spans, whole))
     rows = np.minimum(np.searchsorted(edges[:-1], starts), len(labels.sampled) - 1)
     same = (edges[rows] == starts) & (edges[rows + 1] == ends)
     same &= bridge.to_student.take(labels.sampled[rows]) == np.asarray(completion)

@@ -93,7 +93,7 @@ class SoftTargets(Objective):
         temperature, alpha = self.config.at(moment)
         if alpha == 0 and torch.is_grad_enabled():
             found = forward.states(model, batch, self.compute_dtype, sft.cross_entropy(targets))
-            return Loss(found.total, len(targets))
+            return Loss(found.total, len(targets), {"cross_entropy": (found.total.detach(), len(targets))})
         blend = Blend(targets, self.labels(batch, targets), temperature, alpha)
         found = forward.states(model, batch, self.compute_dtype, blend)
         return Loss(found.total, len(targets), blend.figures)

@@ -47,6 +47,9 @@ class AcrossTrainer(OnPolicy, GOLDTrainer):
         for part in made:
             part["original_prompt_text"] = part["teacher_prompts"]
             part["original_completion_text"] = [self._without_end(text) for text in part["original_completion_text"]]
+            places = part["byte_offsets"]
+            ended = part["labels"] == self._tokenizer.eos_token_id
+            places[..., 1] = torch.where(ended, places[..., 0], places[..., 1])  # an end takes up no bytes
 
     def _without_end(self, text: str) -> str:
         return text.removesuffix(str(self._tokenizer.eos_token))
@@ -67,6 +70,8 @@ def build(setting: Setting) -> AcrossTrainer:
             lmbda=config.across.on_policy_share,
             use_uld_loss=True,
             use_extended_uld=True,
+            uld_skip_student_eos=False,  # where to stop is taught too
+            uld_skip_teacher_eos=False,
             uld_use_hybrid_loss=config.across.hybrid,
             uld_token_merge_strategy=config.across.merge,
             uld_student_temperature=config.temperature,
@@ -86,8 +91,9 @@ def as_pairs(examples: Sequence[Encoded], tokenizer: Any, teacher: Any) -> Datas
     """
     rows, lengths = [], vocabulary(tokenizer).lengths.tolist()
     for one in examples:
-        said = list(one.completion[:-1])
+        said = list(one.completion[: len(one.completion) - one.ended])
         ends = [0, *accumulate(lengths[token] for token in said)]
+        end = [[ends[-1], ends[-1]]] if one.ended else []
         rows.append(
             {
                 "id": one.id,
@@ -96,7 +102,7 @@ def as_pairs(examples: Sequence[Encoded], tokenizer: Any, teacher: Any) -> Datas
                 "prompt_length": len(one.prompt),
                 "teacher_prompt": teacher_text(teacher, one),
                 "completion_text": decode(tokenizer, said),
-                "offsets": [*map(list, pairwise(ends)), [ends[-1], ends[-1]]],
+                "offsets": [*map(list, pairwise(ends)), *end],
             }
         )
     return Dataset.from_list(rows)

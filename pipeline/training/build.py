@@ -96,6 +96,12 @@ def _answering(job: Job, config: OnPolicy, models: Models, plan: Plan, settings:
     """The trainer of a student that learns on answers of its own."""
     from pipeline.training import on_policy
 
+    if job.options.method != "full" and job.added_tokens:
+        raise ValueError(
+            f"sft.method is {job.options.method}, and the student was given {len(job.added_tokens)} new tokens; TRL's "
+            f"loss on a student's own answers reads the output head past the adapter, so that they would never be "
+            f"learnt. Set sft.method: full, or begin with a checkpoint that knows them (sft.start)."
+        )
     setting = on_policy.Setting(
         config=config,
         shared=settings,

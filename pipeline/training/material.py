@@ -40,7 +40,8 @@ def prepare(
         count = options.on_policy.prompts_per_step
         if options.on_policy.answers_alone:
             (train, repeated), (validation, _) = asked_once(train), asked_once(validation)
-    lengths = [one.length for one in train]
+    asked = options.on_policy is not None and options.on_policy.answers_alone
+    lengths = [len(one.prompt) if asked else one.length for one in train]
     of_epoch = partial(
         batches.epoch_batches,
         lengths,

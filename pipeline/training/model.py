@@ -28,16 +28,23 @@ def load(
     the frozen weights are held as 4-bit normal floats, twice quantised, as in QLoRA (arXiv 2305.14314); on a GPU alone.
     """
     import torch
+    from safetensors import SafetensorError
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        str(folder),
-        dtype=getattr(torch, dtype),
-        attn_implementation=attention,
-        local_files_only=True,
-        **(_four_bits() if four_bits else {}),
-    )
+    try:
+        model: Any = AutoModelForCausalLM.from_pretrained(
+            str(folder),
+            dtype=getattr(torch, dtype),
+            attn_implementation=attention,
+            local_files_only=True,
+            **(_four_bits() if four_bits else {}),
+        )
+    except (SafetensorError, OSError, ValueError) as error:
+        raise ValueError(
+            f"{folder} cannot be read as a model: {error}. Restore its files, or fetch it again."
+        ) from error
     model.config.use_cache = False
+    allow_sampling(model.generation_config)
     if adapter is None:
         return model
     from peft import LoraConfig, get_peft_model, prepare_model_for_kbit_training
@@ -49,6 +56,14 @@ def load(
     if checkpointing:
         wrapped.enable_input_require_grads()  # the frozen embedding would leave recomputed layers without gradients
     return wrapped
+
+
+def allow_sampling(config: Any) -> None:
+    """Let a generation configuration sample that has values of sampling and does not say so: it could not be saved."""
+    try:
+        config.validate(strict=True)
+    except ValueError:
+        config.do_sample = True
 
 
 def _four_bits() -> dict[str, Any]:

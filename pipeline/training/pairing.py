@@ -8,7 +8,7 @@ is left on the disk that a training reads.
 import hashlib
 import json
 import shutil
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice, tee
 from operator import itemgetter
@@ -110,11 +110,13 @@ def wanted(
     rows: Iterable[Row],
     weights: Weights,
     domains: Mapping[str, str],
+    teachers: Collection[str] = (),
 ) -> Wanted:
     """What is to be paired, from encoded examples, rows of EXAMPLE (id, spans, teacher) and rows of SOFT_LABELS.
 
-    domains: trace id -> domain, where weights depend on it. Repeats of an example are one. Raises ValueError where two
-    of them differ, and for a weight of a teacher that labelled none of the traces or in a domain that has none.
+    domains: trace id -> domain, where weights depend on it. teachers: labels of teachers that may have a weight even if
+    they labelled none of the traces. Repeats of an example are one. Raises ValueError where two of them differ, and for
+    a weight of any other teacher, or in a domain that none of the traces is of.
     """
     found: dict[str, Encoded] = {}
     for example in examples:
@@ -134,7 +136,7 @@ def wanted(
         if base_id(row["id"]) in laid_out:
             labelled.setdefault(base_id(row["id"]), []).append(row)
     known = {row["teacher"] for some in labelled.values() for row in some}
-    weights.check(known, {domains[key] for key in laid_out if key in domains})
+    weights.check(known.union(teachers), {domains[key] for key in laid_out if key in domains})
     heard: dict[str, list[Heard]] = {}
     for key, some in labelled.items():
         for row in sorted(some, key=itemgetter("id")):
@@ -305,14 +307,17 @@ def pair(
         used, again = tee(trace for trace in traces if trace["id"] in left)
         read_rows = read(one.row for trace in again for one in these.heard[trace["id"]])
         for trace in used:
-            key, completion = trace["id"], these.examples[trace["id"]].completion
-            heard = these.heard[key]
+            key, example = trace["id"], these.examples[trace["id"]]
+            completion, heard = example.completion, these.heard[key]
             parts = []
             for row, labels in islice(read_rows, len(heard)):
                 check(trace, row, labels)
                 across = bridges.of(row)
                 refuse_foreign(across, row, labels)
-                parts.append(align(across, labels, trace["raw"], trace["finish"], these.layouts[key], completion, key))
+                laid_out = these.layouts[key]
+                parts.append(
+                    align(across, labels, trace["raw"], trace["finish"], laid_out, completion, key, example.ended)
+                )
             counts = shares(parts, [one.weight for one in heard])
             found = parts[0] if len(parts) == 1 else mixture(parts, counts)
             writer.add(key, completion, found.covered, found.ids, found.logprobs, found.tail)

@@ -36,6 +36,7 @@ def results(options: Options, material: Material, trainer: "Planned", begun: int
         "resumed_at_step": begun,
         "processes": trainer.world,
         "loss": curve(history, "loss", CURVE_POINTS),
+        "loss_figures": {key: curve(history, key, CURVE_POINTS) for key in sorted(trainer.figures)},
         "eval_loss": curve(history, "eval_loss", CURVE_POINTS),
         "eval_figures": {
             key.removeprefix("eval_"): curve(history, key, CURVE_POINTS)

@@ -146,7 +146,8 @@ class Diverged(Exception):
 class Guard(TrainerCallback):
     """Raises Diverged where the losses of `steps` steps on end are all over `factor` times the median before them.
 
-    It goes by the trainer's log, which a resumed training takes over. `ids` gives the traces of a step.
+    It goes by the trainer's log, which a resumed training takes over; by the cross-entropy, where that is logged beside
+    a loss: what a loss is made of may change as training goes on. `ids` gives the traces of a step.
     """
 
     def __init__(self, factor: float, steps: int, ids: Callable[[int], list[str]]) -> None:
@@ -155,7 +156,8 @@ class Guard(TrainerCallback):
     def on_log(self, args: Any, state: Any, control: Any, logs: Any = None, **kwargs: Any) -> None:
         if not logs or "loss" not in logs:
             return
-        logged = ((entry["step"], entry["loss"]) for entry in reversed(state.log_history) if "loss" in entry)
+        entries = (entry for entry in reversed(state.log_history) if "loss" in entry)
+        logged = ((entry["step"], entry.get("cross_entropy", entry["loss"])) for entry in entries)
         last = list(islice(logged, self.steps + MEDIAN_STEPS))
         wild, before = last[: self.steps], [loss for _, loss in last[self.steps :]]
         if len(before) < LEAST_STEPS or not all(loss > self.factor * median(before) for _, loss in wild):
@@ -204,6 +206,7 @@ class Planned:
     eval_dataset: Any
     rank, world = 0, 1  # of the processes that train
     beside: Mapping[str, torch.nn.Module] = MappingProxyType({})  # what is trained beside the student, by its name
+    figures: frozenset[str] = frozenset()  # names of what the objective reports of steps
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         return self._loader(self.train_dataset, self.plan.batches)
@@ -305,13 +308,14 @@ class PlannedTrainer(Planned, SFTTrainer):
         # Of the part that goes through the student: what its summed loss is divided by, and whether it counts.
         self.learnt: float | None = None
         self.counted = True
+        self.reported: dict[str, list[Any]] = {}  # of the step at hand: figure -> [sum, of how many]
         self.rank, self.world = kwargs["args"].process_index, kwargs["args"].world_size
         super().__init__(data_collator=lambda rows: plan.laid_out(rows, self.rank, self.world), **kwargs)
         self.remove_callback(PrinterCallback)
         refuse_changed_logits(self.model)
         self.beside = dict(self.objective.modules())
         for module in self.beside.values():
-            module.to(self.args.device)
+            module.to(self.args.device).train()  # a model that was just read does not recompute its activations
         self.add_callback(Cleared(list(self.beside.values())))
 
     def training_step(self, model: Any, inputs: Any, num_items_in_batch: Any = None) -> Any:
@@ -339,6 +343,9 @@ class PlannedTrainer(Planned, SFTTrainer):
         loss = found.total / (max(found.positions, 1) if self.learnt is None else max(self.learnt, 1 / self.world))
         if not self.counted:
             loss = loss * 0.0
+        for name, (value, count) in found.figures.items():
+            sums = self.reported.setdefault(name, [0.0, 0])
+            sums[0], sums[1] = sums[0] + value * self.counted, sums[1] + count * self.counted
         if not torch.isfinite(loss):
             step = self.state.global_step + 1
             raise Diverged(
@@ -347,6 +354,18 @@ class PlannedTrainer(Planned, SFTTrainer):
                 [{"step": step, "loss": str(loss.item()), "ids": list(inputs["ids"])}],
             )
         return loss
+
+    def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
+        """As the parent does, with the means of what the objective reported of a step, over all processes."""
+        if "loss" in logs and self.reported:
+            sums = {name: float(value) for name, (value, _) in self.reported.items()}
+            counts = {name: count for name, (_, count) in self.reported.items()}
+            if self.world > 1:
+                self._add_up(sums, counts)
+            logs |= {name: sums[name] / max(counts[name], 1) for name in sums}
+            self.figures |= self.reported.keys()
+            self.reported = {}
+        super().log(logs, *arguments, **named)
 
     def evaluate(self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval") -> Any:
         """The validation loss per learnt token, over all tokens rather than over batches of unequal size, and the means
@@ -395,9 +414,18 @@ class PlannedTrainer(Planned, SFTTrainer):
         """As the parent does, with what the objective's own modules train in a group of their own."""
         begun = self.optimizer is not None
         optimizer = super().create_optimizer(model)
-        trained = [parameter for parameter in self._parameters_beside() if parameter.requires_grad]
-        if trained and not begun:
-            optimizer.add_param_group({"params": trained, "weight_decay": 0.0})
+        for module in () if begun else self.beside.values():
+            decaying = set(self.get_decay_parameter_names(module))
+            for decay in (True, False):
+                chosen = [
+                    parameter
+                    for name, parameter in module.named_parameters()
+                    if parameter.requires_grad and (name in decaying) is decay
+                ]
+                if chosen:
+                    optimizer.add_param_group(
+                        {"params": chosen, "weight_decay": self.args.weight_decay if decay else 0.0}
+                    )
         return optimizer
 
     def _parameters_beside(self) -> list[torch.nn.Parameter]:

@@ -253,6 +253,8 @@ def test_stored_rows_come_in_the_order_asked_as_this_run_knows_them(tmp_path: Pa
         (Entry("length", 10, 10), 9, True),
         (Entry("length", 10, 10), 11, False),
         (Entry("length", 7, 10), 10, True),  # the context ended it, and would again
+        (Entry("length", 7, 10), 11, True),
+        (Entry("length", 0, 10), 11, False),  # how many tokens it has is not known
         (Entry("error", 0, 10), 1, False),
     ],
 )

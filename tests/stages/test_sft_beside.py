@@ -70,10 +70,24 @@ def test_a_training_that_was_cut_off_ends_as_one_that_was_not(
     assert [name for name, value in modules[0].items() if not value.equal(modules[1][name])] == []
 
 
-def test_both_students_of_a_mutual_training_learn_and_come_out(tmp_path: Path, models: dict[str, Path]) -> None:
+def test_both_students_of_a_mutual_training_learn_and_come_out(
+    tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    from pipeline.objectives.mutual import Mutual
+
+    modes: list[tuple[bool, bool]] = []
+    real = Mutual.loss
+
+    def watched(self: Any, *given: Any) -> Any:
+        modes.append((torch.is_grad_enabled(), self.peer.training))
+        return real(self, *given)
+
+    monkeypatch.setattr(Mutual, "loss", watched)
     output = trained(tmp_path, models, objective="mutual", epochs=3)
+    assert set(modes) == {(True, True), (False, False)}, "in evaluation mode nothing is recomputed or dropped out"
     for name in ("cross_entropy", "peer_cross_entropy"):
         values = [value for _, value in output.facts["eval_figures"][name]]
         assert values == sorted(values, reverse=True)

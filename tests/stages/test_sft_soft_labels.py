@@ -80,6 +80,12 @@ def test_labels_that_say_what_the_tokens_say_train_as_the_tokens_do(
     assert any(
         f"soft labels: {figures['covered_share']:.1%} of {figures['tokens']} tokens" in line for line in soft.lines
     )
+    steps = soft.facts["loss_figures"]  # of the first quarter there is no divergence
+    assert [value for _, value in steps["cross_entropy"]] == pytest.approx([value for _, value in soft.facts["loss"]])
+    assert [step for step, _ in steps["divergence"]] == [step for step, _ in soft.facts["loss"]][
+        -len(steps["divergence"]) :
+    ]
+    assert 0 < len(steps["divergence"]) < len(steps["cross_entropy"])
     told = soft.facts["eval_figures"]
     assert set(told) == {"cross_entropy", "divergence"}
     assert [value for _, value in told["cross_entropy"]] == pytest.approx(
@@ -102,7 +108,9 @@ def test_a_training_on_a_schedule_that_was_cut_off_goes_on_as_if_it_had_not_been
     with interrupted_at_save():
         trained(tmp_path / "cut", student, spread, **values)
     monkeypatch.setattr(sft.pairing, "align", lambda *_: pytest.fail("aligned again"))
-    again = trained(tmp_path / "cut", student, spread, **values)
+    # What decides no step may change.
+    values["soft_labels"]["max_unlabelled_share"] = 0.1
+    again = trained(tmp_path / "cut", student, spread, **values, wild_loss_factor=9.0)
     assert 0 < again.facts["resumed_at_step"] < again.facts["steps"]
     assert again.facts["loss"] == whole.facts["loss"]
     divergence = [value for _, value in whole.facts["eval_figures"]["divergence"]]

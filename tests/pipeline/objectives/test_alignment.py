@@ -405,6 +405,19 @@ def test_a_text_that_lacks_half_a_character_of_its_tokens_keeps_its_other_labels
     assert not found.covered.any()
 
 
+def test_a_trace_that_was_cut_off_keeps_the_labels_of_its_last_token_too(
+    readers: dict[str, Reader], bridges: dict[tuple[str, str], Bridge]
+) -> None:
+    teacher, student = readers[QWEN], readers[SMOLLM2]
+    raw = "so 4 + 5 = 9 and"
+    labels = labels_of(teacher, teacher.ids(raw), 4, 1)
+    completion, spans = student.ids(raw), [copied(0, len(raw))]
+    whole = align(bridges[QWEN, SMOLLM2], labels, raw, "length", spans, [*completion, student.end], "t")
+    found = align(bridges[QWEN, SMOLLM2], labels, raw, "length", spans, completion, "t", ended=False)
+    assert found.covered.all()
+    assert told(found) == told(whole)[:-1]
+
+
 def test_what_the_student_has_no_token_for_goes_to_the_tail(
     readers: dict[str, Reader], bridges: dict[tuple[str, str], Bridge]
 ) -> None:

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from pipeline.training import model
 from tests import tiny
 
 IDS = [[5, 60, 7, 90, 11, 3], [200, 1, 2, 33, 44, 55]]
@@ -59,3 +60,14 @@ def test_an_adapter_trained_on_rounded_weights_is_merged_into_those_they_were_ma
                 weight.copy_(weight.mul(20).round().div(20))
     assert not logits(adapted).allclose(together, atol=1e-3)
     assert logits(onto_its_source(adapted).eval()).allclose(together, atol=1e-5)
+
+
+def test_a_student_whose_generation_configuration_says_half_can_be_saved(tmp_path: Path) -> None:
+    from transformers import GenerationConfig
+
+    source = tiny.build(tmp_path / "source")
+    (source / "generation_config.json").write_text('{"eos_token_id": 2, "temperature": 0.6, "top_p": 0.9}')
+    loaded = model.load(source, "float32", "sdpa", None, 0, False)
+    model.save(loaded, tiny.tokenizer(), tmp_path / "saved", "bfloat16")
+    found = GenerationConfig.from_pretrained(tmp_path / "saved")
+    assert (found.do_sample, found.temperature, found.top_p) == (True, 0.6, 0.9)

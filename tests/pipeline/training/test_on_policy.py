@@ -9,6 +9,7 @@ import pyarrow as pa
 import pytest
 
 from pipeline.roles import Student, Teacher
+from pipeline.templates import end_token_id, load_tokenizer, prompt_ids
 from stages import sft
 from tests import tiny
 from tests.desk import DeskInputs, DeskOutput
@@ -136,7 +137,6 @@ def divergence(trainer: Any, inputs: dict[str, Any], beta: float, temperature: f
 def test_the_student_is_asked_token_for_token_as_an_evaluation_asks_and_learns_gkds_divergence(
     tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from pipeline.templates import load_tokenizer, prompt_ids
     from pipeline.training import on_policy
 
     asked: dict[str, list[int]] = {}
@@ -236,7 +236,15 @@ def test_a_teacher_with_another_tokenizer_is_asked_in_its_own_template(
         seen.extend(zip(prompts, completions, strict=True))
         return real(tokenizer, prompts, completions, **named)
 
+    met: list[tuple[Any, Any]] = []
+    aligned = gold_trainer.ULDLoss._align_by_byte_offsets
+
+    def meeting(ours: Any, theirs: Any) -> Any:
+        met.append((ours, theirs))
+        return aligned(ours, theirs)
+
     monkeypatch.setattr(gold_trainer, "build_teacher_inputs_from_texts", watched)
+    monkeypatch.setattr(gold_trainer.ULDLoss, "_align_by_byte_offsets", staticmethod(meeting))
     output = trained(tmp_path, foreign, on_policy={"across": {"on_policy_share": share}})
     losses = [loss for _, loss in output.facts["loss"]]
     assert len(losses) == 3
@@ -246,11 +254,44 @@ def test_a_teacher_with_another_tokenizer_is_asked_in_its_own_template(
         for row in tiny.examples(12, validation=2)
     }
     assert not any("<|im_end|>" in completion for _, completion in seen)
+    if not share:  # a trace's end takes up no bytes on either side, and is compared
+        assert all(ours[-1] == theirs[-1] == [ours[-2][1]] * 2 for ours, theirs in met)
     traces = {row["completion"][0]["content"] for row in tiny.examples(12, validation=2)}  # type: ignore[index]
     # An evaluation goes by the traces; a training by them, or by the student's own answers.
     assert ({completion for _, completion in seen} == traces) == (share == 0.0)
     before, after = weights(foreign["student"]), weights(output.folder / "checkpoint")
     assert any(not value.equal(after[name]) for name, value in before.items())
+
+
+def test_the_end_of_an_answer_takes_up_no_bytes(
+    tmp_path: Path, foreign: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    from pipeline.training.across import AcrossTrainer
+
+    tokenizer = load_tokenizer(foreign["student"])
+    end, eager = end_token_id(tokenizer), tmp_path / "eager"
+    student: Any = AutoModelForCausalLM.from_pretrained(foreign["student"])
+    with torch.no_grad():
+        student.get_output_embeddings().weight[end] *= 30  # at half of all places its likeliest token
+    student.save_pretrained(eager)
+    tokenizer.save_pretrained(eager)
+    parts: list[dict[str, Any]] = []
+    fill = AcrossTrainer._fill_buffer
+
+    def watched(self: Any, *given: Any) -> None:
+        fill(self, *given)
+        parts.extend(self._buffered_inputs)
+
+    monkeypatch.setattr(AcrossTrainer, "_fill_buffer", watched)
+    trained(tmp_path / "run", {**foreign, "student": eager}, on_policy={"across": {}})
+    ends = torch.cat([part["byte_offsets"][part["labels"] == end] for part in parts])
+    rest = torch.cat([part["byte_offsets"][(part["labels"] != end) & (part["labels"] != -100)] for part in parts])
+    assert len(ends)
+    assert (ends[:, 0] == ends[:, 1]).all()
+    assert (rest[:, 0] < rest[:, 1]).all()
 
 
 def test_gold_is_what_this_code_was_written_for() -> None:
@@ -279,9 +320,19 @@ def test_gold_is_what_this_code_was_written_for() -> None:
         "use_uld_loss",
         "use_extended_uld",
         "uld_use_hybrid_loss",
+        "uld_skip_student_eos",
+        "uld_skip_teacher_eos",
         "uld_token_merge_strategy",
         "teacher_tokenizer_name_or_path",
     } <= fields
+
+
+def test_an_adapter_that_could_not_learn_new_tokens_is_refused(tmp_path: Path, models: dict[str, Path]) -> None:
+    from pipeline.student import make
+
+    make(models["student"], tmp_path / "given", None, True)
+    with pytest.raises(ValueError, match=r"was given 2 new tokens.*Set sft\.method: full"):
+        trained(tmp_path, {**models, "student": tmp_path / "given"}, method="lora")
 
 
 def test_vllm_without_a_gpu_is_refused(tmp_path: Path, models: dict[str, Path]) -> None:

@@ -1,5 +1,7 @@
 """The trainer: its loss is the plain one, and its batches say nothing of padding."""
 
+from collections.abc import Iterable
+from itertools import repeat
 from pathlib import Path
 from typing import Any
 
@@ -132,15 +134,18 @@ def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole(made: Any, pac
         assert torch.allclose(parameter.grad, gradient, atol=1e-6)
 
 
-def guarded(losses: list[float], factor: float = 4.0, steps: int = 3) -> Any:
+def guarded(
+    losses: list[float], factor: float = 4.0, steps: int = 3, entropies: Iterable[float | None] = repeat(None)
+) -> Any:
     """What a guard raises, and at which step; None where it lets all losses pass."""
     from transformers import TrainerState
 
     from pipeline.training.trainer import Diverged, Guard
 
     guard, state = Guard(factor, steps, lambda step: [f"trace-{step}"]), TrainerState()
-    for step, loss in enumerate(losses, start=1):
-        state.log_history.append({"step": step, "loss": loss})
+    for step, (loss, entropy) in enumerate(zip(losses, entropies, strict=False), start=1):
+        beside = {} if entropy is None else {"cross_entropy": entropy}
+        state.log_history.append({"step": step, "loss": loss, **beside})
         state.log_history.append({"step": step, "eval_loss": 100.0})
         try:
             guard.on_log(None, state, None, {"loss": loss})
@@ -158,6 +163,11 @@ def test_losses_that_stay_wild_stop_training_with_the_steps_and_their_traces() -
         {"step": 33, "loss": 7.0, "ids": ["trace-33"]},
     ]
     assert "over 4 times its median (1.000) for 3 steps on end, up to step 33 (7.000)" in str(error)
+
+
+def test_a_loss_that_counts_more_terms_from_some_step_on_is_judged_by_its_cross_entropy() -> None:
+    assert guarded([0.1] * 30 + [2.0] * 9, entropies=[0.1] * 39) is None
+    assert guarded([2.0] * 39, entropies=[0.1] * 30 + [2.0] * 9)[0] == 33
 
 
 @pytest.mark.parametrize(
