@@ -1,7 +1,7 @@
 # Every target first makes .venv; nothing else needs to be installed by hand. `make` lists the targets.
 
 RECIPE ?= pipeline/recipes/demo.yaml
-# SET="generate.samples=8 sft.epochs=2"     values of the recipe to change, separated by spaces
+# SET="generate.samples=8 sft.epochs=2"     values of the recipe to change, separated by spaces, with none inside
 SET ?=
 # FORCE="generate sft"                      stages that may be done again though it costs much
 FORCE ?=
@@ -41,7 +41,7 @@ help: ## list the targets
 	@echo 'Now: RECIPE=$(RECIPE)'
 
 distill: $(READY) ## the whole recipe: eleven stages, a table of scores and a report
-	$(SEQDISTILL) run $(RECIPE) $(OPTIONS)
+	$(SEQDISTILL) run '$(RECIPE)' $(OPTIONS)
 
 # A stage's target runs the stages before it that are not fresh, then itself.
 seed: ## problems; the held-out ones are drawn first
@@ -56,19 +56,19 @@ export: ## the checkpoint as folders to serve, with fewer bits where the recipe 
 eval: ## teacher, untouched and distilled student on held-out problems
 report: ## one HTML page with everything, and its figures as JSON
 $(STAGES): $(READY)
-	$(SEQDISTILL) run $(RECIPE) --to $@ $(OPTIONS)
+	$(SEQDISTILL) run '$(RECIPE)' --to $@ $(OPTIONS)
 
 status: $(READY) ## a line per stage: fresh, stale, partial or absent
-	@$(SEQDISTILL) status $(RECIPE) $(foreach value,$(SET),--set '$(value)')
+	@$(SEQDISTILL) status '$(RECIPE)' $(foreach value,$(SET),--set '$(value)')
 
-plan: $(READY) ## tokens, hours and disk, before anything is spent
-	@$(SEQDISTILL) plan $(RECIPE) $(foreach value,$(SET),--set '$(value)')
+plan: $(READY) ## tokens, hours and disk, from a pilot whose completions are kept
+	@$(SEQDISTILL) plan '$(RECIPE)' $(foreach value,$(SET),--set '$(value)')
 
 publish: $(READY) ## the training examples as a dataset folder: make publish DEST=folder
-	$(SEQDISTILL) publish $(RECIPE) '$(DEST)' $(foreach value,$(SET),--set '$(value)')
+	$(SEQDISTILL) publish '$(RECIPE)' '$(DEST)' $(foreach value,$(SET),--set '$(value)')
 
 serve: $(READY) ## an OpenAI-compatible server on the exported student, until Ctrl-C: make serve PORT=8000
-	$(SEQDISTILL) serve $(RECIPE) --port $(PORT) $(foreach value,$(SET),--set '$(value)')
+	$(SEQDISTILL) serve '$(RECIPE)' --port $(PORT) $(foreach value,$(SET),--set '$(value)')
 
 models: $(READY) ## fetch the demo's two models now
 	$(SEQDISTILL) models fetch smollm2-135m-instruct

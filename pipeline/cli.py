@@ -12,14 +12,16 @@ from typing import Annotated, Any, NoReturn
 import typer
 from rich.console import Console
 from rich.markup import escape
+from rich.text import Text
 
 from pipeline import __version__, plan, recipe, tables
 from pipeline.display import Display
 from pipeline.lock import Locked
 from pipeline.manifest import Manifest, fingerprint
-from pipeline.run import ROOT, Run
+from pipeline.run import ROOT, Run, artifact
 from pipeline.runner import Runner, Stale
 from pipeline.stage import StageError
+from pipeline.text import visible
 
 DONE, FAILED, USAGE, STALE = 0, 1, 2, 3
 INTERRUPTED = 130
@@ -35,8 +37,8 @@ app = typer.Typer(
 )
 models_app = typer.Typer(no_args_is_help=True, help="Models that recipes name: list them, fetch one.")
 app.add_typer(models_app, name="models")
-out = Console(highlight=False, soft_wrap=True)
-err = Console(stderr=True, highlight=False, soft_wrap=True)
+out = Console(highlight=False, soft_wrap=True, emoji=False)
+err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
 RecipeArgument = Annotated[Path, typer.Argument(help="A recipe, for example pipeline/recipes/demo.yaml.")]
 SetOption = Annotated[
@@ -139,7 +141,9 @@ def _terminable() -> Iterator[None]:
 
 
 def _summary(this: Run) -> None:
-    folder = this.stage_folder("report") / "page"
+    manifest = this.manifest("report")
+    assert manifest is not None
+    folder = artifact(this.stage_folder("report"), manifest, "page")
     for part in tables.summary(json.loads((folder / "report.json").read_text(encoding="utf-8"))):
         out.print(part)
     out.print(f"Report: {escape(str(folder / 'index.html'))}")
@@ -227,18 +231,19 @@ def peek(
     data: DataOption = DEFAULT_DATA,
 ) -> None:
     """Read the data: rows of a stage, with the trace each verdict is about."""
-    from pipeline.peek import rows
+    from pipeline.peek import none_match, rows
 
     _known_stage(stage)
     with _errors():
-        found = rows(_load(recipe_path, settings, data).at(stage, number), stage, count, reason, problem)
+        this = _load(recipe_path, settings, data).at(stage, number)
+        found = rows(this, stage, count, reason, problem)
     for row in found:
         out.rule(escape(row.title), align="left")
         for key, value in row.fields.items():
-            out.print(f"[bold]{escape(key)}[/]: {escape(value)}")
-        out.print(escape(row.body))
+            out.print(Text.assemble((key, "bold"), ": ", visible(value)))
+        out.print(Text(visible(row.body)))
     if not found:
-        out.print("No rows match.")
+        out.print(escape(none_match(this, stage, reason)))
 
 
 @app.command(
@@ -249,7 +254,7 @@ def peek(
 def plan_command(
     recipe_path: RecipeArgument,
     share: Annotated[
-        float, typer.Option("--pilot", min=0.0, max=1.0, help="The share of problems that the pilot asks.")
+        float, typer.Option("--pilot", min=0.0, max=1.0, help="The share of problems that the pilot asks, 32 at least.")
     ] = 0.01,
     no_pilot: Annotated[bool, typer.Option("--no-pilot", help="Ask no teacher; go by what is stored.")] = False,
     settings: SetOption = None,

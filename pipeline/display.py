@@ -38,7 +38,8 @@ class Display:
             Live(Group(self._bar, self._note), console=console, transient=True) if console.is_terminal else None
         )
         self._last_line = 0.0
-        self._started = 0.0
+        # Of what is counted now: its unit, when its first moment was and how many were done then, and at the last one.
+        self._unit, self._begun, self._first, self._done = "", 0.0, 0, 0
 
     def __enter__(self) -> "Display":
         if self._live is not None:
@@ -60,13 +61,17 @@ class Display:
 
     def _starts(self, name: str, state: State) -> None:
         self._console.print(f"[bold]{name}[/] ({state.word})")
-        self._started = self._last_line = time.monotonic()
+        self._last_line = time.monotonic()
+        self._unit = ""
         self._bar.reset(self._task, total=None, description=name, unit="", visible=False)
         self._note.plain = ""
 
     def _moves(self, name: str, moment: Progress) -> None:
         now = time.monotonic()
-        left = "" if "left" in moment.note else _left(moment, now - self._started)
+        if moment.unit != self._unit or moment.done < self._done:
+            self._unit, self._begun, self._first = moment.unit, now, moment.done
+        self._done = moment.done
+        left = "" if "left" in moment.note else _left(moment, now - self._begun, self._first)
         if self._live is not None:
             unit = escape(moment.unit)
             self._bar.update(self._task, completed=moment.done, total=moment.total, visible=True, unit=unit)
@@ -89,8 +94,9 @@ class Display:
         self._console.print(f"  [green]{name}[/]: {f'{rows}; ' if rows else ''}{tail}")
 
 
-def _left(moment: Progress, seconds: float) -> str:
-    if not moment.total or not moment.done:
+def _left(moment: Progress, seconds: float, first: int) -> str:
+    """What the rest will take at the speed since the first moment that was counted: what was resumed took no time."""
+    if not moment.total or moment.done <= first:
         return ""
-    left = seconds * (moment.total - moment.done) / moment.done
+    left = seconds * (moment.total - moment.done) / (moment.done - first)
     return f"  about {left / 60:.0f} min left" if left >= 90 else f"  about {left:.0f} s left"

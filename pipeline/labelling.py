@@ -21,9 +21,10 @@ from pipeline.manifest import Shard
 from pipeline.readings import Reading, told
 from pipeline.records import SOFT_LABELS, label_id, labels_key
 from pipeline.roles import Role
-from pipeline.sampling import engine_seed
+from pipeline.sampling import CAUSE_LENGTH, engine_seed
 from pipeline.shards import as_table, column_sums, same_sums
 from pipeline.soft_labels import Packer, SoftLabels, unpack
+from pipeline.text import cut
 
 ENGINES = ("vllm",)
 # Of one step of the engine that scores: it makes the logits of a whole vocabulary for each of them.
@@ -57,7 +58,7 @@ class Figures:
     def fail(self, cause: str) -> None:
         """Count a completion that could not be labelled."""
         self.failed += 1
-        self.causes[cause[:200]] += 1
+        self.causes[cut(cause, CAUSE_LENGTH)] += 1
 
     @property
     def cause(self) -> str:

@@ -209,23 +209,31 @@ def _local(name: str, path: Path, root: Path) -> Model:
 
 def read_catalogue(root: Path) -> dict[str, Entry]:
     """The entries of data/models.yaml by name; none where there is no such file. Raises ModelError for a bad one."""
-    path = root / CATALOGUE
+    path, name, found = root / CATALOGUE, "an entry", dict[str, Entry]()
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-        return {str(name): Entry.model_validate(value) for name, value in values.items()}
+        for name, value in (yaml.safe_load(path.read_text(encoding="utf-8")) or {}).items():
+            found[str(name)] = Entry.model_validate(value)
+        return found
     except FileNotFoundError:
         return {}
     except ValidationError as error:
         first = error.errors()[0]
-        where = ".".join(str(part) for part in first["loc"])
-        raise ModelError(f"{path}: {where or 'an entry'}: {first['msg']}. See the head of that file.") from error
+        where = ".".join(str(part) for part in (name, *first["loc"]))
+        raise ModelError(f"{path}: {where}: {first['msg']}. See the head of that file.") from error
     except (yaml.YAMLError, AttributeError) as error:
         raise ModelError(f"{path} is no YAML mapping of names to models: {error}") from error
 
 
 def list_models(root: Path) -> list[Model]:
-    """Every model of data/models.yaml, in its order. Touches no network."""
-    return [_listed(name, entry, root) for name, entry in read_catalogue(root).items()]
+    """Every model of data/models.yaml, in its order; of one that cannot be there, why. Touches no network."""
+
+    def one(name: str, entry: Entry) -> Model:
+        try:
+            return _listed(name, entry, root)
+        except ModelError as error:
+            return Model(name, "path", "unknown", str(error), present=False)
+
+    return [one(name, entry) for name, entry in read_catalogue(root).items()]
 
 
 def pin(wanted: str | Role, root: Path, say: Say) -> Model:

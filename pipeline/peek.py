@@ -100,7 +100,16 @@ def _asked(run: Run, dataset: str, problem: str) -> Callable[[dict[str, Any]], b
 
 
 def _reasons(row: dict[str, Any]) -> list[str | None]:
-    return [row.get("reason"), row.get("outcome"), row.get("finish"), *(row.get("reasons") or [])]
+    kept = "kept" if row.get("kept") else None
+    return [row.get("reason"), row.get("outcome"), row.get("finish"), kept, *(row.get("reasons") or [])]
+
+
+def none_match(run: Run, stage: str, reason: str) -> str:
+    """What to say where no row matches: with the reasons there are, where one was asked for."""
+    manifest = run.manifest(stage)
+    counts = manifest.counts if manifest else {}
+    known = ", ".join(f"{name} ({count:,})" for name, count in counts.items() if count)
+    return f"No rows match. The reasons here: {known}." if reason and known else "No rows match."
 
 
 def _owner(row: dict[str, Any], traces: dict[str, dict[str, Any]]) -> str:

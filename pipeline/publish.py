@@ -21,7 +21,7 @@ from pipeline.check import CHECKSUMS, check, checksums
 from pipeline.manifest import File, Manifest, read_manifest, replace_folder, sync_files, write_durably
 from pipeline.page.card import card
 from pipeline.page.scrub import scrub_text, shareable
-from pipeline.records import EXAMPLE
+from pipeline.records import EXAMPLE, base_id
 from pipeline.shards import file_entry, read_shard, write_shard
 
 SPLITS = ("train", "validation")
@@ -50,6 +50,7 @@ def publish(run_folder: Path, dest: Path, languages: Sequence[str] = (), seed_fo
     "en") go into the card; the rows do not say. An earlier published folder at `dest` that is still intact is replaced;
     anything else there is refused. Raises PublishError.
     """
+    dest = dest.resolve()
     _check_languages(languages)
     manifests = _lineage(run_folder, seed_folder or run_folder / "seed")
     mix = manifests["mix"]
@@ -137,7 +138,9 @@ def _build(folder: Path, run_folder: Path, manifests: dict[str, Manifest], langu
     (folder / "manifests").mkdir()
     for name, values in shared.items():
         write_durably(folder / "manifests" / f"{name}.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
-    write_durably(folder / "README.md", card(shared, rows, sources.rows(), sources.domains(), EXAMPLE, languages))
+    write_durably(
+        folder / "README.md", card(shared, rows, sources.written, sources.rows(), sources.domains(), EXAMPLE, languages)
+    )
     return rows
 
 
@@ -187,9 +190,12 @@ class _Sources:
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._domains: set[str] = set()
+        self.written: Counter[str] = Counter()  # traces, repeats of them, and examples that no teacher wrote
 
     def add(self, table: pa.Table) -> None:
-        for row in table.select(["source", "license", "task", "domain"]).to_pylist():
+        for row in table.select(["id", "teacher", "source", "license", "task", "domain"]).to_pylist():
+            repeat = base_id(row["id"]) != row["id"]
+            self.written["ready" if row["teacher"] is None else "repeats" if repeat else "traces"] += 1
             self._counts[(row["source"] or "not recorded", row["license"] or "unknown", row["task"] or "")] += 1
             self._domains.add(row["domain"] or "")
 

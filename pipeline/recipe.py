@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
@@ -141,8 +141,9 @@ def check(values: dict[str, Any], name: str, where: str) -> Recipe:
     sections = {stage: getattr(checked, stage) for stage in plan.ORDER}
     run = getattr(checked, "name", None) or name
     if not run.replace("-", "").replace("_", "").replace(".", "").isalnum() or run.startswith("."):
+        given = "name is" if getattr(checked, "name", None) else "it has no name, so that its file's is taken:"
         raise RecipeError(
-            f"{where}: name is {run!r}; expected letters, digits, '-', '_' and '.', since it names a folder."
+            f"{where}: {given} {run!r}; expected letters, digits, '-', '_' and '.', since it names a folder. Set name."
         )
     keys = ("description", "teacher", "more_teachers", "student", "judge", "peer", "rounds")
     models = {key: getattr(checked, key) for key in keys}
@@ -325,7 +326,9 @@ def _known_keys(place: Sequence[Any]) -> list[str]:
 
 def _tagged(kinds: list[Any], part: Any) -> list[Any]:
     """Where a place's part is the tag of a union, the union's members that carry it."""
-    members = [kind for kind in kinds if "kind" in kind.model_fields and kind.model_fields["kind"].default == part]
+    members = [
+        kind for kind in kinds if "kind" in kind.model_fields and part in get_args(kind.model_fields["kind"].annotation)
+    ]
     return members or kinds
 
 

@@ -307,7 +307,7 @@ class RunInputs:
 
     def folder(self, name: str) -> Path:
         read = self._stage.reads[name]
-        return _artifact(self._run.stage_folder(read.stage), self.manifest(name), read.artifact)
+        return artifact(self._run.stage_folder(read.stage), self.manifest(name), read.artifact)
 
     def manifest(self, name: str) -> Manifest:
         read = self._stage.reads[name]
@@ -342,11 +342,11 @@ class RunInputs:
             manifest = None if before is None else before.manifest("sft")
             if before is None or manifest is None:
                 raise StageError(f"Round {self._run.number} asks the student of the round before. Run that one first.")
-            return _artifact(before.stage_folder("sft"), manifest, "checkpoint")
+            return artifact(before.stage_folder("sft"), manifest, "checkpoint")
         return models.fetch(self._run.recipe.roles[name], self._run.root, self._say)
 
 
-def _artifact(folder: Path, manifest: Manifest, name: str) -> Path:
+def artifact(folder: Path, manifest: Manifest, name: str) -> Path:
     """The folder of a stage's artifact, its files checked by size."""
     for file in manifest.artifacts[name].files:
         path = folder / file.path

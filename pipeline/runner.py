@@ -15,7 +15,7 @@ from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from pipeline import heap, lock, models, plan
 from pipeline.manifest import (
@@ -75,11 +75,15 @@ class Runner:
         """
         force, rounds = tuple(force), self.run.recipe.rounds
         self.run.at(to, number)  # refuses a round that is not there
-        if rounds.count == 1 or to == "seed":
-            self.execute(plan.ORDER[: plan.ORDER.index(to) + 1], force)
-            return
+        names = plan.ORDER[: plan.ORDER.index(to) + 1]
+        self._foresee(names)
         self.execute(["seed"], force)
-        self._refuse_without(rounds.split)
+        if "eval" in names:
+            self._refuse_without("eval.split", cast(Any, self.run.recipe.sections["eval"]).split)
+        if rounds.count == 1 or to == "seed":
+            self.execute(names[1:], force)
+            return
+        self._refuse_without("rounds.split", rounds.split)
         if to in plan.ROUND and (number is not None or to != "eval"):
             self._rounds(number or 1, to, force)
             found = self.run.standing()
@@ -102,8 +106,23 @@ class Runner:
             stages = plan.ROUND if number < last else plan.ROUND[: plan.ROUND.index(to) + 1]
             Runner(self.run.in_round(number), self.watcher).execute(stages, force)
 
-    def _refuse_without(self, split: str) -> None:
-        """Raise StageError where seed drew no such block: no round could be scored, which would show after hours."""
+    def _foresee(self, names: Iterable[str]) -> None:
+        """Raise StageError or ValueError for what one of these stages would refuse after hours of those before it:
+        prompts, models and files that are not there, and what the stage itself refuses of a recipe.
+        """
+        recipe, root = self.run.recipe, self.run.root
+        for stage in map(plan.stage, names):
+            config = recipe.sections[stage.name]
+            stage.refuse(config, recipe.roles)
+            for prompt in stage.prompts(config, recipe.roles):
+                self.run.prompt(prompt)
+            stage.contents(config, root)
+            for role in stage.weights_of(config):
+                for name in recipe.named(role):
+                    models.resolve(recipe.roles[name], root)
+
+    def _refuse_without(self, key: str, split: str) -> None:
+        """Raise StageError where seed drew no such block: nothing could be scored, which would show after hours."""
         manifest = self.run.manifest("seed")
         assert manifest is not None
         shards = manifest.datasets["problems"].shards
@@ -111,9 +130,9 @@ class Runner:
         blocks = {value for table in tables for value in table.column("split").unique().to_pylist()}
         if split not in blocks:
             raise StageError(
-                f"No problem is in the block {split!r}, by which rounds are chosen. Blocks that seed wrote: "
-                f"{', '.join(sorted(blocks))}. Set rounds.split, or hold such a block out (seed.held_out, or the split "
-                f"of a source)."
+                f"No problem is in the block {split!r}, which {key} names. Blocks that seed wrote: "
+                f"{', '.join(sorted(blocks))}. Set {key} to one that holds questions, or hold such a block out: in "
+                f"seed.held_out, or by the split of a source."
             )
 
     def execute(self, names: Iterable[str], force: Iterable[str] = ()) -> None:
@@ -192,7 +211,8 @@ class Runner:
         lines = [f"Stage {stage.name}{where} {started} with other values than the recipe has now:"]
         lines += [f"  {change.key}: {_brief(change.old)} -> {_brief(change.new)}" for change in state.changes]
         target = "distill" if where else stage.name
-        ways = f"Go on with --force {stage.name} (make {target} FORCE={stage.name}), or set the values back."
+        make = f"make {target} FORCE={stage.name}, with the same RECIPE and SET"
+        ways = f"Go on with --force {stage.name} ({make}), or set the values back."
         return "\n".join([*lines, cost, ways])
 
     def _inputs(self, stage: Stage) -> RunInputs:

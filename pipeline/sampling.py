@@ -20,8 +20,10 @@ from pipeline.orders import LOCAL, Order, Row, Step, lacking, samples
 from pipeline.records import content_id
 from pipeline.schedule import Decision, Schedule
 from pipeline.store import Store, writing
+from pipeline.text import cut
 
 Show = Callable[[int, int, str], None]
+CAUSE_LENGTH = 400  # of what a failed completion is said to have failed of
 REPLACED = "\ufffd"  # what stands in a text for half a character
 
 
@@ -178,7 +180,7 @@ def _stream(
         figures.truncated += completion.finish == "length"
         if completion.finish == "error":
             figures.errors += 1
-            causes[(completion.cause or "unknown")[:200]] += 1
+            causes[cut(completion.cause or "unknown", CAUSE_LENGTH)] += 1
             if figures.errors > allowed:
                 raise ValueError(_too_many(figures, causes, error_share_limit))
         total = figures.wanted + schedule.added - schedule.spared

@@ -29,6 +29,7 @@ class Answer:
     finish: str
     completion_tokens: int
     vote: str | None = None
+    sample: int = 0  # its number among the question's
     # Of a classification: the label that is right, and the one that it says; None where it says none.
     expected: str | None = None
     said: str | None = None
@@ -135,8 +136,9 @@ def _of_many(answers: Sequence[Answer], samples: int) -> dict[str, Any]:
 
 
 def _agreed_right(group: Sequence[Answer]) -> bool:
-    chosen = majority([answer.vote for answer in group])
-    return chosen is not None and group[chosen].right
+    ordered = sorted(group, key=lambda answer: answer.sample)  # whichever was judged first
+    chosen = majority([answer.vote for answer in ordered])
+    return chosen is not None and ordered[chosen].right
 
 
 def _mean(values: Sequence[float]) -> float | None:

@@ -15,7 +15,7 @@ from pathlib import Path
 from pipeline.engines import vllm
 from pipeline.engines.lifeline import Lifeline
 from pipeline.roles import Role
-from pipeline.run import Run
+from pipeline.run import Run, artifact
 from pipeline.stage import StageError
 
 # What `vllm serve` runs. The command itself asks for a package called vllm, which the CPU build is not (0.32).
@@ -43,7 +43,7 @@ def exported(run: Run, form: str | None) -> Path:
             f"found exports of {', '.join(forms)}, none of {form}. Choose one of them with --weights, or add it to "
             f"export.weights and run --to export."
         )
-    return run.stage_folder("export") / "models" / (form or forms[0])
+    return artifact(run.stage_folder("export"), manifest, "models") / (form or forms[0])
 
 
 def command(folder: Path, name: str, role: Role, host: str, port: int, more: Sequence[str] = ()) -> list[str]:

@@ -4,7 +4,7 @@ It judges no trace (`choosing.py` says which are good); how much a share comes t
 """
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Literal
 
@@ -97,12 +97,14 @@ def blended(
     places: Mapping[str, int],
     domains: Mapping[str, str],
     rows: Sequence[Row] = (),
+    validates: Callable[[str], bool] = lambda problem_id: False,
 ) -> Decision:
     """Add over_share or no_share to the passing traces that shares leave no room for, and say how often each other
     example is taken.
 
     `places` say which of a problem's traces come first (see `choosing.ranks`), `domains` go by problem id, `rows` are
-    the general set's. Raises Shortage where the shares cannot be held.
+    the general set's, `validates` says of a problem whether its examples are for validation, where none is repeated.
+    Raises Shortage where the shares cannot be held.
     """
     passing = [one for one in decided if not one.reasons]
     once = {general.example_id(row): 1 for row in rows}
@@ -116,6 +118,9 @@ def blended(
         items += general_items(wishes, rows, {domains[one.problem_id] for one in passing})
     shares = kind_shares((item.kind for item in items), wishes.dimensions)
     times = taken(items, _quota(wishes, items, shares), wishes.repeat_limit if wishes.short == "repeat" else 1)
+    held = {one.id for one in passing if validates(one.problem_id)}
+    held |= {general.example_id(row) for row in rows if validates(row.id)}
+    times = Counter({key: 1 if key in held else count for key, count in times.items()})
     kinds = {item.id: item.kind for item in items}
     final = [
         one.without("over_share" if shares[kinds[one.id]] else "no_share")

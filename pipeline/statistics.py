@@ -162,8 +162,9 @@ def gap_recovered(student: Sequence[float], base: Sequence[float], teacher: Sequ
 
     10,000 resamples, the same for the same seed (Efron and Tibshirani 1993, chapter 13). A resample in which the
     teacher is not above the base could have any ratio: it counts as below the lower bound and above the upper one.
-    A bound that falls on such resamples is None, and so is the value without a gap. Raises ValueError for unequal
-    lengths.
+    A bound that falls on such resamples is None, and so is the value without a gap; both bounds are where all resamples
+    have one ratio (one question, or a student that answers every question as the base or as the teacher does), whose
+    spread says nothing. Raises ValueError for unequal lengths.
     """
     floor = _paired(base, len(student))
     gains, gaps = _paired(student) - floor, _paired(teacher, len(student)) - floor
@@ -180,9 +181,12 @@ def gap_recovered(student: Sequence[float], base: Sequence[float], teacher: Sequ
         ratio = np.divide(gain, gap, out=np.zeros_like(gain), where=open_gap)
         low[here] = np.where(open_gap, ratio, -np.inf)
         high[here] = np.where(open_gap, ratio, np.inf)
-    tail = (1 - CONFIDENCE) / 2
+    tail, value = (1 - CONFIDENCE) / 2, float(gains.sum() / gaps.sum())
+    known = low[np.isfinite(low)]
+    if not len(known) or float(np.ptp(known)) < 1e-12:
+        return Estimate(value, None, None)
     return Estimate(
-        float(gains.sum() / gaps.sum()),
+        value,
         _finite(float(np.quantile(low, tail, method="inverted_cdf"))),
         _finite(float(np.quantile(high, 1 - tail, method="inverted_cdf"))),
     )

@@ -15,6 +15,9 @@ _LOWERED = re.compile("[\u2080-\u2089]+")
 _VULGAR = re.compile("(?=[\u00bc-\u00be\u2150-\u215e])")
 _SEEN_APART = re.compile("[\u00b2\u00b3\u00b9\u2070\u2074-\u2079\u2080-\u2089\u00bc-\u00be\u2150-\u215e]")
 
+# Characters that a reader cannot see, or that turn the text around them: they are written out.
+_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
+
 _BRACES = re.compile(r"(?P<box>\\{1,4}boxed\s*\{)|(?P<open>\{)|(?P<close>\})|\\.", re.DOTALL)
 _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 # After the sign may come emphasis, and a display formula that begins on the next line.
@@ -34,6 +37,17 @@ _PYTHON = ("python", "python3", "py", "py3")
 def closest(word: str, known: Iterable[str]) -> str | None:
     """The known word that was probably meant, or None where none is like it."""
     return next(iter(difflib.get_close_matches(word, list(known), n=1, cutoff=0.5)), None)
+
+
+def visible(text: object) -> str:
+    """A text with hidden and direction-changing characters written out, as in [U+202E]."""
+    plain = "" if text is None else str(text).replace("\r\n", "\n")
+    return _HIDDEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", plain)
+
+
+def cut(text: str, length: int) -> str:
+    """A text for a message: as much of its beginning as fits into a length, whole words, with a sign that more was."""
+    return text if len(text) <= length else f"{text[: length - 1].rsplit(maxsplit=1)[0]}…"
 
 
 def squeeze(text: str) -> str:

@@ -78,15 +78,7 @@ class Subject:
 
 def subjects(config: Config, inputs: Inputs) -> list[Subject]:
     """Who is examined: the teacher, the untouched student with each of its prompts, the distilled student."""
-    teacher = inputs.teacher
-    student = inputs.student
-    if config.student_engine is not None:
-        student = student.model_copy(update={"engine": config.student_engine})
-    if student.engine not in orders.LOCAL:
-        raise StageError(
-            f"the student's engine is {student.engine}; a checkpoint on the disk runs on "
-            f"{' or '.join(orders.LOCAL)}. Set eval.student_engine to one of them."
-        )
+    teacher, student = inputs.teacher, examined(config, inputs.student)
     base = inputs.weights("student")
     distilled = inputs.manifest("checkpoint").artifacts["checkpoint"].fingerprint
     thinks = inputs.manifest("mix").identity.config["trace_format"] == "think"
@@ -106,6 +98,23 @@ def subjects(config: Config, inputs: Inputs) -> list[Subject]:
         Subject("student", student.prompt, student, distilled, thinks, lambda: inputs.folder("checkpoint")),
         *(exported(inputs, form, student, thinks) for form in formats(inputs)),
     ]
+
+
+def examined(config: Config, student: Role) -> Role:
+    """The student as it is asked. Raises StageError for an engine that runs no checkpoint."""
+    if config.student_engine is not None:
+        student = student.model_copy(update={"engine": config.student_engine})
+    if student.engine not in orders.LOCAL:
+        raise StageError(
+            f"the student's engine is {student.engine}; a checkpoint on the disk runs on "
+            f"{' or '.join(orders.LOCAL)}. Set eval.student_engine to one of them."
+        )
+    return student
+
+
+def refuse(config: Config, roles: Mapping[str, Role]) -> None:
+    """Raise StageError where the student could not be asked."""
+    examined(config, roles["student"])
 
 
 def formats(inputs: Inputs) -> list[str]:
@@ -217,7 +226,12 @@ def scored(subject: Subject, completion: Row, question: Row, verdict: Row) -> tu
     values = {key: row[key] for key in ("problem_id", "task", "outcome", "finish", "completion_tokens")}
     expected, said = classes(question, verdict)
     return row, scoring.Answer(
-        **values, reasons=tuple(row["reasons"]), vote=vote(verdict), expected=expected, said=said
+        **values,
+        reasons=tuple(row["reasons"]),
+        vote=vote(verdict),
+        sample=completion["sample"],
+        expected=expected,
+        said=said,
     )
 
 
@@ -435,4 +449,5 @@ STAGE = Stage(
     },
     weights=("teacher", "student", JUDGE),
     prompts=prompts,
+    refuse=refuse,
 )

@@ -213,7 +213,14 @@ def decide(config: Config, inputs: Inputs, domains: Mapping[str, str], rows: Seq
     left_out = over_cap(places, config.traces_per_problem)
     decided = [one.without("over_cap") if one.id in left_out else one for one in decided]
     try:
-        return blended(config, decided, places, domains, rows)
+        return blended(
+            config,
+            decided,
+            places,
+            domains,
+            rows,
+            lambda problem_id: in_validation(problem_id, config.validation_share),
+        )
     except Shortage as error:
         raise StageError(str(error)) from error
 
@@ -280,9 +287,8 @@ def examples(
 
 
 def repeated(row: dict[str, Any], times: int) -> list[dict[str, Any]]:
-    """An EXAMPLE row so many times, each with an id of its own; once where it is for validation."""
-    more = range(1, times if row["split"] == "train" else 1)
-    return [row, *({**row, "id": f"{row['id']}+{number}"} for number in more)]
+    """An EXAMPLE row so many times, each with an id of its own."""
+    return [row, *({**row, "id": f"{row['id']}+{number}"} for number in range(1, times))]
 
 
 def general_examples(

@@ -86,6 +86,7 @@ def front_matter(
 def card(
     manifests: Mapping[str, Mapping[str, Any]],
     rows: Mapping[str, int],
+    written: Mapping[str, int],
     sources: Sequence[Mapping[str, Any]],
     domains: Sequence[str],
     schema: pa.Schema,
@@ -93,8 +94,8 @@ def card(
 ) -> str:
     """The whole README.
 
-    manifests: by stage, made shareable (see `scrub.py`), "mix" among them; rows: examples per split; sources: dicts of
-    source, license, task, examples.
+    manifests: by stage, made shareable (see `scrub.py`), "mix" among them; rows: examples per split; written: how many
+    are traces, repeats of them, and ready (no teacher wrote them); sources: dicts of source, license, task, examples.
     """
     mix = manifests["mix"]
     generate = manifests.get("generate", mix)
@@ -110,6 +111,9 @@ def card(
         name=mix["run"],
         description=recipe.get("description", ""),
         rows=rows,
+        kept=written["traces"],
+        repeats=written["repeats"],
+        ready=written["ready"],
         traces=sum(row["traces"] for row in funnel),
         sources=sources,
         version=__version__,

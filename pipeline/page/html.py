@@ -4,15 +4,13 @@ It reads nothing of a run. All text goes through Jinja's escaping, and the page 
 """
 
 import json
-import re
 from collections.abc import Mapping, Sequence
 from importlib import resources
 from typing import Any
 
 from pipeline.page import plots
+from pipeline.text import visible
 
-# Characters that a reader cannot see, or that turn the text around them: they are written out.
-_HIDDEN = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f\u200b-\u200f\u2028-\u202e\u2060-\u2069\ufeff\ud800-\udfff]")
 _COLOURS = {"kept": "student", "dropped": "base", "cut off": "bad"}
 
 
@@ -76,12 +74,6 @@ def _left(funnel: Sequence[Mapping[str, Any]]) -> list[int]:
         left -= 0 if row["reason"] == "kept" else row["traces"]
         after.append(left)
     return after
-
-
-def visible(text: Any) -> str:
-    """A text with hidden and direction-changing characters written out, as in [U+202E]."""
-    plain = "" if text is None else str(text).replace("\r\n", "\n")
-    return _HIDDEN.sub(lambda found: f"[U+{ord(found[0]):04X}]", plain)
 
 
 def _environment() -> Any:

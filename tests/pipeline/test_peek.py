@@ -9,7 +9,7 @@ import pytest
 
 from pipeline import shards
 from pipeline.manifest import read_manifest
-from pipeline.peek import rows
+from pipeline.peek import none_match, rows
 from tests import synthetic
 
 MADE = synthetic.tables()
@@ -95,3 +95,13 @@ def test_of_traces_and_problems_only_what_is_shown_is_read(run: Any, monkeypatch
     assert [name for name, _ in read].count("verify") == 1
     assert {columns for name, columns in read if name == "generate"} == {("id", "problem_id", "raw")}
     assert {columns for name, columns in read if name == "seed"} == {("id", "text", "answer")}
+
+
+def test_where_no_row_matches_the_reasons_that_there_are_are_named(run: Any) -> None:
+    assert rows(run, "verify", 3, "nope", "") == []
+    counts = run.manifest("verify").counts
+    assert (
+        none_match(run, "verify", "nope")
+        == "No rows match. The reasons here: " + ", ".join(f"{name} ({count})" for name, count in counts.items()) + "."
+    )
+    assert none_match(run, "verify", "") == "No rows match."

@@ -4,6 +4,7 @@ import json
 import os
 import re
 import shutil
+from collections import Counter
 from pathlib import Path
 from typing import Any
 from unittest.mock import create_autospec
@@ -115,6 +116,8 @@ def test_the_card_is_made_from_the_manifests(published: Path) -> None:
     ):
         assert text in card, text
     assert "| | **all** | **120** |" in card
+    expected = synthetic.tables()["mix"]["examples"].num_rows  # none is repeated, or without a teacher
+    assert f"\n{expected} reasoning traces, written by" in card
     columns = re.findall(r"^\| `(\w+)` \| .+ \| (.+) \|$", card, re.MULTILINE)
     assert [name for name, meaning in columns] == EXAMPLE.names, "a column without a meaning"
 
@@ -327,9 +330,23 @@ def test_the_card_names_every_teacher_with_its_weights() -> None:
     recipe = {"teacher": role, "more_teachers": {"coder": {**role, "model": "two"}}, "generate": {}}
     common = {"run": "r", "commit": None, "finished": "now", "facts": {"funnel": []}, "recipe": recipe}
     generate = {**common, "identity": {"models": {"teacher": "w1", "coder": "w2"}, "prompts": {}}}
-    text = card({"mix": common, "generate": generate}, {"train": 1}, [], [], EXAMPLE, [])
-    assert "written by `one` and `two` and kept" in text
+    text = card({"mix": common, "generate": generate}, {"train": 1}, Counter(traces=1), [], [], EXAMPLE, [])
+    assert "1 reasoning traces, written by `one` and `two` and kept" in text
+    assert "ready-made" not in text
+    assert "repeat some" not in text
     found = re.findall(r"^\| (teacher|weights) \| `(\w+)` \|$", text, re.MULTILINE)
     assert found == [("teacher", "one"), ("weights", "w1"), ("teacher", "two"), ("weights", "w2")]
     table = text.split("## How it was made")[1].split("What became")[0].strip().splitlines()[2:]
     assert all(line.startswith("|") for line in table), table
+
+
+def test_the_card_tells_traces_from_their_repeats_and_from_examples_that_no_teacher_wrote() -> None:
+    role = {"model": "one", "engine": "vllm", "dtype": "bfloat16", "quantization": None}
+    funnel = [{"stage": "mix", "reason": "kept", "traces": 72}]
+    common = {"run": "r", "commit": None, "finished": "now", "facts": {"funnel": funnel}}
+    mix = {**common, "recipe": {"teacher": role, "generate": {}}, "identity": {"models": {}, "prompts": {}}}
+    text = card({"mix": mix}, {"train": 180}, Counter(traces=36, repeats=124, ready=20), [], [], EXAMPLE, [])
+    said = " ".join(text.split("## Sources")[0].split())
+    assert "36 reasoning traces, written by `one` and kept after judging" in said
+    assert "of 72 in all, 124 rows that repeat some of them, and 20 ready-made examples that no teacher wrote." in said
+    assert "Those of the ready-made examples (no `teacher`) are their source's." in text

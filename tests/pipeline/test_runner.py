@@ -1,6 +1,7 @@
 """Identity, states and reuse over whole runs with the replay engine, up to mix (training has its own tests)."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,26 @@ def edit(path: Path, change: Any) -> None:
     values = yaml.safe_load(path.read_text())
     change(values)
     path.write_text(yaml.safe_dump(values, sort_keys=False))
+
+
+@pytest.mark.parametrize(
+    ("settings", "says", "done"),
+    [
+        (["student.model=nope"], "No model 'nope'", []),
+        (["student.chat_template=foo"], "No prompt template", []),
+        (["eval.base_prompts=[foo]"], "No prompt template", []),
+        (["student.engine=replay"], "Set eval.student_engine", []),
+        (["eval.split=test"], "in the block 'test', which eval.split names. Blocks that seed wrote: ", ["seed"]),
+    ],
+)
+def test_what_a_later_stage_would_refuse_is_refused_before_anything_is_bought(
+    tmp_path: Path, settings: list[str], says: str, done: list[str]
+) -> None:
+    path = small.write(tmp_path)
+    this = runner(path, *settings)
+    with pytest.raises((StageError, ValueError), match=re.escape(says)):
+        this.through("report")
+    assert [name for name in plan.ORDER if this.run.stage_folder(name).exists()] == done
 
 
 def test_a_rerun_of_a_fresh_run_does_nothing(path: Path) -> None:

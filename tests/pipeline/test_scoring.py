@@ -55,6 +55,11 @@ def test_more_samples_of_the_same_kind_leave_pass_at_1_as_it_is() -> None:
     assert figures([RIGHT, WRONG], 2)["pass_at_1"] == figures([RIGHT, WRONG] * 8, 16)["pass_at_1"] == 0.5
 
 
+def test_whichever_answer_is_judged_first_the_earliest_sample_breaks_a_tie() -> None:
+    first, second = replace(WRONG, sample=0, vote="3"), replace(RIGHT, sample=1, vote="4")
+    assert [figures(order, 2)["cons_at_k"] for order in ([first, second], [second, first])] == [{"2": 0.0}] * 2
+
+
 def test_consensus_and_pass_at_k_are_over_questions_with_all_their_answers() -> None:
     first = [RIGHT, WRONG, RIGHT]
     second = [replace(one, problem_id="q2") for one in (RIGHT, WRONG, WRONG)]

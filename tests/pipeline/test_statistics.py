@@ -166,6 +166,20 @@ def test_a_gap_that_may_be_none_leaves_the_ratio_unbounded() -> None:
     assert (found.low, found.high) == (None, None)
 
 
+@pytest.mark.parametrize(
+    ("student", "base", "teacher", "value"),
+    [
+        ([0.0], [0.0], [1.0], 0.0),
+        ([0.0, 1.0] * 50, [0.0, 1.0] * 50, [1.0, 1.0] * 50, 0.0),
+        ([1.0] * 6, [0.0] * 6, [1.0] * 6, 1.0),
+    ],
+)
+def test_questions_that_all_say_the_same_bound_no_gap(
+    student: list[float], base: list[float], teacher: list[float], value: float
+) -> None:
+    assert gap_recovered(student, base, teacher) == Estimate(value, None, None)
+
+
 COVERED = 0.93  # of a nominal .95; 2,000 simulations have a standard error of .005
 
 

@@ -286,6 +286,22 @@ def test_repeats_stand_beside_their_first_with_ids_of_their_own(tmp_path: Path) 
     assert {row["teacher"]: row["share"] for row in output.facts["blend"]} == {"plain": 0.25, "thinker": 0.75}
 
 
+def test_the_share_that_is_reported_is_that_of_the_rows_where_validation_repeats_none(tmp_path: Path) -> None:
+    inputs = desk(tmp_path, {"t": Teacher(model="thinker", thinking=True)}, {"c"})
+    for share in (0.3, 0.6, 0.999):
+        output = DeskOutput(tmp_path)
+        run(
+            Config(teacher_shares={"plain": 0.25, "thinker": 0.75}, short="repeat", validation_share=share),
+            inputs,
+            output,
+        )
+        rows = output.rows("examples")
+        there = Counter(row["teacher"] for row in rows)
+        assert {row["teacher"]: row["taken"] for row in output.facts["blend"]} == there
+        assert not any("+" in row["id"] for row in rows if row["split"] == "validation")
+    assert there == {"plain": 1, "thinker": 1}
+
+
 def test_examples_say_where_in_the_order_asked_for_they_stand(tmp_path: Path) -> None:
     inputs = made_up(tmp_path, random.Random(4))
     output = DeskOutput(tmp_path)
