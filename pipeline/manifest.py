@@ -76,6 +76,9 @@ class Intent(_Record):
     run: str
     identity: Identity
     started: str
+    # Of earlier attempts at the same and, as it was last noted, of this one: how long they took, and the most memory.
+    seconds: float = 0.0
+    peak_memory_mib: int = 0
 
 
 class Manifest(_Record):
@@ -89,7 +92,7 @@ class Manifest(_Record):
     counts: dict[str, int]
     facts: dict[str, Any]
     recipe: str  # resolved, as JSON
-    seconds: float
+    seconds: float  # of all attempts, the interrupted ones too
     started: str
     finished: str
     host: str

@@ -10,7 +10,7 @@ import subprocess
 import threading
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -31,6 +31,7 @@ from pipeline.run import Run, RunInputs, State
 from pipeline.shards import read_shards
 from pipeline.stage import Bill, Progress, Stage, StageError
 
+NOTE_INTERVAL_S = 30.0  # between two notes of how long a stage has been running
 RECORDED_PACKAGES = (
     "torch",
     "transformers",
@@ -230,13 +231,17 @@ class Runner:
     def _carry_out(self, stage: Stage, state: State) -> Manifest:
         folder = self.run.stage_folder(stage.name)
         folder.mkdir(parents=True, exist_ok=True)
-        started, clock = _now(), time.monotonic()
+        started = _now()
         identity = self.run.identity(stage)
         name = self.run.recipe.name
         output = self._output(stage, state)
         output.clear()
-        write_record(folder / INTENT_FILE, Intent(stage=stage.name, run=name, identity=identity, started=started))
-        with _PeakMemory() as peak:
+        intent = Intent(stage=stage.name, run=name, identity=identity, started=started)
+        if state.word == "partial" and state.intent is not None and not state.changes:
+            spent = {"seconds": state.intent.seconds, "peak_memory_mib": state.intent.peak_memory_mib}
+            intent = intent.model_copy(update=spent)
+        write_record(folder / INTENT_FILE, intent)
+        with _Attempt(folder / INTENT_FILE, intent) as attempt:
             stage.run(self.run.recipe.sections[stage.name], self._inputs(stage), output)
         heap.release()  # what one stage held, before the next one needs it
         datasets, artifacts = output.seal()
@@ -247,9 +252,9 @@ class Runner:
             datasets=datasets,
             artifacts=artifacts,
             counts=dict(sorted(output.counts.items())),
-            facts={**output.facts, "peak_memory_mib": peak.mib},
+            facts={**output.facts, "peak_memory_mib": attempt.mib},
             recipe=json.dumps(self.run.recipe.resolved(), ensure_ascii=False),
-            seconds=round(time.monotonic() - clock, 3),
+            seconds=round(attempt.seconds, 3),
             started=started,
             finished=_now(),
             host=socket.gethostname(),
@@ -262,21 +267,38 @@ class Runner:
         return manifest
 
 
-class _PeakMemory:
-    """The largest resident memory of this process and its children together, sampled twice a second, in MiB."""
+class _Attempt:
+    """How long a stage runs, and the largest resident memory of this process and its children together, in MiB, which
+    is sampled twice a second; on top of what its intent has of attempts before. Noted there now and then, and where
+    the stage fails: what is killed and goes on has not been for nothing, nor for free.
+    """
 
-    def __init__(self) -> None:
-        self.mib = 0
+    def __init__(self, path: Path, intent: Intent) -> None:
+        self._path, self._intent = path, intent
+        self._clock, self._noted = time.monotonic(), time.monotonic()
+        self.mib = intent.peak_memory_mib
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, daemon=True)
 
-    def __enter__(self) -> "_PeakMemory":
+    @property
+    def seconds(self) -> float:
+        return self._intent.seconds + time.monotonic() - self._clock
+
+    def __enter__(self) -> "_Attempt":
         self._thread.start()
         return self
 
-    def __exit__(self, *_: object) -> None:
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self._done.set()
         self._thread.join()
+        if kind is not None:
+            self._note()
+
+    def _note(self) -> None:
+        spent = {"seconds": round(self.seconds, 3), "peak_memory_mib": self.mib}
+        with suppress(OSError):  # a full disk is the stage's to say
+            write_record(self._path, self._intent.model_copy(update=spent))
+        self._noted = time.monotonic()
 
     def _watch(self) -> None:
         import psutil
@@ -292,6 +314,8 @@ class _PeakMemory:
             self.mib = max(self.mib, total >> 20)
             if self._done.wait(0.5):
                 return
+            if time.monotonic() - self._noted > NOTE_INTERVAL_S:
+                self._note()
 
 
 def _move_aside(folder: Path) -> None:

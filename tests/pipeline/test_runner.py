@@ -3,7 +3,9 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -198,6 +200,28 @@ def test_a_stage_that_fails_leaves_what_was_there(path: Path) -> None:
     assert run_of(path, "filter.max_tokens=1").states()["mix"].word == "partial"
     assert ran(path) == ["filter"], "mix had not been rewritten"
     assert rows(path, "mix", "examples") == before
+
+
+def test_the_time_of_interrupted_attempts_counts_until_the_values_change(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    clock = [0.0]
+    monkeypatch.setattr("pipeline.runner.time", SimpleNamespace(monotonic=lambda: clock[0]))
+    known, fails = plan.stage, [True, True, False]
+
+    def slow(*given: Any) -> None:
+        clock[0] += 100.0
+        if fails.pop(0):
+            raise StageError("cut off")
+        known("filter").run(*given)
+
+    slowed = replace(known("filter"), run=slow)
+    monkeypatch.setattr(plan, "stage", lambda name: slowed if name == "filter" else known(name))
+    for setting in ("filter.max_tokens=11", "filter.max_tokens=12"):
+        with pytest.raises(StageError, match="cut off"):
+            ran(path, setting)
+    ran(path, "filter.max_tokens=12")
+    assert manifest(run_of(path, "filter.max_tokens=12"), "filter").seconds == 200.0
 
 
 def test_old_shards_go_once_the_new_manifest_stands(path: Path) -> None:
