@@ -72,12 +72,17 @@ def _errors() -> Iterator[None]:
     except (StageError, Locked, ValueError, OSError) as error:
         if os.environ.get("SEQDISTILL_TRACEBACK"):
             raise
-        refused = isinstance(error, OSError) and error.errno in REFUSALS
-        _fail(_refusal(error) if refused else str(error) or error.__class__.__name__, FAILED)
+        named = isinstance(error, OSError) and (error.errno in REFUSALS or error.filename)
+        _fail(_refusal(error) if named else str(error) or error.__class__.__name__, FAILED)
 
 
 def _refusal(error: BaseException) -> str:
     assert isinstance(error, OSError)
+    if error.errno not in REFUSALS:
+        return (
+            f"{error.filename} cannot be used: {error.strerror}. Look at the paths that were typed (--data, "
+            f"SEQDISTILL_DATA, a folder to write to) and at those in the recipe."
+        )
     return (
         f"{error.filename or 'A file'} cannot be written: {error.strerror}. What was finished is kept; mend the disk "
         f"(free some space) and run again: it goes on from there."
