@@ -45,22 +45,22 @@ def test_plain_make_lists_every_target_with_a_line() -> None:
 
 @pytest.mark.parametrize("stage", plan.ORDER)
 def test_every_stage_is_a_target_that_runs_up_to_it(stage: str) -> None:
-    assert dry(stage).strip() == f".venv/bin/seqdistill run pipeline/recipes/demo.yaml --to {stage}"
+    assert dry(stage).strip() == f".venv/bin/seqdistill run 'pipeline/recipes/demo.yaml' --to {stage}"
 
 
 @pytest.mark.parametrize(
     ("arguments", "command"),
     [
-        (["distill"], "run pipeline/recipes/demo.yaml"),
-        (["distill", "RECIPE=my.yaml"], "run my.yaml"),
+        (["distill"], "run 'pipeline/recipes/demo.yaml'"),
+        (["distill", "RECIPE=my recipe.yaml"], "run 'my recipe.yaml'"),
         (
             ["sft", "FORCE=generate sft", "SET=a.b=1 c.d=[2,3]"],
-            "run pipeline/recipes/demo.yaml --to sft --force generate --force sft --set 'a.b=1' --set 'c.d=[2,3]'",
+            "run 'pipeline/recipes/demo.yaml' --to sft --force generate --force sft --set 'a.b=1' --set 'c.d=[2,3]'",
         ),
-        (["status"], "status pipeline/recipes/demo.yaml"),
-        (["plan", "SET=a.b=1"], "plan pipeline/recipes/demo.yaml --set 'a.b=1'"),
-        (["publish", "DEST=out"], "publish pipeline/recipes/demo.yaml 'out'"),
-        (["serve", "PORT=8001"], "serve pipeline/recipes/demo.yaml --port 8001"),
+        (["status"], "status 'pipeline/recipes/demo.yaml'"),
+        (["plan", "SET=a.b=1"], "plan 'pipeline/recipes/demo.yaml' --set 'a.b=1'"),
+        (["publish", "DEST=out"], "publish 'pipeline/recipes/demo.yaml' 'out'"),
+        (["serve", "PORT=8001"], "serve 'pipeline/recipes/demo.yaml' --port 8001"),
         (["doctor"], "doctor"),
     ],
 )

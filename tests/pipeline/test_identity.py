@@ -180,10 +180,11 @@ def test_what_teachers_count_decides_sft_alone_and_who_labels_generate_alone() -
         values = recipe.load(DEMO.with_name("demo-soft-labels.yaml")).resolved()
         values["generate"] |= generate
         values["sft"]["soft_labels"] |= soft_labels
+        values["more_teachers"] = {"other": {**values["teacher"], "model": "smollm2-135m-instruct"}}
         return identities(values)
 
     before = identities_of({}, {})
-    weights = {"teachers": {"qwen2.5-coder-0.5b-instruct": 2.0}, "domains": {"code": {"other": 0.5}}}
+    weights = {"teachers": {"qwen2.5-coder-0.5b-instruct": 2.0}, "domains": {"code": {"smollm2-135m-instruct": 0.5}}}
     cases: tuple[tuple[str, dict[str, Any], dict[str, Any]], ...] = (
         ("sft", {}, {"weights": weights}),
         ("sft", {}, {"weights": {"teachers": weights["teachers"]}}),

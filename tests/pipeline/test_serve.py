@@ -10,7 +10,7 @@ import pytest
 
 from pipeline import serve
 from pipeline.engines import vllm
-from pipeline.manifest import write_record
+from pipeline.manifest import Artifact, File, write_record
 from pipeline.roles import Student
 from pipeline.run import Run
 from pipeline.stage import StageError
@@ -61,13 +61,21 @@ def test_only_a_fresh_export_is_served_and_only_in_a_format_it_has(
     folder.mkdir(parents=True)
     made = synthetic.manifest("export")
     identity = made.identity.model_copy(update={"config": {"weights": ["int8", "bfloat16"]}})
-    write_record(folder / "manifest.json", made.model_copy(update={"identity": identity}))
+    files = [File(path=f"models/{form}/config.json", bytes=2, sha256="") for form in ("int8", "bfloat16")]
+    artifacts = {"models": Artifact(files=files, fingerprint="")}
+    write_record(folder / "manifest.json", made.model_copy(update={"identity": identity, "artifacts": artifacts}))
+    for file in files:
+        (folder / file.path).parent.mkdir(parents=True)
+        (folder / file.path).write_text("{}")
     state = run.state("export")
     monkeypatch.setattr(Run, "states", lambda _: {"export": type(state)("fresh", [], None, None)})
     assert serve.exported(run, None) == folder / "models" / "int8"
     assert serve.exported(run, "bfloat16") == folder / "models" / "bfloat16"
     with pytest.raises(StageError, match="found exports of int8, bfloat16, none of int4"):
         serve.exported(run, "int4")
+    (folder / files[0].path).unlink()
+    with pytest.raises(StageError, match=r"int8/config\.json is missing.*run stage export again"):
+        serve.exported(run, None)
 
 
 def test_a_port_that_is_taken_is_said_before_a_model_is_loaded() -> None:

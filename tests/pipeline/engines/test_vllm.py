@@ -266,7 +266,7 @@ def test_labels_are_the_raw_logprobs_of_the_tokens_that_were_sampled(vllm_engine
     likely = labels.logprobs > -8
     apart = np.abs(near - labels.logprobs)[likely]
     assert np.quantile(apart, 0.95) < 0.5
-    assert apart.max() < 1
+    assert apart.max() < 2
     assert apart.mean() < 0.15
     assert np.abs(1 - np.exp(near).sum(axis=1) - labels.tail).max() < 0.05
     # Of a token shifted by one place they are something else altogether.
