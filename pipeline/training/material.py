@@ -36,12 +36,12 @@ def prepare(
     train, longer, dropped = encode(tokenizer, (row for row in ordered if row["split"] == "train"), options.max_length)
     validation, _, missed = encode(tokenizer, (row for row in ordered if row["split"] != "train"), options.max_length)
     count, repeated = options.batch_examples, list[LeftOut]()
+    lengths = [one.length for one in train]
     if options.on_policy is not None:
         count = options.on_policy.prompts_per_step
         if options.on_policy.answers_alone:
             (train, repeated), (validation, _) = asked_once(train), asked_once(validation)
-    asked = options.on_policy is not None and options.on_policy.answers_alone
-    lengths = [len(one.prompt) if asked else one.length for one in train]
+            lengths = [len(one.prompt) for one in train]
     of_epoch = partial(
         batches.epoch_batches,
         lengths,
