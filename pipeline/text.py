@@ -47,6 +47,7 @@ def visible(text: object) -> str:
 
 def cut(text: str, length: int) -> str:
     """A text for a message: as much of its beginning as fits into a length, whole words, with a sign that more was."""
+    text = text.strip()
     return text if len(text) <= length else f"{text[: length - 1].rsplit(maxsplit=1)[0]}…"
 
 

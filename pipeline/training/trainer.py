@@ -4,7 +4,6 @@ It renders, tokenises and truncates nothing, and does not know where examples ca
 """
 
 import time
-from collections import defaultdict
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
@@ -30,6 +29,7 @@ from pipeline.training.encode import Encoded
 
 MEDIAN_STEPS = 100  # before a run of wild losses: what they are compared with
 LEAST_STEPS = 20  # fewer say nothing
+Sums = dict[str, list[float]]  # name of a figure -> its sum, and of how many tokens or rows
 BESIDE = "objective-{}.safetensors"  # of a checkpoint: a module that an objective trains beside the student
 
 
@@ -298,6 +298,15 @@ class Planned:
         """None is sent."""
 
 
+def _add(sums: Sums, figures: Mapping[str, tuple[Any, int]], counted: bool) -> None:
+    """What does not count is there with nothing: all processes have the same names."""
+    for name, (total, count) in figures.items():
+        sum_and_count = sums.setdefault(name, [0.0, 0.0])
+        if counted:
+            sum_and_count[0] += float(total)
+            sum_and_count[1] += count
+
+
 class PlannedTrainer(Planned, SFTTrainer):
     """SFTTrainer without its per-step metrics, and without its loss of all logits at once."""
 
@@ -308,7 +317,7 @@ class PlannedTrainer(Planned, SFTTrainer):
         # Of the part that goes through the student: what its summed loss is divided by, and whether it counts.
         self.learnt: float | None = None
         self.counted = True
-        self.reported: dict[str, list[Any]] = {}  # of the step at hand: figure -> [sum, of how many]
+        self.reported: Sums = {}  # of the step at hand
         self.rank, self.world = kwargs["args"].process_index, kwargs["args"].world_size
         super().__init__(data_collator=lambda rows: plan.laid_out(rows, self.rank, self.world), **kwargs)
         self.remove_callback(PrinterCallback)
@@ -343,9 +352,7 @@ class PlannedTrainer(Planned, SFTTrainer):
         loss = found.total / (max(found.positions, 1) if self.learnt is None else max(self.learnt, 1 / self.world))
         if not self.counted:
             loss = loss * 0.0
-        for name, (value, count) in found.figures.items():
-            sums = self.reported.setdefault(name, [0.0, 0])
-            sums[0], sums[1] = sums[0] + value * self.counted, sums[1] + count * self.counted
+        _add(self.reported, found.figures, self.counted)
         if not torch.isfinite(loss):
             step = self.state.global_step + 1
             raise Diverged(
@@ -358,11 +365,7 @@ class PlannedTrainer(Planned, SFTTrainer):
     def log(self, logs: dict[str, float], *arguments: Any, **named: Any) -> None:
         """As the parent does, with the means of what the objective reported of a step, over all processes."""
         if "loss" in logs and self.reported:
-            sums = {name: float(value) for name, (value, _) in self.reported.items()}
-            counts = {name: count for name, (_, count) in self.reported.items()}
-            if self.world > 1:
-                self._add_up(sums, counts)
-            logs |= {name: sums[name] / max(counts[name], 1) for name in sums}
+            logs |= self._means(self.reported)
             self.figures |= self.reported.keys()
             self.reported = {}
         super().log(logs, *arguments, **named)
@@ -372,21 +375,16 @@ class PlannedTrainer(Planned, SFTTrainer):
         of what the objective reports beside it.
         """
         start = time.monotonic()
-        sums: dict[str, float] = defaultdict(float)
-        counts: dict[str, int] = defaultdict(int)
+        sums: Sums = {}
         for module in (self.model, *self.beside.values()):
             module.eval()
         with torch.no_grad():  # inference mode would leave gathered weights that no step can use
             for batch, counted in self._eval_parts():
                 found = self.objective.loss(self.model, batch, 1.0)
-                for name, (value, count) in {"loss": (found.total, found.positions), **found.figures}.items():
-                    sums[name] += float(value) * counted
-                    counts[name] += count * counted
-        if self.world > 1:
-            self._add_up(sums, counts)
+                _add(sums, {"loss": (found.total, found.positions), **found.figures}, counted)
         for module in self.beside.values():
             module.train()
-        metrics = {f"{metric_key_prefix}_{name}": sums[name] / max(counts[name], 1) for name in sums}
+        metrics = {f"{metric_key_prefix}_{name}": mean for name, mean in self._means(sums).items()}
         self.log(metrics)
         self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
         self.plan.seconds["evaluate"] += time.monotonic() - start
@@ -397,13 +395,13 @@ class PlannedTrainer(Planned, SFTTrainer):
             for part, counted in zip(whole["parts"], whole["counted"], strict=True):
                 yield self._prepare_inputs(part), counted
 
-    def _add_up(self, sums: dict[str, float], counts: dict[str, int]) -> None:
-        """Over all processes, in place; they have the same names."""
+    def _means(self, sums: Sums) -> dict[str, float]:
+        """By name, over all processes; each has the same names."""
         names = sorted(sums)
-        both = torch.tensor([[sums[name], counts[name]] for name in names], dtype=torch.float64)
-        whole = self.accelerator.reduce(both.to(self.args.device), "sum").tolist()
-        for name, (value, count) in zip(names, whole, strict=True):
-            sums[name], counts[name] = value, round(count)
+        both = torch.tensor([sums[name] for name in names], dtype=torch.float64)
+        if self.world > 1:
+            both = self.accelerator.reduce(both.to(self.args.device), "sum")
+        return {name: total / max(count, 1) for name, (total, count) in zip(names, both.tolist(), strict=True)}
 
     def save_beside(self, folder: Path) -> None:
         """See `Planned`: what the objective trains beside the student."""

@@ -1,6 +1,6 @@
 import pytest
 
-from pipeline.text import boxed, final_answer, fold, squeeze, words
+from pipeline.text import boxed, cut, final_answer, fold, squeeze, words
 
 
 @pytest.mark.parametrize(
@@ -39,3 +39,11 @@ def test_numbers_and_signs_are_words_and_case_is_folded() -> None:
 def test_normal_forms_keep_what_matters() -> None:
     assert squeeze(" A\n\tb ") == "A b"
     assert fold("\uff21 B") == "a b"
+
+
+@pytest.mark.parametrize("text", ["", " " * 500, " " * 500 + "out of memory", "word " * 200, "x" * 500, "short"])
+def test_a_text_cut_for_a_message_is_a_beginning_of_it_and_no_longer_than_allowed(text: str) -> None:
+    found = cut(text, 40)
+    assert len(found) <= 40
+    assert text.strip().startswith(found.removesuffix("…"))
+    assert found or not text.strip()
