@@ -402,7 +402,7 @@ _VERDICT_COLUMNS = ("id", "outcome", "reasons", "detail")
 
 STAGE = Stage(
     name="mix",
-    version=3,
+    version=4,
     config=Config,
     run=run,
     reads={
