@@ -194,7 +194,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
 
 STAGE = Stage(
     name="decontaminate",
-    version=2,
+    version=3,
     config=Config,
     run=run,
     reads={
