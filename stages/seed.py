@@ -188,7 +188,10 @@ def shown(inputs: Inputs) -> dict[str, str]:
     texts = {name: inputs.prompt(name) for name in showing({"teacher": inputs.teacher, "student": inputs.student})}
     # No task is named: an example is read by every reader, since its template may serve several tasks.
     return {
-        key: name for name, text in texts.items() for one in worked_examples(text) for key in canonical_keys("", one)
+        key: name
+        for name, text in texts.items()
+        for question, reply in worked_examples(text)
+        for key in canonical_keys("", question, answer=reply)
     }
 
 
@@ -423,7 +426,7 @@ WRITER_WORDS = (
 
 STAGE = Stage(
     name="seed",
-    version=4,
+    version=5,
     config=Config,
     run=run,
     reads={},

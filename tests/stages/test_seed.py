@@ -132,6 +132,12 @@ def test_a_worked_example_of_a_prompt_is_asked_in_no_split(tmp_path: Path) -> No
     assert len(run(tmp_path, sources[1:]).rows("problems")) == 2
 
 
+def test_a_text_that_only_mentions_a_worked_example_is_asked(tmp_path: Path) -> None:
+    rows = [("The sum 7 + 4 + 5 - 8 stands on the blackboard. How many numbers are in it?", "four")]
+    output = run(tmp_path, [file(tmp_path / "own.jsonl", rows)], prompt="chain-sum")
+    assert [row["text"] for row in problems(output, "train")] == [rows[0][0]]
+
+
 def test_the_demo_holds_out_nothing_that_a_shipped_prompt_answers(tmp_path: Path) -> None:
     demo = recipe.load(ROOT / "pipeline/recipes/demo.yaml", ())
     config = demo.sections["seed"]
@@ -145,7 +151,7 @@ def test_the_demo_holds_out_nothing_that_a_shipped_prompt_answers(tmp_path: Path
     keys = {key for row in held for key in canonical_keys(row["task"], row["text"])}
     texts = {fold(row["text"]) for row in held}
     templates = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "prompts").glob("*.txt"))]
-    examples = [question for template in templates for question in worked_examples(template)]
+    examples = [question for template in templates for question, _ in worked_examples(template)]
     assert len(examples) >= 14
     for question in examples:
         assert fold(question) not in texts
