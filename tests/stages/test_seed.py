@@ -138,6 +138,15 @@ def test_a_text_that_only_mentions_a_worked_example_is_asked(tmp_path: Path) -> 
     assert [row["text"] for row in problems(output, "train")] == [rows[0][0]]
 
 
+def test_problems_whose_verifier_needs_no_answer_come_without_one(tmp_path: Path) -> None:
+    (tmp_path / "open.jsonl").write_text(
+        '{"text": "Why is the sky blue?"}\n{"text": "What is fair?", "answer": null}\n'
+    )
+    output = run(tmp_path, [{"kind": "file", "path": "open.jsonl", "defaults": {"verifier": "unverifiable"}}])
+    assert [(row["answer"], row["verifier"]) for row in output.rows("problems")] == [("", "unverifiable")] * 2
+    assert output.counts == {}
+
+
 def test_the_demo_holds_out_nothing_that_a_shipped_prompt_answers(tmp_path: Path) -> None:
     demo = recipe.load(ROOT / "pipeline/recipes/demo.yaml", ())
     config = demo.sections["seed"]
