@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from pipeline import recipe
 from pipeline.canonical import canonical_keys
 from pipeline.records import PROBLEM, REJECT, content_id
-from pipeline.roles import Student, Teacher
+from pipeline.roles import Judge, Peer, Role, Student, Teacher
 from pipeline.stage import StageError
 from pipeline.templates import worked_examples
 from pipeline.text import fold
-from stages.seed import STAGE, Config, source_digests
+from stages import generate
+from stages.seed import STAGE, Config, prompts, shown, source_digests
 from tests.desk import ROOT, DeskInputs, DeskOutput
 
 HELD_OUT = {
@@ -130,6 +131,17 @@ def test_a_worked_example_of_a_prompt_is_asked_in_no_split(tmp_path: Path) -> No
     }
     assert {row["detail"] for row in output.rows("rejects")} == {"line 1; prompt chain-sum"}
     assert len(run(tmp_path, sources[1:]).rows("problems")) == 2
+
+
+def test_worked_examples_of_further_teachers_count_and_those_of_no_teacher_do_not(tmp_path: Path) -> None:
+    config = Config.model_validate({"sources": [file(tmp_path / "own.jsonl", [("What is 7 + 4 + 5 - 8?", "8")])]})
+    inputs = DeskInputs(tmp_path, teacher=Teacher(model="any"), student=Student(model="any"))
+    inputs.more_teachers["coder"] = Teacher(model="other", prompt="chain-sum")
+    assert shown(inputs).keys() > shown(DeskInputs(tmp_path, teacher=inputs.teacher, student=inputs.student)).keys()
+    apart: dict[str, Role] = {"judge": Judge(model="any"), "peer": Peer(model="any", prompt="decimal-sum")}
+    roles = {**inputs.teachers, "student": inputs.student, **apart}
+    assert prompts(config, roles) == ("question", "chain-sum")
+    assert generate.names(None, roles) == ("question", "chain-sum")
 
 
 def test_a_text_that_only_mentions_a_worked_example_is_asked(tmp_path: Path) -> None:
