@@ -142,10 +142,12 @@ class Schedule:
         return course.order, step
 
     def take(self, request_id: str, failed: bool) -> None:
-        """Note that the answer to a request is stored, and plan what it calls for; nothing where it failed."""
+        """Note that the answer to a request is stored, and plan what it calls for: nothing where it failed, and never
+        what was just asked, which an answer no better than the one stored before would call for without end.
+        """
         course, step = self._running.pop(request_id)
         more = None if failed else missing(course.order, step.ask, self._store)
-        if more is not None:
+        if more is not None and (more.id, more.limit) != (step.id, step.limit):
             self.added += 1
             self._plan(course, more)
             return

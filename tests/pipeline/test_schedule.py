@@ -180,6 +180,36 @@ def test_what_the_context_cut_off_does_not_grow(tmp_path: Path) -> None:
         assert missing(made, ask, store) is None
 
 
+class Shorter(Window):
+    """Ends every answer early and says that it was cut off, as a server does that was started with less context."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__({}, 1, lambda request: False)
+        self._tokens = tokens
+
+    def stream(self, requests: Iterable[Request | None]) -> Iterator[Completion]:
+        for request in requests:
+            if request is not None:
+                self.asked.append(request)
+                assert len(self.asked) < 9, "asked without end"
+                yield Completion(request.id, "one ", None, "length", None, 1, self._tokens)
+
+
+@pytest.mark.parametrize("tokens", [0, 1, 3])
+@pytest.mark.parametrize(
+    "more", [order("count", max_tokens=6), order("count", truncated="again", second_limit=6)], ids=["raised", "again"]
+)
+def test_an_answer_no_better_than_the_stored_one_is_asked_for_once_a_run(
+    tmp_path: Path, more: Order, tokens: int
+) -> None:
+    run(tmp_path, order("count"), ANSWERS)
+    engine = Shorter(tokens)
+    with writing(tmp_path, "digest") as store:
+        figures, _ = complete([more], store, lambda seed: engine, lambda *_: None)
+    assert (len(engine.asked), figures.bought) == (1, 1)
+    assert [row["raw"] for row in rows(tmp_path, more)] == ["one two three " if tokens < 3 else "one "]
+
+
 def adaptive(right: int, samples: int, settled: Mapping[str, int] | None = None, good: str = "good") -> Order:
     return order(
         "easy",
