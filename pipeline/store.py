@@ -65,10 +65,14 @@ class Store:
         return journal.head_at(self._heads.records, row)
 
     def _prefer(self, row: int) -> None:
-        """Let an id stand for a later record of it where that is better; where it is as good, the earlier one stays."""
+        """Let an id stand for a later record of it where that is better; where it is as good, the earlier one stays.
+
+        Of failures the later one stands: its cause is the one to mend.
+        """
         new = self._head(row)
         known = self._head(self._heads.find(new.key))
-        if (new.rank, new.tokens, new.limit) > (known.rank, known.tokens, known.limit):
+        failed_again = FINISHES[new.rank] == FINISHES[known.rank] == "error"
+        if failed_again or (new.rank, new.tokens, new.limit) > (known.rank, known.tokens, known.limit):
             self._heads.point(row)
 
     def __len__(self) -> int:
@@ -96,7 +100,9 @@ class Store:
         return total / count if count else None
 
     def get(self, trace_id: str) -> dict[str, Any] | None:
-        """The best record of an id: stop before length before error, then more tokens, then the first."""
+        """The best record of an id: stop before length before error, then more tokens, then the first; the
+        last of errors.
+        """
         return next(self.rows([trace_id]), None)
 
     def rows(self, trace_ids: Iterable[str]) -> Iterator[dict[str, Any]]:

@@ -17,7 +17,8 @@ from pipeline.records import TRACE
 from pipeline.shards import as_table, column_sums, same_sums
 from pipeline.store import Store
 
-INDEXED = ("id", "problem_id", "teacher", "finish", "completion_tokens")  # columns known without reading a journal
+# Columns known without reading a journal; of failed completions, which are few, what they failed of is read.
+INDEXED = ("id", "problem_id", "teacher", "finish", "completion_tokens", "cause")
 
 
 def enter(index: KeyIndex, table: pa.Table) -> None:
@@ -43,6 +44,8 @@ def _held(made: Iterable[tuple[Order, Store]]) -> Iterator[tuple[Order, Store, d
 def _indexed(order: Order, store: Store, some: Mapping[str, Sample]) -> pa.Table:
     """The columns INDEXED of the rows that `orders.stored` would read from a journal."""
     entries = [store.entry(key) for key in some]
+    failed = [key for key, entry in zip(some, entries, strict=True) if entry and entry.finish == "error"]
+    causes = {row["id"]: row["cause"] for row in store.rows(failed)}
     return pa.table(
         {
             "id": list(some),
@@ -50,6 +53,7 @@ def _indexed(order: Order, store: Store, some: Mapping[str, Sample]) -> pa.Table
             "teacher": [order.role.label] * len(some),
             "finish": [entry and entry.finish for entry in entries],
             "completion_tokens": [entry and entry.tokens for entry in entries],
+            "cause": [causes.get(key) for key in some],
         }
     )
 

@@ -72,7 +72,8 @@ def test_weights_do_not_share_completions(tmp_path: Path) -> None:
         ([("length", 10, 10), ("length", 20, 20)], 1),
         ([("length", 7, 10), ("length", 7, 20)], 1),
         ([("stop", 3, 10), ("stop", 3, 10)], 0),
-        ([("error", 0, 10), ("error", 0, 10)], 0),
+        ([("error", 0, 10), ("error", 0, 10)], 1),
+        ([("error", 0, 20), ("error", 0, 10)], 1),
     ],
 )
 def test_of_several_records_of_an_id_the_best_counts(

@@ -198,6 +198,16 @@ def test_a_failed_completion_is_a_row_and_is_asked_for_again(desk: Desk) -> None
     assert (output.counts, output.facts["bought"]) == ({"stop": 2}, 1)
 
 
+def test_a_completion_that_fails_again_says_what_it_failed_of_last(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [problem(1), problem(77)]
+    desk.run(rows, samples=1, error_share_limit=0.5)
+    first = desk.shards
+    assert desk.run(rows, samples=1, error_share_limit=0.5).taken == first
+    monkeypatch.setattr("pipeline.engines.replay.NOTHING_CANNED", "HTTP 401: bad key")
+    desk.run(rows, samples=1, error_share_limit=0.5)
+    assert [row["cause"] for row in desk.rows()] == [None, "HTTP 401: bad key"]
+
+
 def test_too_many_failures_fail_the_stage(desk: Desk) -> None:
     with pytest.raises(ValueError, match=r"error_share_limit \(0.05\).*no canned answer"):
         desk.run([problem(1), problem(77)], samples=1)
