@@ -78,7 +78,7 @@ class Labels:
         Raises ValueError where the disk refuses them.
         """
         if self._file is None:
-            raise RuntimeError("these labels were opened for reading; open them with store.writing()")
+            raise RuntimeError("these labels are open for reading; append to them within their store's appending()")
         index = self._index()
         head = _HEAD.pack(_MARK, bytes.fromhex(trace_id), len(packed))
         offset = self._file.append(head + _checked(head, packed) + packed)

@@ -85,12 +85,30 @@ def score(
 
     The labelling teachers of all readings are one model, with one store. Nothing is generated: the engine reads prompt
     and completion, and says what it would have made of each token. start makes it from a role and a seed, and is called
-    only if something is missing. What was done is added to `figures`.
+    only if something is missing; the store is locked only where there is something to add, and then lock.Locked is
+    raised where another process writes to it. What was done is added to `figures`.
     """
-    missing = [_missing(reading, figures) for reading in readings]
-    done, total = 0, sum(map(len, missing))
-    if not total:
+    empty: dict[str, int] = {}
+    missing = [_missing(reading, figures, empty) for reading in readings]
+    if not empty and not any(missing):
         return
+    store = readings[0].store
+    with store.appending():
+        for key, logprobs in empty.items():
+            store.labels.append(key, Packer(logprobs).packed())  # no token, no logprobs
+        if any(missing):
+            _score(readings, missing, start, progress, figures)
+
+
+def _score(
+    readings: Sequence[Reading],
+    missing: Sequence[set[str]],
+    start: Callable[[Role, int], Engine],
+    progress: Callable[[int, int, str], None],
+    figures: Figures,
+) -> None:
+    """Have the engine score what is missing of each reading, by what its labels are filed under."""
+    done, total = 0, sum(map(len, missing))
     progress(done, total, "starting the engine to score stored completions")
     first, store = readings[0].by.role, readings[0].store
     step = min(first.exec.max_num_batched_tokens or SCORE_STEP_TOKENS, SCORE_STEP_TOKENS)
@@ -112,8 +130,11 @@ def score(
         engine.close()
 
 
-def _missing(reading: Reading, figures: Figures) -> set[str]:
-    """What the labels are filed under that are to be made; those that are there are counted."""
+def _missing(reading: Reading, figures: Figures, empty: dict[str, int]) -> set[str]:
+    """What the labels are filed under that are to be scored; those that are there are counted.
+
+    Those of completions without a token need no engine: they go to `empty`, with the candidates a token asked for.
+    """
     missing: set[str] = set()
     for one in told(reading):
         if one.token_ids is None:
@@ -121,7 +142,7 @@ def _missing(reading: Reading, figures: Figures) -> set[str]:
         elif one.k >= reading.by.logprobs:
             figures.had += 1
         elif not one.token_ids:
-            reading.store.labels.append(one.key, Packer(reading.by.logprobs).packed())  # no token, no logprobs
+            empty[one.key] = reading.by.logprobs
             figures.had += 1
         else:
             missing.add(one.key)

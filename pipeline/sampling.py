@@ -8,6 +8,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import asdict, dataclass, field, fields
 from itertools import chain
 from pathlib import Path
@@ -19,7 +20,7 @@ from pipeline.key_index import KeyIndex
 from pipeline.orders import LOCAL, Order, Row, Step, lacking, samples
 from pipeline.records import content_id
 from pipeline.schedule import Decision, Schedule
-from pipeline.store import Store, writing
+from pipeline.store import Store
 from pipeline.text import cut
 
 Show = Callable[[int, int, str], None]
@@ -87,20 +88,20 @@ def buy(
     progress: Show,
     error_share_limit: float = 1.0,
 ) -> tuple[Store, Figures, list[tuple[Order, Decision]]]:
-    """Have the engine of the orders' role make what the store of their weights lacks; locks the store meanwhile.
+    """Have the engine of the orders' role make what the store of their weights lacks.
 
     root: the folder of the completion stores. files: finds what the engine reads (`orders.engine_files`), called only
     if one is started. log: where the engine's own words go. Else as `complete`. Returns the store as it is then, too.
     """
     first = orders[0]
-    with writing(root, first.weights) as store:
-        figures, decisions = complete(
-            orders,
-            store,
-            lambda seed: engines.start(first.role, files(), seed, log),
-            progress,
-            error_share_limit,
-        )
+    store = Store(root, first.weights)
+    figures, decisions = complete(
+        orders,
+        store,
+        lambda seed: engines.start(first.role, files(), seed, log),
+        progress,
+        error_share_limit,
+    )
     return store, figures, decisions
 
 
@@ -114,27 +115,30 @@ def complete(
     """Make every completion of the orders that the store lacks; each is in the store as soon as it has finished.
 
     The orders are of the same weights, those of the store, and one engine serves them all. start makes it from its
-    seed, and is called only if something is missing; progress is told completions done, completions wanted, and a note.
-    Returns figures, and how the sampling of each problem ended where an order has `enough`. Raises ValueError as soon
-    as more than error_share_limit of the completions wanted have failed for good.
+    seed, and is called only if something is missing; only then is the store locked, so that who has all it needs reads
+    beside one who writes. progress is told completions done, completions wanted, and a note. Returns figures, and how
+    the sampling of each problem ended where an order has `enough`. Raises ValueError as soon as more than
+    error_share_limit of the completions wanted have failed for good, and lock.Locked where another process writes to
+    the store.
     """
-    figures = Figures(torn_records=store.torn)
-    figures.engine_seed = engine_seed(_pending(orders, store, figures))
+    figures = Figures()
     schedule = Schedule(orders, store)
     requests = schedule.requests()
-    first = next(requests, None)
-    if first is None:
-        figures.engine_seed = None
-    else:
-        begun = time.monotonic()
-        progress(figures.reused, figures.wanted, "starting the engine")
-        engine = start(figures.engine_seed)
-        figures.start_seconds = time.monotonic() - begun
-        try:
-            _stream(schedule, store, engine, chain([first], requests), figures, progress, error_share_limit)
-        finally:
-            figures.engine = dict(engine.figures)
-            engine.close()
+    first = next(requests, None)  # another process may have stored it before the lock is taken: then it is made twice
+    with nullcontext() if first is None else store.appending():
+        figures.torn_records = store.torn
+        seed = engine_seed(_pending(orders, store, figures))
+        if first is not None:
+            figures.engine_seed = seed
+            begun = time.monotonic()
+            progress(figures.reused, figures.wanted, "starting the engine")
+            engine = start(seed)
+            figures.start_seconds = time.monotonic() - begun
+            try:
+                _stream(schedule, store, engine, chain([first], requests), figures, progress, error_share_limit)
+            finally:
+                figures.engine = dict(engine.figures)
+                engine.close()
     figures.added, figures.spared = schedule.added, schedule.spared
     return figures, schedule.decisions
 

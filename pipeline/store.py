@@ -28,24 +28,35 @@ class Entry(NamedTuple):
 
 
 class Store:
-    """The completions of one model, as they were when it was opened, and what was appended through it since."""
+    """The completions of one model, as they were when it was opened, and what was appended through it since.
 
-    def __init__(self, root: Path, weights: str, writer: Writer | None = None, labels: Labels | None = None) -> None:
-        """Index the journals that `root` holds for `weights` (the identity of a model's weights).
+    It is opened to be read, which needs no lock, and takes records only within `appending`.
+    """
 
-        Open it with `writing` to append: a writer holds the partition's lock. Raises ValueError that names file and
-        line where a record does not match its checksum.
+    def __init__(self, root: Path, weights: str) -> None:
+        """Index the journals that `root` holds for `weights` (the identity of a model's weights), to be read.
+
+        Raises ValueError that names file and line where a record does not match its checksum.
         """
         self.folder = partition(root, weights)
+        self._writer: Writer | None = None
+        self._read()
+
+    def _read(self) -> None:
+        """Index all journals, those of other writers included."""
         self.torn = 0  # last lines cut short by a kill, which are ignored
-        self.labels = labels or Labels(self.folder)
-        self._writer = writer
+        self.labels = Labels(self.folder)
         # The heads of all records, journal by journal; an id stands for its best one.
         self._heads = KeyIndex(journal.HEAD_BYTES)
         self._journals: list[Path] = []
         self._starts: list[int] = []  # the row of each journal's first head
-        for path in sorted(self.folder.glob("journal-*.log")):
+        self._sizes = self._sizes_now()
+        self._lacks_index = False  # a journal has none, and was read whole
+        for path in self._sizes:
             self._enter(path)
+
+    def _sizes_now(self) -> dict[Path, int]:
+        return {path: path.stat().st_size for path in sorted(self.folder.glob("journal-*.log"))}
 
     def _enter(self, path: Path) -> None:
         heads = journal.heads(path)
@@ -56,6 +67,7 @@ class Store:
         # One who holds the lock knows that nobody writes to this journal any more.
         if self._writer is not None and not heads.indexed:
             journal.save_index(path, heads.packed, heads.torn)
+        self._lacks_index = self._lacks_index or not heads.indexed
 
     def _begin(self, path: Path) -> None:
         self._journals.append(path)
@@ -126,7 +138,7 @@ class Store:
         Raises ValueError where the disk refuses it; what was appended before stays.
         """
         if self._writer is None:
-            raise RuntimeError("this store was opened for reading; open it with store.writing()")
+            raise RuntimeError("this store is open for reading; append to it within its appending()")
         head = self._writer.append(record)
         if head.offset == 0:
             self._begin(self._writer.path)
@@ -134,7 +146,27 @@ class Store:
         if not self._heads.add(packed):
             self._prefer(self._heads.append(packed))
 
-    def close(self) -> None:
+    @contextmanager
+    def appending(self) -> Iterator[None]:
+        """Let this process alone append; all that was appended is on the disk at its end. Entered twice, it is once.
+
+        Under the lock it looks again, so that no record is missed that another process appended since the store was
+        opened. Raises lock.Locked where another process writes to it.
+        """
+        if self._writer is not None:
+            yield
+            return
+        with lock.hold(self.folder / "lock", f"the completion store {self.folder}"):
+            self._writer = Writer(self.folder)
+            try:
+                if self._lacks_index or self._sizes != self._sizes_now():
+                    self._read()
+                with closing(Labels(self.folder, writable=True)) as self.labels:
+                    yield
+            finally:
+                self._close()
+
+    def _close(self) -> None:
         """Bring all that was appended to the disk. Raises ValueError where the disk refuses."""
         writer, self._writer = self._writer, None
         if writer is not None:
@@ -149,14 +181,7 @@ def partition(root: Path, weights: str) -> Path:
 
 @contextmanager
 def writing(root: Path, weights: str) -> Iterator[Store]:
-    """The store of `weights`, open for appending by this process alone; all appended is on the disk when it closes.
-
-    Raises lock.Locked where another process writes to it.
-    """
-    folder = partition(root, weights)
-    with (
-        lock.hold(folder / "lock", f"the completion store {folder}"),
-        closing(Labels(folder, writable=True)) as labels,
-        closing(Store(root, weights, Writer(folder), labels)) as store,  # under the lock: no other's record is missed
-    ):
+    """The store of `weights`, open for appending from the start (see `Store.appending`)."""
+    store = Store(root, weights)
+    with store.appending():
         yield store

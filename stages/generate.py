@@ -30,7 +30,7 @@ from pipeline.schedule import Decision
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Bill, Inputs, Output, Progress, Reads, Stage, StageError
-from pipeline.store import Store, writing
+from pipeline.store import Store
 from pipeline.verifiers.pool import Pool, processors
 
 
@@ -338,19 +338,19 @@ def score(
     """Score, with one model, what its store has no labels for; returns what was read, with the store as it is then."""
     name, first = next(iter(group.items()))
     files, log = files_of(inputs, name), log_of(output, name)
-    with writing(inputs.store, first.weights) as store:
-        readings = [
-            Reading(order, store, *stored[of])
-            for teacher, order in group.items()
-            for of in stored
-            if config.labels(teacher, of)
-        ]
-        labelling.score(
-            readings,
-            lambda role, seed: engines.start(role, files(), seed, log),
-            lambda done, of, note: output.progress(Progress(done, of, "labels", note)),
-            total,
-        )
+    store = Store(inputs.store, first.weights)
+    readings = [
+        Reading(order, store, *stored[of])
+        for teacher, order in group.items()
+        for of in stored
+        if config.labels(teacher, of)
+    ]
+    labelling.score(
+        readings,
+        lambda role, seed: engines.start(role, files(), seed, log),
+        lambda done, of, note: output.progress(Progress(done, of, "labels", note)),
+        total,
+    )
     return readings
 
 

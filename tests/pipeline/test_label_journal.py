@@ -76,11 +76,11 @@ def test_a_writer_without_labels_leaves_no_file(tmp_path: Path) -> None:
 
 
 def test_a_reader_cannot_append_and_neither_can_one_whose_store_is_closed(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"store\.writing"):
+    with pytest.raises(RuntimeError, match="within their store"):
         Labels(tmp_path).append(content_id(1), labels(1))
     with writing(tmp_path, WEIGHTS) as store:
         pass
-    with pytest.raises(RuntimeError, match=r"store\.writing"):
+    with pytest.raises(RuntimeError, match="within their store"):
         store.labels.append(content_id(1), labels(1))
 
 

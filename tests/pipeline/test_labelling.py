@@ -11,6 +11,7 @@ import pytest
 
 from pipeline import labelling, soft_labels, templates
 from pipeline.engines import Completion, Engine, Request, failed
+from pipeline.lock import Locked
 from pipeline.manifest import Shard
 from pipeline.orders import Order, asks
 from pipeline.readings import Reading
@@ -103,10 +104,9 @@ def scored(
         roles.append(role)
         return engines[-1]
 
-    with writing(root, made.weights) as store:
-        figures = labelling.Figures()
-        readings = [reading(root, made, one, store) for one in (made, *of)]
-        labelling.score(readings, start, lambda *_: None, figures)
+    store, figures = Store(root, made.weights), labelling.Figures()
+    readings = [reading(root, made, one, store) for one in (made, *of)]
+    labelling.score(readings, start, lambda *_: None, figures)
     assert all(engine.closed for engine in engines)
     return figures, engines[0] if engines else None, roles
 
@@ -165,6 +165,27 @@ def test_wanting_labels_buys_nothing_and_scores_what_lacks_them(tmp_path: Path) 
     rows, _, count = written(tmp_path, made, tmp_path, [])
     assert count == len(rows) == 6
     assert scored(tmp_path, made)[1] is None
+
+
+def test_while_another_writes_to_the_store_labels_are_read_and_none_is_scored(tmp_path: Path) -> None:
+    generated(tmp_path, order(4, 1))
+    with writing(tmp_path, "digest"):
+        assert scored(tmp_path, order(4, 1))[0].had == 2
+        with pytest.raises(Locked, match="is being written by process"):
+            scored(tmp_path, order(5, 1))
+
+
+def test_a_completion_without_tokens_has_labels_without_an_engine(tmp_path: Path) -> None:
+    class Silent(Teller):
+        def _answer(self, request: Request) -> Completion:
+            return Completion(request.id, "", [], "stop", None, 3, 0)
+
+    generated(tmp_path, order(0, 1), Silent())
+    figures, teller, _ = scored(tmp_path, order(4, 1))
+    assert (figures.had, figures.scored, teller) == (2, 0, None)
+    assert {(row["k"], row["tokens"]) for row in written(tmp_path, order(4, 1), tmp_path, [])[0]} == {(4, 0)}
+    with writing(tmp_path, "digest"):  # they are there now
+        assert scored(tmp_path, order(4, 1))[0].had == 2
 
 
 def test_more_candidates_than_are_stored_are_scored_and_fewer_are_not(tmp_path: Path) -> None:

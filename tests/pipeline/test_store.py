@@ -204,8 +204,24 @@ def test_readers_need_no_lock(tmp_path: Path) -> None:
         assert Store(tmp_path, WEIGHTS).get(content_id(1)) == record(1)
 
 
+def test_one_who_read_before_it_appends_misses_nothing_that_another_wrote_meanwhile(tmp_path: Path) -> None:
+    fill(tmp_path, record(0))
+    store = Store(tmp_path, WEIGHTS)
+    fill(tmp_path, record(1))
+    assert store.get(content_id(1)) is None
+    with store.appending(), store.appending():
+        assert store.get(content_id(1)) == record(1)
+        store.append(record(2))
+    assert len(store) == 3
+    with pytest.raises(RuntimeError, match="open for reading"):
+        store.append(record(3))
+    with store.appending():
+        store.append(record(3))
+    assert len(store) == len(Store(tmp_path, WEIGHTS)) == 4
+
+
 def test_a_reader_cannot_append(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match=r"store\.writing"):
+    with pytest.raises(RuntimeError, match=r"within its appending\(\)"):
         Store(tmp_path, WEIGHTS).append(record(1))
 
 

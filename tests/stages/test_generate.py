@@ -8,11 +8,13 @@ import pyarrow as pa
 import pytest
 
 from pipeline import orders
+from pipeline.lock import Locked
 from pipeline.manifest import Shard
 from pipeline.records import PROBLEM, content_id
 from pipeline.roles import Role, Sampling, Teacher
 from pipeline.shards import as_table, read_shard, write_shard
 from pipeline.stage import Bill, StageError
+from pipeline.store import writing
 from stages.generate import STAGE, Config, bill, pilot, run
 from tests.desk import DeskInputs, DeskOutput
 
@@ -196,6 +198,18 @@ def test_a_failed_completion_is_a_row_and_is_asked_for_again(desk: Desk) -> None
     desk.can(77, "78")
     output = desk.run([problem(1), problem(77)], samples=1)
     assert (output.counts, output.facts["bought"]) == ({"stop": 2}, 1)
+
+
+def test_a_run_with_nothing_to_buy_goes_on_while_another_writes_to_the_store(desk: Desk) -> None:
+    adaptive: dict[str, Any] = {"samples": 4, "adaptive": {"right": 1}}
+    desk.can(1, final(0), final(2))
+    desk.run([judged(1, 2)], **adaptive)
+    desk.shards, desk.decisions = [], []  # as in another run, which has no decisions yet
+    with writing(desk.folder / "store", "weights-of-teacher"):
+        output = desk.run([judged(1, 2)], **adaptive)
+        assert (output.facts["bought"], output.facts["spared"], output.counts) == (0, 2, {"stop": 2})
+        with pytest.raises(Locked, match="is being written by process"):
+            desk.run([judged(1, 2)], samples=3)
 
 
 def test_a_completion_that_fails_again_says_what_it_failed_of_last(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
