@@ -89,7 +89,10 @@ def score(
     raised where another process writes to it. What was done is added to `figures`.
     """
     empty: dict[str, int] = {}
-    missing = [_missing(reading, figures, empty) for reading in readings]
+    missing: list[set[str]] = []
+    for reading in readings:
+        # What two teachers of one model were asked with one prompt is one trace: the first of their readings has it.
+        missing.append(_missing(reading, figures, empty).difference(*missing))
     if not empty and not any(missing):
         return
     store = readings[0].store

@@ -10,6 +10,7 @@ from itertools import groupby
 
 from pipeline import templates
 from pipeline.engines import Request
+from pipeline.key_index import KeyIndex
 from pipeline.orders import Ask, Order, Row, Step, asks, last_id, missing
 from pipeline.roles import thinking_budget
 from pipeline.store import Store
@@ -82,6 +83,7 @@ class Schedule:
         self.spared = 0  # samples that decisions made unnecessary
         self.added = 0  # requests that answers called for: more tokens for what was cut off
         self._orders, self._store = orders, store
+        self._decided = KeyIndex()  # the first samples of problems whose sampling is to end, or did
         self._running: dict[str, tuple[Course, Step]] = {}  # those in _next included
         self._next: deque[str] = deque()
         self._rendered: tuple[str, list[int] | None] = ("", None)
@@ -98,6 +100,8 @@ class Schedule:
         for order in self._orders:
             for _, group in groupby(asks(order), key=lambda ask: (ask.problem_id, ask.prompt)):
                 course = Course(order, list(group))
+                if order.enough is not None and not self._decided.add(bytes.fromhex(course.asks[0].id)):
+                    continue  # another problem or teacher has this prompt, and its samples decide for both
                 for step in course.advance(self._store):
                     self._plan(course, step)
                     yield from self._planned()

@@ -248,13 +248,14 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
             groups.setdefault(engine_key(order), {})[name] = order
         stored: dict[str, tuple[Order, Store]] = {}
         facts = {}
-        decisions = []
+        ended: dict[str, tuple[Order, Decision]] = {}  # by a problem's first sample
         for group in groups.values():
             store, figures, more = buy(config, inputs, output, group)
             facts[next(iter(group))] = figures
             stored |= {name: (order, store) for name, order in group.items()}
-            if rule is not None:
-                decisions += [decision_row(rule, *one) for one in more]
+            for one in more:
+                ended.setdefault(one[1].first_trace_id, one)  # of several teachers with one prompt the first decides
+    decisions = [] if rule is None else [decision_row(rule, *one) for one in ended.values()]
     output.counts.update(
         traces.write(
             list(stored.values()),

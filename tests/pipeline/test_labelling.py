@@ -1,5 +1,6 @@
 """Labels from engine to dataset, with an engine that makes labels up from a request's id."""
 
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -186,6 +187,15 @@ def test_a_completion_without_tokens_has_labels_without_an_engine(tmp_path: Path
     assert {(row["k"], row["tokens"]) for row in written(tmp_path, order(4, 1), tmp_path, [])[0]} == {(4, 0)}
     with writing(tmp_path, "digest"):  # they are there now
         assert scored(tmp_path, order(4, 1))[0].had == 2
+
+
+def test_a_trace_that_two_teachers_of_one_model_share_is_scored_once(tmp_path: Path) -> None:
+    generated(tmp_path, order(0, 1, 2))
+    teller, figures, store = Teller(), labelling.Figures(), Store(tmp_path, "digest")
+    readings = [reading(tmp_path, each, None, store) for each in (order(4, 1), order(4, 1, 2))]
+    labelling.score(readings, lambda *_: teller, lambda *_: None, figures)
+    assert Counter(each.problem_text for each in teller.asked) == {"1+1?": 2, "2+1?": 2}
+    assert len({each.id for each in teller.asked}) == figures.scored == 4
 
 
 def test_more_candidates_than_are_stored_are_scored_and_fewer_are_not(tmp_path: Path) -> None:

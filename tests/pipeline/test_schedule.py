@@ -237,6 +237,16 @@ def test_a_problem_is_asked_until_enough_are_right_and_no_more(tmp_path: Path, s
     assert (figures.bought, figures.spared) == (12, 6)
 
 
+def test_of_two_problems_with_one_prompt_the_first_decides_and_no_sample_is_bought_for_the_second(
+    tmp_path: Path,
+) -> None:
+    made = adaptive(2, 6)
+    twins = [{"id": name, "text": "mixed", "task": "t"} for name in ("first", "second")]
+    engine, figures, decisions = run(tmp_path, replace(made, problems=lambda: twins), MIXED, 7)
+    assert [(each.problem_id, each.asked) for each in decisions] == [("first", 4)]
+    assert (len(engine.asked), figures.bought, figures.spared) == (4, 4, 2)
+
+
 def test_decisions_come_out_alike_from_the_store_and_buy_nothing(tmp_path: Path) -> None:
     _, _, first = run(tmp_path, adaptive(2, 6), MIXED)
     engine, figures, again = run(tmp_path, adaptive(2, 6), MIXED)

@@ -447,6 +447,27 @@ def test_teachers_of_the_same_weights_share_an_engine_and_a_store(desk: Desk, mo
     assert len({row["id"] for row in desk.rows()}) == 4
 
 
+@pytest.mark.parametrize("apart", [False, True], ids=["one engine", "two engines"])
+def test_teachers_of_the_same_weights_and_prompt_have_one_trace_and_one_decision(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch, apart: bool
+) -> None:
+    """One teacher has another prompt for code alone; what both are asked alike is neither bought nor decided twice."""
+    settings: dict[str, Any] = {"exec": {"delay_s": 0.001}} if apart else {}
+    desk.more = {"coder": desk.teacher(task_prompts={"code": "solve"}, **settings)}
+    monkeypatch.setattr(DeskInputs, "weights", lambda self, name: "the same")
+    desk.can(1, final(0), final(2))
+    desk.can(2, final(3))
+    rows = [judged(1, 2), {**judged(2, 3), "task": "code"}]
+    output = desk.run(rows, samples=6, adaptive={"right": 2})
+    decisions = output.rows("decisions")
+    assert len({row["id"] for row in decisions}) == len(decisions)
+    assert sorted((row["problem_id"], row["asked"], row["right"]) for row in decisions) == sorted(
+        [(rows[0]["id"], 4, 2), (rows[1]["id"], 2, 2), (rows[1]["id"], 2, 2)]
+    )
+    assert Counter(row["problem_id"] for row in desk.rows()) == {rows[0]["id"]: 4, rows[1]["id"]: 4}
+    assert output.facts["bought"] == 8
+
+
 def test_a_pilot_buys_a_share_predicts_the_whole_and_is_reused(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.pilot.LEAST_PROBLEMS", 3)
     rows = [judged(number, number + 1) for number in range(6)]
