@@ -158,6 +158,20 @@ Asked = TypeVar("Asked", bound=Sample)
 
 def asks(order: Order) -> Iterator[Ask]:
     """All samples of the order's problems, the samples of one problem together."""
+    return _given(order, _asks(order))
+
+
+def _given(order: Order, some: Iterable[Asked]) -> Iterator[Asked]:
+    """Samples without those that a settled problem was not given."""
+    limit = order.samples
+    for one in some:
+        if one.sample == 0:
+            limit = order.settled.get(one.id, order.samples)
+        if one.sample < limit:
+            yield one
+
+
+def _asks(order: Order) -> Iterator[Ask]:
     role, sampling = order.role, order.sampling.model_dump(mode="json")
     for problem in order.problems():
         messages = conversation(role, order.texts, problem)
@@ -165,14 +179,9 @@ def asks(order: Order) -> Iterator[Ask]:
             prompt = json.dumps(messages, ensure_ascii=False)
         else:
             prompt = templates.render(order.tokenizer, messages)
-        limit = order.samples
         for sample in range(order.samples):
-            key = trace_id(prompt, order.weights, role, sampling, sample)
-            limit = order.settled.get(key, limit) if sample == 0 else limit
-            if sample >= limit:
-                break
             yield Ask(
-                id=key,
+                id=trace_id(prompt, order.weights, role, sampling, sample),
                 problem_id=problem["id"],
                 sample=sample,
                 prompt=prompt,
@@ -184,7 +193,7 @@ def asks(order: Order) -> Iterator[Ask]:
 
 def samples(order: Order) -> Iterable[Sample]:
     """All samples of the order's problems, as `asks` has them; no prompt is rendered where they are noted."""
-    return asks(order) if order.noted is None else order.noted()
+    return asks(order) if order.noted is None else _given(order, order.noted())
 
 
 def trace_id(prompt: str, weights: str, role: Role, sampling: Mapping[str, Any], sample: int) -> str:

@@ -5,7 +5,7 @@ its continuation is the row, and names it.
 """
 
 import json
-from collections.abc import Callable, Iterable, Iterator, Mapping, Set
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -256,6 +256,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
             for one in more:
                 ended.setdefault(one[1].first_trace_id, one)  # of several teachers with one prompt the first decides
     decisions = [] if rule is None else [decision_row(rule, *one) for one in ended.values()]
+    if rule is not None:
+        stored = given(stored, decisions)
     output.counts.update(
         traces.write(
             list(stored.values()),
@@ -274,6 +276,16 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
             f"{len(skipped):,} variants whose answer nobody knows were not asked: mix drops their traces. Where its "
             f"verification is off, ask them with --set generate.unverifiable_variants=ask."
         )
+
+
+def given(
+    stored: Mapping[str, tuple[Order, Store]], decisions: Iterable[Mapping[str, Any]]
+) -> dict[str, tuple[Order, Store]]:
+    """The orders with the samples alone that each problem was given: what else a store holds of them, from a pilot or
+    another run, would let the problem count for more.
+    """
+    asked = {row["first_trace_id"]: row["asked"] for row in decisions}
+    return {name: (replace(order, settled=asked), store) for name, (order, store) in stored.items()}
 
 
 def buy(
@@ -306,17 +318,18 @@ def label(
     config: Config,
     inputs: Inputs,
     output: Output,
-    groups: Iterable[Mapping[str, Order]],
+    groups: Iterable[Iterable[str]],
     stored: Mapping[str, tuple[Order, Store]],
 ) -> dict[str, Any]:
     """Score what was stored without labels, then write the labels of all traces. Returns figures.
 
-    stored: by a teacher's name its order, and the store where its traces are.
+    groups: the names of the teachers that one engine serves. stored: by a teacher's name its order, and the store where
+    its traces are.
     """
     total = labelling.Figures()
     readings: list[Reading] = []
     for group in groups:
-        readings += score(config, inputs, output, group, stored, total)
+        readings += score(config, inputs, output, tuple(group), stored, total)
     if total.failed:
         output.say(f"{total.failed:,} traces have no soft labels of a teacher: {total.cause}")
     count = labelling.write(
@@ -332,19 +345,15 @@ def score(
     config: Config,
     inputs: Inputs,
     output: Output,
-    group: Mapping[str, Order],
+    group: Sequence[str],
     stored: Mapping[str, tuple[Order, Store]],
     total: labelling.Figures,
 ) -> list[Reading]:
     """Score, with one model, what its store has no labels for; returns what was read, with the store as it is then."""
-    name, first = next(iter(group.items()))
-    files, log = files_of(inputs, name), log_of(output, name)
-    store = Store(inputs.store, first.weights)
+    files, log = files_of(inputs, group[0]), log_of(output, group[0])
+    store = Store(inputs.store, stored[group[0]][0].weights)
     readings = [
-        Reading(order, store, *stored[of])
-        for teacher, order in group.items()
-        for of in stored
-        if config.labels(teacher, of)
+        Reading(stored[name][0], store, *stored[of]) for name in group for of in stored if config.labels(name, of)
     ]
     labelling.score(
         readings,
@@ -427,7 +436,7 @@ def report(output: Output, figures: Mapping[str, Figures], decisions: list[dict[
 
 STAGE = Stage(
     name="generate",
-    version=1,
+    version=2,
     config=Config,
     run=run,
     reads={

@@ -341,6 +341,32 @@ def test_a_problem_gets_no_more_samples_once_enough_are_right(desk: Desk) -> Non
     assert more.facts["bought"] == 3
 
 
+def test_traces_are_those_that_decisions_tell_of_whatever_else_the_store_holds(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An empty store, one that a pilot filled, one that another run filled: the same traces, as many as decided."""
+    monkeypatch.setattr("pipeline.pilot.LEAST_PROBLEMS", 2)
+    rows = [judged(number, number + 1) for number in range(4)]
+    config: dict[str, Any] = {"samples": 6, "adaptive": {"right": 2}}
+    found = []
+    for before in ("nothing", "pilot", "run"):
+        (desk.folder / before).mkdir()
+        this = Desk(desk.folder / before)
+        this.can(0, final(1))
+        for number in range(1, 4):
+            this.can(number, final(number + 1), final(0))
+        if before == "pilot":
+            pilot(Config(**config), this.inputs(rows, this.teacher()), Finished(this.folder, [], []), 0.01)
+        if before == "run":
+            this.run(rows, samples=6)
+        output = this.run(rows, **config)
+        asked = {row["problem_id"]: row["asked"] for row in output.rows("decisions")}
+        assert Counter(row["problem_id"] for row in this.rows()) == asked
+        found.append(sorted((row["id"], row["raw"]) for row in this.rows()))
+        assert sorted(asked.values()) == [2, 3, 3, 3]
+    assert found[0] == found[1] == found[2]
+
+
 def test_another_answer_lists_what_it_would_add_and_buys_it_only_when_told(desk: Desk) -> None:
     desk.can(1, final(2))
     desk.run([judged(1, 2)], samples=5, adaptive={"right": 2})
