@@ -3,7 +3,8 @@
 RECIPE ?= pipeline/recipes/demo.yaml
 # SET="generate.samples=8 sft.epochs=2"     values of the recipe to change, separated by spaces, with none inside
 SET ?=
-# FORCE="generate sft"                      stages that may be done again though it costs much
+# FORCE="generate sft"                      stages that may be done again though it costs much, or ask again for what
+#                                           failed though they are finished
 FORCE ?=
 # DEST=folder                               where `make publish` writes
 DEST ?=

@@ -111,7 +111,10 @@ def run(
         str, typer.Option(help="The last stage to run; the ones before it that are not fresh run first.")
     ] = "",
     only: Annotated[str, typer.Option(help="The one stage to run; what it reads must be fresh.")] = "",
-    force: Annotated[list[str] | None, typer.Option(help="Run this stage although it is stale and dear.")] = None,
+    force: Annotated[
+        list[str] | None,
+        typer.Option(help="Run this stage although it is stale and dear, or fresh with requests that failed."),
+    ] = None,
     number: RoundOption = None,
     settings: SetOption = None,
     data: DataOption = DEFAULT_DATA,

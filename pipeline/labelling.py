@@ -51,6 +51,7 @@ class Figures:
     had: int = 0
     scored: int = 0
     failed: int = 0
+    unreadable: int = 0  # of those that failed: not in the tokens of who was to label them, whoever is asked again
     tokens: int = 0
     seconds: float = 0.0
     causes: Counter[str] = field(default_factory=Counter)
@@ -71,6 +72,7 @@ class Figures:
             "labels_captured_or_stored": self.had,
             "labels_scored_later": self.scored,
             "labels_failed": self.failed,
+            "labels_unreadable": self.unreadable,
             "label_score_tokens_per_s": round(self.tokens / self.seconds, 1) if self.seconds else 0.0,
         }
 
@@ -141,6 +143,7 @@ def _missing(reading: Reading, figures: Figures, empty: dict[str, int]) -> set[s
     missing: set[str] = set()
     for one in told(reading):
         if one.token_ids is None:
+            figures.unreadable += 1
             figures.fail(f"the tokenizer of {reading.by.role.label} changes the text of the trace")
         elif one.k >= reading.by.logprobs:
             figures.had += 1

@@ -164,8 +164,10 @@ class Runner:
         state = self.run.state(stage.name)
         if state.word == "fresh":
             assert state.manifest is not None
-            self.watcher.ends(stage.name, state.manifest, False)
-            return
+            if stage.name not in forced or not stage.failures(state.manifest).count:
+                self._tell_failures(stage, state.manifest)
+                self.watcher.ends(stage.name, state.manifest, False)
+                return
         folder = self.run.stage_folder(stage.name)
         question = None if stage.name in forced else self._question(stage, state)
         if question is not None:
@@ -175,7 +177,24 @@ class Runner:
             state = State("absent", state.changes, None, None)
         self.watcher.starts(stage.name, state)
         manifest = self._carry_out(stage, state)
+        self._tell_failures(stage, manifest)
         self.watcher.ends(stage.name, manifest, True)
+
+    def _tell_failures(self, stage: Stage, manifest: Manifest) -> None:
+        found = stage.failures(manifest)
+        if found.count:
+            cause = f" ({found.cause})" if found.cause else ""
+            line = f"{found.count:,} requests failed for good{cause}. Ask for them again with {self._force(stage)}."
+            self.watcher.says(stage.name, line)
+
+    def _force(self, stage: Stage) -> str:
+        target = "distill" if self._where else stage.name
+        return f"--force {stage.name} (make {target} FORCE={stage.name}, with the same RECIPE and SET)"
+
+    @property
+    def _where(self) -> str:
+        """The round, for people, where it is one."""
+        return "" if self.run.number is None or self.run.history else f" of round {self.run.number}"
 
     def bill(self, stage: Stage, state: State) -> Bill:
         """What running a stage that has a bill would reuse and buy."""
@@ -208,12 +227,9 @@ class Runner:
                 return None
             cost = f"Running it again moves its folder aside ({stage.name}.old-...); nothing is deleted."
         started = "finished" if state.manifest else "was interrupted"
-        where = "" if self.run.number is None or self.run.history else f" of round {self.run.number}"
-        lines = [f"Stage {stage.name}{where} {started} with other values than the recipe has now:"]
+        lines = [f"Stage {stage.name}{self._where} {started} with other values than the recipe has now:"]
         lines += [f"  {change.key}: {_brief(change.old)} -> {_brief(change.new)}" for change in state.changes]
-        target = "distill" if where else stage.name
-        make = f"make {target} FORCE={stage.name}, with the same RECIPE and SET"
-        ways = f"Go on with --force {stage.name} ({make}), or set the values back."
+        ways = f"Go on with {self._force(stage)}, or set the values back."
         return "\n".join([*lines, cost, ways])
 
     def _inputs(self, stage: Stage) -> RunInputs:

@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import dataclass, field, fields
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -46,16 +46,23 @@ class Figures:
     start_seconds: float = 0.0
     engine_seed: int | None = None
     torn_records: int = 0
+    causes: Counter[str] = field(default_factory=Counter)  # of the errors
     engine: dict[str, float] = field(default_factory=dict)
 
     @property
     def tokens_per_s(self) -> float:
         return self.completion_tokens / self.seconds if self.seconds else 0.0
 
+    @property
+    def cause(self) -> str:
+        """The commonest, where some failed."""
+        return next((cause for cause, _ in self.causes.most_common(1)), "")
+
     def facts(self) -> dict[str, Any]:
         """As JSON values for a manifest."""
         return {
-            **asdict(self),
+            **{each.name: getattr(self, each.name) for each in fields(self) if each.name != "causes"},
+            "cause": self.cause,
             "seconds": round(self.seconds, 3),
             "start_seconds": round(self.start_seconds, 3),
             "tokens_per_s": round(self.tokens_per_s, 1),
@@ -168,7 +175,6 @@ def _stream(
     progress: Show,
     error_share_limit: float,
 ) -> None:
-    causes: Counter[str] = Counter()
     allowed = math.floor(error_share_limit * figures.wanted)
     begun = time.monotonic()
     for completion in engine.stream(requests):
@@ -184,9 +190,9 @@ def _stream(
         figures.truncated += completion.finish == "length"
         if completion.finish == "error":
             figures.errors += 1
-            causes[cut(completion.cause or "unknown", CAUSE_LENGTH)] += 1
+            figures.causes[cut(completion.cause or "unknown", CAUSE_LENGTH)] += 1
             if figures.errors > allowed:
-                raise ValueError(_too_many(figures, causes, error_share_limit))
+                raise ValueError(_too_many(figures, error_share_limit))
         total = figures.wanted + schedule.added - schedule.spared
         progress(figures.reused + figures.bought, total, _note(figures, total, len(schedule), engine.figures))
     if len(schedule):
@@ -272,10 +278,9 @@ def _span(seconds: float) -> str:
     return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
 
 
-def _too_many(figures: Figures, causes: Counter[str], limit: float) -> str:
-    cause, count = causes.most_common(1)[0]
+def _too_many(figures: Figures, limit: float) -> str:
     return (
         f"{figures.errors} of {figures.wanted} completions failed, more than error_share_limit ({limit:g}) allows; "
-        f"{count} of them: {cause}. What finished is stored: mend the cause and run again, and only what is missing is "
-        f"asked for."
+        f"{figures.causes[figures.cause]} of them: {figures.cause}. What finished is stored: mend the cause and run "
+        f"again, and only what is missing is asked for."
     )

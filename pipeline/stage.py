@@ -4,7 +4,7 @@ It holds no order of stages (`plan.py`) and runs none (`runner.py`).
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol
@@ -67,6 +67,21 @@ class Bill:
             f"{self.missing:,} must be bought{tokens}; {self.dropped:,} bought ones would no longer be used (they stay "
             f"in the store)."
         )
+
+
+@dataclass(frozen=True)
+class Failures:
+    """What failed for good of a finished stage's requests to models, and the commonest cause."""
+
+    count: int = 0
+    cause: str = ""
+
+    @classmethod
+    def among(cls, asked: Iterable[Mapping[str, Any]]) -> "Failures":
+        """Those of some calls of `sampling.buy`, by the facts of their figures."""
+        failed = [one for one in asked if one.get("errors")]
+        most = max(failed, key=lambda one: int(one["errors"]), default={})
+        return cls(sum(one["errors"] for one in failed), str(most.get("cause", "")))
 
 
 class Inputs(Protocol):
@@ -162,6 +177,11 @@ def no_refusal(config: Any, roles: Mapping[str, Role]) -> None:
     """A stage that any valid recipe can run."""
 
 
+def no_failures(manifest: Manifest) -> Failures:
+    """A stage that asks no model."""
+    return Failures()
+
+
 def no_contents(config: Any, root: Path) -> dict[str, str]:
     """A stage whose config names no files."""
     return {}
@@ -194,6 +214,8 @@ class Stage:
     shows_rounds: bool = False  # it reads the scores of every round, where there are rounds
     on_stale: Literal["rebuild", "ask"] = "rebuild"  # ask: costs too much to do again unasked
     bill: Callable[[Any, Inputs, Output], Bill] | None = None  # for a stage that reuses by id what it once bought
+    # What failed of a run of it that finished. Forced, it is run for that though it is fresh, and asks for it again.
+    failures: Callable[[Manifest], Failures] = no_failures
     # For a stage that spends: do a share of its work, which is kept, and say as JSON what the whole will take.
     pilot: Callable[[Any, Inputs, Output, float], dict[str, Any]] | None = None
 

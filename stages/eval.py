@@ -24,7 +24,7 @@ from pipeline.roles import WORDS, Role, Sampling
 from pipeline.sampling import Figures
 from pipeline.section import Section
 from pipeline.shards import as_table
-from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
+from pipeline.stage import Failures, Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.text import fold
 from pipeline.verifiers import label, lacking
 from pipeline.verifiers.judging import Answered, judge_rows
@@ -450,4 +450,7 @@ STAGE = Stage(
     weights=("teacher", "student", JUDGE),
     prompts=prompts,
     refuse=refuse,
+    failures=lambda manifest: Failures.among(
+        [*manifest.facts.get("generation", {}).values(), manifest.facts.get("opinions", {})]
+    ),
 )

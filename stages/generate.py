@@ -19,7 +19,7 @@ from pipeline import engines, labelling, orders, sampling, traces, verifiers, wa
 from pipeline import pilot as pilots
 from pipeline.adaptive import DECIDED, REFERENCE, Adaptive, Judge, decision_row, judging, references, settled
 from pipeline.key_index import KeyIndex
-from pipeline.manifest import write_durably
+from pipeline.manifest import Manifest, write_durably
 from pipeline.orders import LOCAL, Enough, Order, Row, Truncated
 from pipeline.readings import Reading
 from pipeline.records import DECISION, SOFT_LABELS, TRACE, content_id
@@ -29,7 +29,7 @@ from pipeline.sampling import Figures
 from pipeline.schedule import Decision
 from pipeline.section import Section
 from pipeline.shards import as_table
-from pipeline.stage import Bill, Inputs, Output, Progress, Reads, Stage, StageError
+from pipeline.stage import Bill, Failures, Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.store import Store
 from pipeline.verifiers.pool import Pool, processors
 
@@ -412,6 +412,13 @@ def judged(order: Order, store: Store, judge: Judge) -> Iterator[pilots.Sampled]
         )
 
 
+def failures(manifest: Manifest) -> Failures:
+    """Completions that failed, and labels that the engine refused."""
+    found, labels = Failures.among([manifest.facts]), manifest.facts.get("soft_labels", {})
+    refused = labels.get("labels_failed", 0) - labels.get("labels_unreadable", 0)
+    return replace(found, count=found.count + refused)
+
+
 def report(output: Output, figures: Mapping[str, Figures], decisions: list[dict[str, Any]]) -> None:
     """Facts for the manifest, and what a person should hear."""
     output.facts.update(sampling.together(list(figures.values())).facts())
@@ -452,5 +459,6 @@ STAGE = Stage(
     contents=judge_version,
     on_stale="ask",
     bill=bill,
+    failures=failures,
     pilot=pilot,
 )

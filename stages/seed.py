@@ -30,7 +30,7 @@ from pipeline.sources.file import place_of
 from pipeline.sources.hub import folder_digest
 from pipeline.sources.reasoning_gym import version
 from pipeline.sources.selection import Found, Selection, Survivor
-from pipeline.stage import Bill, Inputs, Output, Progress, Roles, Stage, StageError
+from pipeline.stage import Bill, Failures, Inputs, Output, Progress, Roles, Stage, StageError
 from pipeline.store import Store
 from pipeline.templates import worked_examples
 from pipeline.verifiers import UNVERIFIABLE, lacking
@@ -439,4 +439,5 @@ STAGE = Stage(
     contents=source_digests,
     on_stale="ask",
     bill=bill,
+    failures=lambda manifest: Failures.among(manifest.facts.get("generation", {}).values()),
 )

@@ -29,7 +29,7 @@ from pipeline.records import PASS_RATE, RATING, VERDICT
 from pipeline.roles import WORDS, Judge, Role, thinkers
 from pipeline.section import Section
 from pipeline.shards import as_table
-from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
+from pipeline.stage import Failures, Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.statistics import wilson
 from pipeline.variants import Agreement
 from pipeline.verifiers import VERIFIERS, VERSION, lacking
@@ -270,4 +270,5 @@ STAGE = Stage(
     roles={"teachers": ("thinking",), JUDGE: (*WORDS, "thinking", "sampling", "max_tokens")},
     weights=(JUDGE,),
     prompts=prompts,
+    failures=lambda manifest: Failures.among(manifest.facts.get(key, {}) for key in ("opinions", "ratings")),
 )

@@ -13,11 +13,13 @@ import yaml
 
 from pipeline import lock, plan
 from pipeline.check import check
+from pipeline.engines import Completion, Request, failed
+from pipeline.engines.replay import Replay
 from pipeline.manifest import write_record
-from pipeline.runner import Runner, Stale
+from pipeline.runner import Runner, Stale, Watcher
 from pipeline.shards import add_sums, read_shard, write_shard
 from pipeline.stage import StageError
-from tests import small
+from tests import small, synthetic
 from tests.small import manifest, run_of
 
 TO_MIX = plan.ORDER[: plan.ORDER.index("mix") + 1]
@@ -161,6 +163,52 @@ def test_forcing_buys_and_going_back_is_free(path: Path) -> None:
 
 def test_force_touches_only_stale_stages(path: Path) -> None:
     assert ran(path, force=("generate", "verify")) == []
+
+
+def test_what_failed_is_told_of_and_asked_again_where_a_finished_stage_is_forced(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    more, real = "generate.samples=4", Replay._answer
+
+    def overloaded(self: Replay, request: Request) -> Completion:
+        refused = request.problem_text == small.problem(10, 30)
+        return failed(request, "HTTP 500: overloaded") if refused else real(self, request)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(Replay, "_answer", overloaded)
+        assert ran(path, more, to="generate") == ["generate"]
+    assert manifest(run_of(path), "generate").counts["error"] == 1
+    said: list[str] = []
+    Runner(run_of(path, more), Watcher(says=lambda name, line: said.append(line))).execute(["generate"], ["verify"])
+    assert said == [
+        "1 requests failed for good (HTTP 500: overloaded). Ask for them again with --force generate (make generate "
+        "FORCE=generate, with the same RECIPE and SET)."
+    ]
+    assert facts(path, "generate")["bought"] == 24
+    assert ran(path, more, force=("generate",), to="verify") == ["generate", "verify"]
+    assert facts(path, "generate")["bought"] == 1
+    assert "error" not in manifest(run_of(path), "generate").counts
+    assert ran(path, more, force=("generate",), to="verify") == []
+
+
+FAILED: dict[str, Any] = {"errors": 2, "cause": "HTTP 500"}
+
+
+@pytest.mark.parametrize(
+    ("stage", "facts", "expected"),
+    [
+        ("seed", {}, (0, "")),
+        ("seed", {"generation": {"rewritings": FAILED, "second steps": {"errors": 1, "cause": "x"}}}, (3, "HTTP 500")),
+        ("generate", FAILED | {"soft_labels": {"labels_failed": 7, "labels_unreadable": 4}}, (5, "HTTP 500")),
+        ("generate", {"errors": 0, "cause": ""}, (0, "")),
+        ("verify", {"opinions": {}, "ratings": {"rated": 3, **FAILED}}, (2, "HTTP 500")),
+        ("eval", {"generation": {"teacher": {"errors": 0, "cause": ""}, "base": FAILED}}, (2, "HTTP 500")),
+        ("mix", {"errors": 2}, (0, "")),
+    ],
+)
+def test_a_stage_knows_what_failed_of_its_requests(stage: str, facts: dict[str, Any], expected: Any) -> None:
+    found = plan.stage(stage).failures(synthetic.manifest(stage, **facts))
+    assert (found.count, found.cause) == expected
 
 
 def test_changing_a_rule_regenerates_nothing_and_rewrites_only_what_is_downstream(path: Path) -> None:
