@@ -5,6 +5,7 @@ its continuation is the row, and names it.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import replace
@@ -31,7 +32,10 @@ from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Bill, Failures, Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.store import Store
+from pipeline.text import closest
 from pipeline.verifiers.pool import Pool, processors
+
+KNOWN_LIMIT = 12  # domains or tasks in one line for a person
 
 
 class Config(Section):
@@ -96,15 +100,53 @@ class Config(Section):
 
 
 def training_problems(
-    config: Config, inputs: Inputs, domains: Mapping[str, str], skipped: Set[str], teacher: str
-) -> Iterator[Row]:
-    """The problems of the split "train" that a teacher answers, in the order seed wrote them."""
+    config: Config, inputs: Inputs, domains: Mapping[str, str], skipped: Set[str]
+) -> Iterator[tuple[Row, list[str]]]:
+    """The problems of the split "train", in the order seed wrote them, each with the teachers that answer it."""
     for table in inputs.batches("problems"):
         for row in table.to_pylist():
-            if row["split"] != "train" or row["id"] in skipped:
-                continue
-            if teacher in fitting(inputs.teachers, config.routes, config.assign == "one", row, domains):
-                yield row
+            if row["split"] == "train" and row["id"] not in skipped:
+                yield row, fitting(inputs.teachers, config.routes, config.assign == "one", row, domains)
+
+
+def problems_of(
+    config: Config, inputs: Inputs, domains: Mapping[str, str], skipped: Set[str], teacher: str
+) -> Iterator[Row]:
+    """The training problems that a teacher answers."""
+    return (row for row, found in training_problems(config, inputs, domains, skipped) if teacher in found)
+
+
+def unrouted(config: Config, inputs: Inputs) -> Counter[str]:
+    """How many training problems no teacher answers, by their domain, or by their task where routes name none."""
+    if not set(config.routes) >= set(inputs.teachers):  # a teacher without a route gets every problem
+        return Counter()
+    domains = domains_of(config, inputs)
+    found = training_problems(config, inputs, domains, skipped_of(config, inputs))
+    return Counter(domains.get(row["id"]) or row["task"] for row, teachers in found if not teachers)
+
+
+def check_routes(config: Config, inputs: Inputs, domains: Mapping[str, str]) -> None:
+    """Raise StageError where a route is for a teacher, a domain or a task that there is none of."""
+    for key, named in (("routes", config.routes), ("labelled_by", config.further_labellers())):
+        unknown = [name for name in named if name not in inputs.teachers]
+        if unknown:
+            raise StageError(
+                f"generate.{key} names {unknown[0]!r}; expected one of {', '.join(inputs.teachers)}. Add it to "
+                f"more_teachers, or mend the name."
+            )
+    if not config.routes:
+        return
+    tasks = {task for table in inputs.batches("problems") for task in table.column("task").to_pylist()}
+    for name, route in config.routes.items():
+        for kind, named, known in (("domain", route.domains, set(domains.values())), ("task", route.tasks, tasks)):
+            for strange in sorted(set(named) - known):
+                near = closest(strange, known)
+                meant = f"did you mean {near!r}? " if near else ""
+                some = ", ".join(sorted(filter(None, known))[:KNOWN_LIMIT])
+                raise StageError(
+                    f"generate.routes.{name} names the {kind} {strange!r}, and no problem has it; {meant}Known: "
+                    f"{some}. Mend the name, or leave it out."
+                )
 
 
 def domains_of(config: Config, inputs: Inputs) -> dict[str, str]:
@@ -127,14 +169,8 @@ def orders_of(
     config: Config, inputs: Inputs, output: Output, enough: Mapping[str, Enough] | None = None
 ) -> dict[str, Order]:
     """What this run asks of each teacher, by its name. Raises StageError where a route or an engine does not fit."""
-    for key, named in (("routes", config.routes), ("labelled_by", config.further_labellers())):
-        unknown = [name for name in named if name not in inputs.teachers]
-        if unknown:
-            raise StageError(
-                f"generate.{key} names {unknown[0]!r}; expected one of {', '.join(inputs.teachers)}. Add it to "
-                f"more_teachers, or mend the name."
-            )
     domains, skipped = domains_of(config, inputs), skipped_of(config, inputs)
+    check_routes(config, inputs, domains)
     earlier = (row for _, table in output.previous("decisions", DECIDED) for row in table.to_pylist())
     decided = settled(config.adaptive, config.samples, earlier)
     made = {}
@@ -156,7 +192,7 @@ def orders_of(
         made[name] = Order(
             role=teacher,
             weights=inputs.weights(name),
-            problems=partial(training_problems, config, inputs, domains, skipped, name),
+            problems=partial(problems_of, config, inputs, domains, skipped, name),
             texts=texts,
             tokenizer=tokenizer,
             sampling=config.sampling,
@@ -235,6 +271,7 @@ def refuse_unjudgeable(known: Mapping[str, tuple[str, str, str]]) -> None:
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Ask for what the stores lack, then write this run's traces from them."""
     rule = config.adaptive
+    tell_unrouted(config, inputs, output)
     with Pool(1, rule.timeout_s, rule.memory_mib) if rule else nullcontext() as pool:
         enough: dict[str, Enough] = {}
         if rule is not None and pool is not None:
@@ -275,6 +312,17 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
         output.say(
             f"{len(skipped):,} variants whose answer nobody knows were not asked: mix drops their traces. Where its "
             f"verification is off, ask them with --set generate.unverifiable_variants=ask."
+        )
+
+
+def tell_unrouted(config: Config, inputs: Inputs, output: Output) -> None:
+    """Say, before anything is bought, what no teacher will be asked."""
+    if left := unrouted(config, inputs):
+        output.facts["unrouted"] = dict(left.most_common())
+        some = ", ".join(f"{name} {count:,}" for name, count in left.most_common(KNOWN_LIMIT))
+        output.say(
+            f"{left.total():,} training problems fit no teacher's route and are not asked ({some}). Add a route for "
+            f"them to generate.routes, or a teacher without one."
         )
 
 
@@ -370,6 +418,7 @@ def pilot(config: Config, inputs: Inputs, output: Output, share: float) -> dict[
     Returns what is written to pilot.json: predictions of `pilot.predict` and what they rest on. Adaptive sampling is
     not rehearsed: with it, the predictions are those of `samples` for every problem, and so bounds from above.
     """
+    tell_unrouted(config, inputs, output)
     made = orders_of(config.model_copy(update={"adaptive": None}), inputs, output)
     ids = list(dict.fromkeys(row["id"] for order in made.values() for row in order.problems()))
     part = pilots.chosen(ids, share)

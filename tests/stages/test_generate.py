@@ -455,8 +455,31 @@ def test_problems_go_to_the_teachers_of_their_domain_or_task(desk: Desk) -> None
     teachers(desk)
     rows = [judged(1, 2, "maths"), judged(2, 3, "code"), judged(3, 4, "law")]
     routes = {"teacher": {"domains": ["maths"]}, "other": {"domains": ["code"], "tasks": ["sum"]}}
-    desk.run(rows, samples=1, routes=routes)
+    output = desk.run(rows, samples=1, routes=routes)
     assert answered(desk) == {"canned.jsonl": {rows[0]["id"]}, "other.jsonl": {rows[1]["id"]}}
+    assert output.facts["unrouted"] == {"law": 1}
+    assert output.lines == [
+        "1 training problems fit no teacher's route and are not asked (law 1). Add a route for them to "
+        "generate.routes, or a teacher without one."
+    ]
+    desk.more["third"] = desk.teacher()
+    output = desk.run(rows, samples=1, routes=routes)
+    assert ("unrouted" in output.facts, output.lines) == (False, [])
+    output = desk.run([{**row, "split": "eval"} for row in rows[2:]] + rows[:2], samples=1, routes=routes)
+    assert "unrouted" not in output.facts
+
+
+@pytest.mark.parametrize(
+    ("route", "says"),
+    [
+        ({"domains": ["maths", "cod"]}, r"names the domain 'cod', and no problem has it; did you mean 'code'\?"),
+        ({"tasks": ["gcd"]}, r"names the task 'gcd', and no problem has it; Known: sum\. Mend"),
+    ],
+)
+def test_a_route_for_what_no_problem_has_is_refused(desk: Desk, route: dict[str, Any], says: str) -> None:
+    with pytest.raises(StageError, match=rf"generate\.routes\.teacher {says}"):
+        desk.run([judged(1, 2, "maths"), judged(2, 3, "code")], routes={"teacher": route})
+    assert desk.shards == []
 
 
 def test_a_route_for_an_unknown_teacher_is_refused(desk: Desk) -> None:
