@@ -11,7 +11,6 @@ from pipeline import plan
 from pipeline.manifest import Manifest, read_manifest
 from pipeline.run import Run
 from pipeline.runner import Runner
-from pipeline.section import declared
 from pipeline.stage import Bill
 
 BYTES_PER_TOKEN = 12  # of journal and shards together, for text and token ids of a completion
@@ -37,7 +36,8 @@ def estimate(run: Run) -> list[str]:
     ]
     if not bill.missing:
         return [*lines, "Nothing is to be bought."]
-    limit = bill.missing * int(declared(run.recipe.sections["generate"])["max_tokens"])
+    config: Any = run.recipe.sections["generate"]
+    limit = bill.missing * config.tokens_limit()
     if bill.tokens is None:
         lines.append(
             f"Tokens to generate: at most {limit:,}; no completion of this teacher is stored to learn from yet."
@@ -45,7 +45,7 @@ def estimate(run: Run) -> list[str]:
     else:
         lines.append(f"Tokens to generate: about {bill.tokens:,}, by the mean of this teacher's stored completions.")
     tokens = limit if bill.tokens is None else bill.tokens
-    each = BYTES_PER_TOKEN + LABEL_BYTES * int(declared(run.recipe.sections["generate"])["logprobs"]) * labellers(run)
+    each = BYTES_PER_TOKEN + LABEL_BYTES * config.logprobs * labellers(run)
     lines.append(f"Disk: about {tokens * each / 1e6:,.1f} MB.")
     timed = last_timed(run)
     if timed is None:

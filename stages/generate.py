@@ -89,6 +89,11 @@ class Config(Section):
         """The teachers that are named to label others' traces too."""
         return self.labelled_by if isinstance(self.labelled_by, tuple) else ()
 
+    def tokens_limit(self) -> int:
+        """The most tokens that can be made for one sample, a second request included."""
+        second = self.second_max_tokens or 0
+        return {"keep": self.max_tokens, "again": self.max_tokens + second, "continue": second}[self.truncated]
+
     def by_domain(self) -> bool:
         return any(route.domains for route in self.routes.values())
 

@@ -4,10 +4,12 @@ from pathlib import Path
 
 import pytest
 
-from pipeline.estimate import labellers, last_timed
+from pipeline.estimate import estimate, labellers, last_timed
 from pipeline.manifest import write_record
 from pipeline.recipe import check
 from pipeline.run import Run
+from pipeline.runner import Runner
+from pipeline.stage import Bill
 from tests import synthetic
 
 RECIPE = {
@@ -46,3 +48,17 @@ def test_a_trace_is_labelled_by_its_own_teacher_and_those_named(tmp_path: Path, 
     more = {name: {"model": name} for name in ("second", "third")}
     values = RECIPE | {"more_teachers": more, "generate": {"logprobs": 5, "labelled_by": by}}
     assert labellers(Run(check(values, "mine", "mine"), data=tmp_path)) == expected
+
+
+@pytest.mark.parametrize(
+    ("truncated", "tokens", "disk"), [("keep", "200", "0.0"), ("again", "4,200", "0.1"), ("continue", "4,000", "0.0")]
+)
+def test_the_most_tokens_count_what_is_asked_for_a_second_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, truncated: str, tokens: str, disk: str
+) -> None:
+    monkeypatch.setattr(Runner, "bill", lambda *_: Bill(wanted=3, reused=1, missing=2, dropped=0, tokens=None))
+    second = {} if truncated == "keep" else {"second_max_tokens": 2000}
+    values = RECIPE | {"generate": {"max_tokens": 100, "truncated": truncated, **second}}
+    lines = estimate(Run(check(values, "mine", "mine"), data=tmp_path))
+    assert f"Tokens to generate: at most {tokens};" in lines[1]
+    assert lines[2] == f"Disk: about {disk} MB."
