@@ -532,6 +532,24 @@ def test_a_pilot_buys_a_share_predicts_the_whole_and_is_reused(desk: Desk, monke
     assert full.facts["pilot"] == found
 
 
+def test_a_pilot_that_buys_nothing_keeps_the_speed_of_the_one_before(
+    desk: Desk, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipeline.pilot.LEAST_PROBLEMS", 3)
+    rows = [judged(number, number + 1) for number in range(6)]
+
+    def hours(**config: Any) -> Any:
+        found = pilot(Config(**config), desk.inputs(rows, desk.teacher()), Finished(desk.folder, [], []), 0.01)
+        return found["predicted"]["hours"]
+
+    first = hours(samples=2)
+    assert first["value"] > 0
+    assert hours(samples=2)["value"] == pytest.approx(first["value"], rel=0.01)
+    monkeypatch.setattr(DeskInputs, "weights", lambda self, name: "another teacher")
+    desk.run(rows, samples=2)
+    assert hours(samples=2) is None, "the last pilot timed other weights"
+
+
 def test_answers_that_cannot_be_judged_here_are_not_bought(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pipeline.verifiers.code.lacking", lambda: "no sandbox here. Install it")
     with pytest.raises(StageError, match=r"cannot be judged on this machine: no sandbox here\. Install it"):
