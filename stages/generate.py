@@ -131,7 +131,7 @@ def unrouted(config: Config, inputs: Inputs) -> Counter[str]:
 
 
 def check_routes(config: Config, inputs: Inputs, domains: Mapping[str, str]) -> None:
-    """Raise StageError where a route is for a teacher, a domain or a task that there is none of."""
+    """Raise StageError where a route is for a teacher that there is none of, or for domains or tasks of no problem."""
     for key, named in (("routes", config.routes), ("labelled_by", config.further_labellers())):
         unknown = [name for name in named if name not in inputs.teachers]
         if unknown:
@@ -144,14 +144,15 @@ def check_routes(config: Config, inputs: Inputs, domains: Mapping[str, str]) -> 
     tasks = {task for table in inputs.batches("problems") for task in table.column("task").to_pylist()}
     for name, route in config.routes.items():
         for kind, named, known in (("domain", route.domains, set(domains.values())), ("task", route.tasks, tasks)):
-            for strange in sorted(set(named) - known):
-                near = closest(strange, known)
-                meant = f"did you mean {near!r}? " if near else ""
-                some = ", ".join(sorted(filter(None, known))[:KNOWN_LIMIT])
-                raise StageError(
-                    f"generate.routes.{name} names the {kind} {strange!r}, and no problem has it; {meant}Known: "
-                    f"{some}. Mend the name, or leave it out."
-                )
+            if not named or known.intersection(named):
+                continue  # a route may know of more than these problems are
+            near = closest(named[0], known)
+            meant = f"did you mean {near!r}? " if near else ""
+            some = ", ".join(sorted(filter(None, known))[:KNOWN_LIMIT])
+            raise StageError(
+                f"generate.routes.{name} is for the {kind} {' or '.join(map(repr, named))}, and no problem has it; "
+                f"{meant}Known: {some}. Mend the name, or leave it out."
+            )
 
 
 def domains_of(config: Config, inputs: Inputs) -> dict[str, str]:

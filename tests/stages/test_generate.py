@@ -454,7 +454,7 @@ def test_all_teachers_answer_every_problem_and_each_trace_says_which(desk: Desk)
 def test_problems_go_to_the_teachers_of_their_domain_or_task(desk: Desk) -> None:
     teachers(desk)
     rows = [judged(1, 2, "maths"), judged(2, 3, "code"), judged(3, 4, "law")]
-    routes = {"teacher": {"domains": ["maths"]}, "other": {"domains": ["code"], "tasks": ["sum"]}}
+    routes = {"teacher": {"domains": ["maths", "physics"]}, "other": {"domains": ["code"], "tasks": ["sum"]}}
     output = desk.run(rows, samples=1, routes=routes)
     assert answered(desk) == {"canned.jsonl": {rows[0]["id"]}, "other.jsonl": {rows[1]["id"]}}
     assert output.facts["unrouted"] == {"law": 1}
@@ -472,8 +472,8 @@ def test_problems_go_to_the_teachers_of_their_domain_or_task(desk: Desk) -> None
 @pytest.mark.parametrize(
     ("route", "says"),
     [
-        ({"domains": ["maths", "cod"]}, r"names the domain 'cod', and no problem has it; did you mean 'code'\?"),
-        ({"tasks": ["gcd"]}, r"names the task 'gcd', and no problem has it; Known: sum\. Mend"),
+        ({"domains": ["cod"]}, r"is for the domain 'cod', and no problem has it; did you mean 'code'\?"),
+        ({"tasks": ["gcd", "lcm"]}, r"is for the task 'gcd' or 'lcm', and no problem has it; Known: sum\. Mend"),
     ],
 )
 def test_a_route_for_what_no_problem_has_is_refused(desk: Desk, route: dict[str, Any], says: str) -> None:
