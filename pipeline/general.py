@@ -1,20 +1,21 @@
 """Examples without reasoning, ready made: questions with their answers from files or Hub sets, put beside the traces.
 
-They are not judged; a row is refused where it is unusable, stands twice, or repeats a held-out problem.
+They are not judged; a row is refused where it is unusable, stands twice, or repeats a held-out problem
+or an item of a benchmark.
 """
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field
 
 from pipeline.digests import remembered
 from pipeline.records import content_id
 from pipeline.similarity.ngrams import Overlap, Reference
-from pipeline.sources import SOURCES, TRAIN, Candidate, FileSource, HubSource
+from pipeline.sources import SOURCES, Candidate, FileSource, HubSource
 from pipeline.sources.file import place_of
 from pipeline.sources.hub import folder_digest
 
@@ -29,22 +30,26 @@ class General:
     rejected: Counter[str] = field(default_factory=Counter)  # by reason
 
 
-def read(sources: Sequence[FileSource | HubSource], root: Path, held_out: Iterable[Mapping[str, Any]]) -> General:
-    """The rows of all sources. `held_out` are problems (id, text, task, split) that none may repeat. Raises SourceError
-    where a source cannot be read.
+def read(
+    sources: Sequence[FileSource | HubSource],
+    root: Path,
+    held_out: Iterable[Reference],
+    benchmarks: Iterable[Reference],
+) -> General:
+    """The rows of all sources that repeat no held-out problem and no benchmark's item. Raises SourceError where a
+    source cannot be read.
     """
     found = General()
-    overlap = Overlap(
-        Reference(problem["split"], problem["id"], problem["text"], problem["task"]) for problem in held_out
-    )
+    forbidden = {"held_out_overlap": Overlap(held_out), "benchmark_overlap": Overlap(benchmarks)}
     seen: set[str] = set()
     for row in _rows(sources, root):
         key = example_id(row)
         reason = row.fault
         if reason is None and key in seen:
             reason = "duplicate"
-        if reason is None and overlap.find(f"{row.text}\n{row.answer}"):
-            reason = "held_out_overlap"
+        if reason is None:
+            said = f"{row.text}\n{row.answer}"
+            reason = next((name for name, overlap in forbidden.items() if overlap.find(said)), None)
         if reason is not None:
             found.rejected[reason] += 1
             continue
@@ -74,8 +79,3 @@ def digests(sources: Sequence[FileSource | HubSource], root: Path) -> dict[str, 
         elif (digest := folder_digest(source, known)) is not None:
             found[f"general.{origin}"] = digest
     return found
-
-
-def held_out(problems: Iterable[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
-    """The problems that nothing is trained on."""
-    return [problem for problem in problems if problem["split"] != TRAIN]

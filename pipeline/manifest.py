@@ -11,7 +11,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, TypeVar
 
-from pydantic import BaseModel, ConfigDict
+from pydantic import BaseModel, ConfigDict, field_validator
 
 from pipeline.records import content_id
 
@@ -67,6 +67,12 @@ class Identity(_Record):
     models: dict[str, str] = {}
     contents: dict[str, str] = {}
     inputs: dict[str, dict[str, str]] = {}
+
+    @field_validator("roles")
+    @classmethod
+    def _that_decide(cls, roles: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+        """A role that a stage only knows, whatever it is, decides nothing."""
+        return {name: keys for name, keys in roles.items() if keys}
 
 
 class Intent(_Record):

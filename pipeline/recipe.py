@@ -155,7 +155,7 @@ def check(values: dict[str, Any], name: str, where: str) -> Recipe:
     _check_rounds(recipe, where)
     try:
         thinkers(recipe.teachers)
-        _check_weights(recipe)
+        _check_teachers_named(recipe)
     except ValueError as error:
         raise RecipeError(f"{where}: {error}") from error
     return recipe
@@ -191,12 +191,21 @@ def _check_rounds(recipe: Recipe, where: str) -> None:
         )
 
 
-def _check_weights(recipe: Recipe) -> None:
-    """Raises ValueError where sft gives a weight to a teacher that there is not."""
-    soft = cast(Any, recipe.sections["sft"]).soft_labels
-    if soft is not None:
-        labels = {teacher.label for teacher in recipe.teachers.values()}
-        soft.weights.check(labels | ({LAST_STUDENT} if recipe.rounds.count > 1 else set()), soft.weights.domains)
+def _check_teachers_named(recipe: Recipe) -> None:
+    """Raises ValueError where mix gives a share, or sft a weight, to a teacher that there is not."""
+    labels = {teacher.label for teacher in recipe.teachers.values()}
+    if recipe.rounds.count > 1:
+        labels |= {LAST_STUDENT}
+    mix, sft = cast(Any, recipe.sections["mix"]), cast(Any, recipe.sections["sft"])
+    for name in mix.teacher_shares:
+        if name not in labels:
+            near = closest(name, labels)
+            raise ValueError(
+                f"mix.teacher_shares has a share of the teacher {name!r}; expected one of {', '.join(sorted(labels))}"
+                f"{f': did you mean {near!r}?' if near else '.'}"
+            )
+    if sft.soft_labels is not None:
+        sft.soft_labels.weights.check(labels, sft.soft_labels.weights.domains)
 
 
 def _with_model(student: Student, role: str, teachers: Mapping[str, Teacher], where: str) -> Student:

@@ -183,7 +183,7 @@ class Stage:
     artifacts: tuple[str, ...] = ()
     more_artifacts: tuple[str, ...] = ()  # that only some configs make
     # Role -> the keys that can change the output; of its config where that decides which. A role is "teacher",
-    # "student", "teachers" for all teachers, or "judge" or "peer", where there is one.
+    # "student", "teachers" for all teachers, or "judge" or "peer", where there is one. Without keys it decides nothing.
     roles: Roles | Callable[[Any], Roles] = field(default_factory=dict)
     weights: tuple[str, ...] | Callable[[Any], tuple[str, ...]] = ()  # roles whose weights it runs; likewise
     prompts: Callable[[Any, Mapping[str, Role]], tuple[str, ...]] = no_names

@@ -48,17 +48,19 @@ def conversation(template: str, problem: str, system: str | None = None) -> list
     return [*opening, *spoken, {"role": "user", "content": turns[-1][1].replace(PROBLEM_FIELD, problem)}]
 
 
-def worked_examples(template: str) -> list[str]:
-    """The questions that a template answers itself, without what it puts around {problem} in its last turn.
+def worked_examples(template: str) -> list[tuple[str, str]]:
+    """The questions that a template answers itself, without what it puts around {problem} in its last turn, each with
+    its reply.
 
     Raises ValueError for a template of another shape than `conversation` takes.
     """
-    *shown, asked = [turn["content"] for turn in conversation(template, PROBLEM_FIELD) if turn["role"] == "user"]
+    *shown, asked = [turn["content"] for turn in conversation(template, PROBLEM_FIELD)]
     before, _, after = asked.partition(PROBLEM_FIELD)
-    return [
+    questions = [
         text.removeprefix(before).removesuffix(after) if text.startswith(before) and text.endswith(after) else text
-        for text in shown
+        for text in shown[::2]
     ]
+    return list(zip(questions, shown[1::2], strict=True))
 
 
 def _turns(template: str) -> list[tuple[str, str]]:

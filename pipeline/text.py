@@ -24,6 +24,10 @@ _TAGGED = re.compile(r"<answer>(.*?)</answer>", re.DOTALL | re.IGNORECASE)
 _AFTER = r"(?:[\s*`]*(?:\$\$|\\\[)\s*\n)?[\s*`]*"
 _SIGN = rf"[*_`]*\s*(?:\b(?:is|are)\b(?!\s+(?:not|in|based|found|obtained|computed|calculated)\b)[*\s]*:?|:|=){_AFTER}"
 _ANSWER = re.compile(rf"\banswers?\b(?:\s+to\s[^\n.:]{{0,80}}?)?{_SIGN}", re.IGNORECASE)
+# What of a sentence belongs to its sign: "**The final" before "answer is".
+_LEAD = re.compile(r"[*_`]*(?:\b(?:the|my|our)\s+)?[*_`]*(?:\b(?:final|correct)\s+)?[*_`]*\Z", re.IGNORECASE)
+_LEAD_LENGTH = 40
+_DISPLAY_END = re.compile(r"\s*(?:\$\$|\\\])")
 _RESULT = re.compile(rf"\bresult\b{_SIGN}", re.IGNORECASE)
 # A full stop that ends a sentence, not one of a number or of a short title (Dr. Smith).
 _SENTENCE = re.compile(r"(?:(?<=[\d$)}\]*%])|(?<=[^\W\d_]{4}))[.!?]\**\s+(?=[A-Z])")
@@ -94,19 +98,37 @@ def answer_span(text: str) -> tuple[int, int] | None:
     last <answer>...</answer>, else what follows the last "answer is" or "answer:" to the end of its sentence or line,
     else the same of "result". None where there is none of these, or nothing in it.
     """
+    found = _answer(text)
+    return None if found is None else found[0]
+
+
+def answer_mark(text: str) -> tuple[int, int] | None:
+    r"""Where the final answer stands together with what marks it as one: \boxed{...}, <answer>...</answer>, or the
+    words before it ("the final answer is") with the rest of the sentence. That part read alone has the same answer.
+    """
+    found = _answer(text)
+    return None if found is None else found[1]
+
+
+def _answer(text: str) -> tuple[tuple[int, int], tuple[int, int]] | None:
+    """The spans of the final answer alone, and of it with its mark."""
     span = boxed(text)
     if span is not None:
-        return _trimmed(text, *span)
+        inner = _trimmed(text, *span)
+        return None if inner is None else (inner, (text.rfind("\\boxed", 0, span[0]), span[1] + 1))
     closed = text.lower().rfind("</answer>")  # what opens after it never closes: a loop of tags costs one look each
     for match in reversed(list(_TAGGED.finditer(text, 0, closed + len("</answer>")))) if closed >= 0 else ():
-        span = _trimmed(text, *match.span(1))
-        if span is not None:
-            return span
+        inner = _trimmed(text, *match.span(1))
+        if inner is not None:
+            return inner, match.span()
     for sign in (_ANSWER, _RESULT):
         for match in reversed(list(sign.finditer(text))):
-            span = _trimmed(text, *_sentence(text, match.end()))
-            if span is not None:
-                return span
+            start, end = _sentence(text, match.end())
+            inner = _trimmed(text, start, end)
+            if inner is not None:
+                lead = _LEAD.search(text, max(0, match.start() - _LEAD_LENGTH), match.start())
+                closing = _DISPLAY_END.match(text, end) if match[0].rstrip().endswith(("$$", "\\[")) else None
+                return inner, (lead.start() if lead else match.start(), closing.end() if closing else end)
     return None
 
 

@@ -4,14 +4,19 @@ A laid-out trace is a list of spans over the raw completion, copied or inserted,
 learns maps back to the teacher's. It renders no chat (`templates.py`).
 """
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
-from pipeline.text import answer_span, code_span
+from pipeline.text import answer_mark, code_span
 
 OPEN = "<think>"
 CLOSE = "</think>"
+
+# A display formula that opens on a line before the mark of an answer in it.
+_DISPLAY = re.compile(r"(?:\$\$|\\\[)[ \t]*\n\s*\Z")
+_DISPLAY_LENGTH = 20
 
 TraceFormat = Literal["think", "plain", "answer"]
 
@@ -72,10 +77,13 @@ def split(raw: str, thinking: bool, code: bool = False) -> Split:
 
 
 def _answer_line(raw: str, code: bool) -> int:
-    """Where the line of the final answer begins, or the line that opens the last code block; else the end."""
-    found = None if code else answer_span(raw)
-    if found is not None:
-        return raw.rfind("\n", 0, found[0]) + 1
+    """Where the line begins that marks the final answer, with a display formula that it stands in; or the line that
+    opens the last code block; else the end.
+    """
+    mark = None if code else answer_mark(raw)
+    if mark is not None:
+        display = _DISPLAY.search(raw, max(0, mark[0] - _DISPLAY_LENGTH), mark[0])
+        return raw.rfind("\n", 0, mark[0] if display is None else display.start()) + 1
     block = code_span(raw)
     return len(raw) if block is None else raw.rfind("\n", 0, block[0] - 1) + 1
 
@@ -84,36 +92,26 @@ def lay_out(raw: str, thinking: bool, trace_format: TraceFormat, code: bool = Fa
     r"""The spans of a training completion. `code`: the answer is a program, in a code block.
 
     `plain` copies the raw text. `think` copies the reasoning between think tags and the answer after them; where a
-    teacher without thinking wrote its answer within its only line, the line is the reasoning and `\boxed{answer}` (or
-    the answer as it stands) is copied again after it. Reasoning that was cut off (not `ended`) is not closed for it.
+    teacher without thinking wrote its answer within its only line, the line is the reasoning and the answer is copied
+    again after it with what marks it (`text.answer_mark`), so that whoever reads the student finds it. Reasoning that
+    was cut off (not `ended`) is not closed for it.
     `answer` copies the answer alone: what follows the reasoning of a teacher that thinks, a program, or else
-    `\boxed{answer}`; nothing where there is no answer.
+    the answer with its mark; nothing where there is no answer.
     """
     first, last = _trimmed(raw, (0, len(raw)))
     if trace_format == "plain":
         return [copied(first, last)]
     parts = split(raw, thinking, code)
     reasoning, answer = _trimmed(raw, parts.reasoning), _trimmed(raw, parts.answer)
+    if not thinking and (trace_format == "answer" or reasoning[0] == reasoning[1]):
+        reasoning, answer = (first, last), answer if code else answer_mark(raw) or (len(raw), len(raw))
     if trace_format == "answer":
-        answer = answer if thinking or code else _marked_answer(raw)
         return [copied(*answer)] if answer[0] < answer[1] else []
     unclosed = not ended and answer[0] == answer[1] and CLOSE not in raw
-    if reasoning[0] == reasoning[1] and not thinking:
-        reasoning, answer = (first, last), answer if code else _marked_answer(raw)
     spans = [inserted(f"{OPEN}\n"), copied(*reasoning)]
     if not unclosed:
         spans += [inserted(f"\n{CLOSE}\n\n"), copied(*answer)]
     return [span for span in spans if span["text"] is not None or span["start"] != span["end"]]
-
-
-def _marked_answer(raw: str) -> tuple[int, int]:
-    found = answer_span(raw)
-    if found is None:
-        return (len(raw), len(raw))
-    opening = raw.rfind("\\boxed{", 0, found[0] + 1)
-    closing = raw.find("}", found[1])
-    marked = opening >= 0 and closing >= 0 and not raw[opening + len("\\boxed{") : found[0]].strip(" \t*$`")
-    return (opening, closing + 1) if marked else found
 
 
 def _trimmed(raw: str, span: tuple[int, int]) -> tuple[int, int]:

@@ -18,8 +18,8 @@ from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.similarity.ngrams import Hit, Overlap, Reference
 from pipeline.similarity.normal import normal_words
-from pipeline.sources.benchmark import Benchmarks, digests, references
-from pipeline.sources.candidate import TRAIN, SourceError
+from pipeline.sources.benchmark import Benchmarks, digests, held_out, kept, references
+from pipeline.sources.candidate import SourceError
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
 
 # What a canary is planted in: ordinary sentences with numbers of their own, so that it is found among other text.
@@ -52,9 +52,7 @@ def collected(config: Config, inputs: Inputs, problems: Iterable[Mapping[str, An
 
     Raises StageError for a benchmark that is missing or malformed, has no such column, or holds no question.
     """
-    found = [Reference(row["split"], row["id"], row["text"], row["task"]) for row in problems if row["split"] != TRAIN]
-    for row in inputs.table("references").to_pylist():
-        found.append(Reference(row["benchmark"], row["item"], row["text"], row["benchmark"]))
+    found = [*held_out(problems), *kept(inputs.table("references").to_pylist())]
     try:
         return [*found, *references(config.benchmarks, inputs.root, {item.set_name for item in found})]
     except SourceError as error:
@@ -194,7 +192,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
 
 STAGE = Stage(
     name="decontaminate",
-    version=2,
+    version=3,
     config=Config,
     run=run,
     reads={

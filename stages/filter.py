@@ -151,7 +151,7 @@ def compares_lengths(config: Config) -> bool:
 
 STAGE = Stage(
     name="filter",
-    version=2,
+    version=3,
     config=Config,
     run=run,
     reads={

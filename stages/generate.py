@@ -23,7 +23,7 @@ from pipeline.manifest import write_durably
 from pipeline.orders import LOCAL, Enough, Order, Row, Truncated
 from pipeline.readings import Reading
 from pipeline.records import DECISION, SOFT_LABELS, TRACE, content_id
-from pipeline.roles import WORDS, Role, Sampling, thinking_budget
+from pipeline.roles import WORDS, Role, Sampling, Teacher, thinking_budget
 from pipeline.routing import Route, fitting
 from pipeline.sampling import Figures
 from pipeline.schedule import Decision
@@ -217,7 +217,7 @@ def engine_key(order: Order) -> str:
 
 def names(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
     """The templates the teachers' prompts are made of."""
-    used = [name for role, value in roles.items() if role != "student" for name in orders.prompt_names(value)]
+    used = [name for role in roles.values() if isinstance(role, Teacher) for name in orders.prompt_names(role)]
     return tuple(dict.fromkeys(used))
 
 

@@ -26,6 +26,7 @@ from pipeline.shards import as_table
 from pipeline.shares import Decision, Shares, blended
 from pipeline.sources import Candidate as Row
 from pipeline.sources import SourceError
+from pipeline.sources.benchmark import held_out, kept
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.think import TraceFormat, assemble, inserted, lay_out
 from pipeline.verdicts import Verdicts, joined
@@ -329,9 +330,9 @@ def read_general(config: Config, inputs: Inputs) -> General:
     """The general set, where the recipe has one. Raises StageError where it cannot be read."""
     if not config.general:
         return General()
-    held_out = general.held_out(inputs.table("held_out").to_pylist())
+    forbidden = held_out(inputs.table("held_out").to_pylist()), kept(inputs.table("references").to_pylist())
     try:
-        return general.read(config.general, inputs.root, held_out)
+        return general.read(config.general, inputs.root, *forbidden)
     except SourceError as error:
         raise StageError(str(error)) from error
 
@@ -402,7 +403,7 @@ _VERDICT_COLUMNS = ("id", "outcome", "reasons", "detail")
 
 STAGE = Stage(
     name="mix",
-    version=3,
+    version=4,
     config=Config,
     run=run,
     reads={
@@ -418,6 +419,7 @@ STAGE = Stage(
             ("id", "problem_id", "sample", "completion_tokens", "raw", "finish", "teacher", "weights", "sampling"),
         ),
         "held_out": Reads("seed", "problems", ("id", "text", "task", "split"), when=with_general),
+        "references": Reads("seed", "references", ("benchmark", "item", "text"), when=with_general),
         "verify": Reads("verify", "verdicts", _VERDICT_COLUMNS),
         "ratings": Reads("verify", "ratings", ("id", "score"), when=by_judge),
         "filter": Reads("filter", "verdicts", _VERDICT_COLUMNS),

@@ -18,7 +18,7 @@ from pipeline.digests import remembered
 from pipeline.embedding import Semantic, comparer, identity
 from pipeline.orders import Order
 from pipeline.records import PROBLEM, REFERENCE, REJECT, content_id
-from pipeline.roles import Role, Sampling
+from pipeline.roles import Role, Sampling, Teacher
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.similarity.ngrams import Reference
@@ -163,8 +163,9 @@ def prompts(config: Config, roles: Mapping[str, Role]) -> tuple[str, ...]:
 
 
 def showing(roles: Mapping[str, Role]) -> list[str]:
-    """The templates whose worked examples must not be asked: those of teacher and student."""
-    return [name for role in roles.values() for name in (role.prompt, *role.task_prompts.values())]
+    """The templates whose worked examples must not be asked: those of all teachers and of the student."""
+    asked = [role for name, role in roles.items() if name == "student" or isinstance(role, Teacher)]
+    return [name for role in asked for name in (role.prompt, *role.task_prompts.values())]
 
 
 def asking(config: Config, teacher: Role) -> list[str]:
@@ -175,7 +176,8 @@ def asking(config: Config, teacher: Role) -> list[str]:
 def roles(config: Config) -> Roles:
     """What a change of makes other problems; of the teacher much more where it writes some."""
     asked = ("prompt", "task_prompts")
-    return {"teacher": (*asked, *WRITER_WORDS) if config.augment else asked, "student": asked}
+    # Of further teachers it knows the templates, whose content is identity: one that brings none changes nothing.
+    return {"teachers": (), "teacher": (*asked, *WRITER_WORDS) if config.augment else asked, "student": asked}
 
 
 def weights(config: Config) -> tuple[str, ...]:
@@ -185,10 +187,13 @@ def weights(config: Config) -> tuple[str, ...]:
 
 def shown(inputs: Inputs) -> dict[str, str]:
     """The canonical keys of the exercises that prompts show with their answers, each with its prompt's name."""
-    texts = {name: inputs.prompt(name) for name in showing({"teacher": inputs.teacher, "student": inputs.student})}
+    texts = {name: inputs.prompt(name) for name in showing({**inputs.teachers, "student": inputs.student})}
     # No task is named: an example is read by every reader, since its template may serve several tasks.
     return {
-        key: name for name, text in texts.items() for one in worked_examples(text) for key in canonical_keys("", one)
+        key: name
+        for name, text in texts.items()
+        for question, reply in worked_examples(text)
+        for key in canonical_keys("", question, answer=reply)
     }
 
 
@@ -423,7 +428,7 @@ WRITER_WORDS = (
 
 STAGE = Stage(
     name="seed",
-    version=4,
+    version=5,
     config=Config,
     run=run,
     reads={},

@@ -4,9 +4,10 @@ The rule. An n-gram in over `template_share` of the distinct items of its group,
 template text and counts for nothing; nor does one without a word and a number of two digits, which any text may have
 that uses the same identity. An item whose words outside template text are fewer than 2n is short: one changed
 word could touch each of its n-grams, so n-grams say nothing, and the item must stand in the text whole, word for word,
-and not as a part of a longer formula. Any other item is found where one stretch of the text holds at least `min_share`
-of its n-grams that count, and no number of the item was replaced by another number: with other numbers it is another
-problem.
+and not as a part of a longer formula; or be all of the text, where it asks nothing by itself: hardly a word, or without
+a number three words ("Solve for x.") or a sentence that over `template_share` of its group's items say, two others at
+least. Any other item is found where one stretch of the text holds at least `min_share` of its n-grams that count, and
+no number of the item was replaced by another number: with other numbers it is another problem.
 
 It does not know what the texts are, reads no files and drops nothing.
 """
@@ -69,7 +70,7 @@ class _Item:
     words: tuple[str, ...]
     grams: tuple[int, ...]  # the hash of each of its n-grams, in order
     counting: frozenset[int]  # those that are not template text; empty where it is short
-    bare: bool  # no question in words, or hardly a word: only a text that is nothing else is a copy of it
+    bare: bool  # asks nothing by itself (see above): only a text that is nothing else is a copy of it
 
 
 class _Known:
@@ -131,8 +132,10 @@ class Overlap:
         for group, texts in self._grouped(items).items():
             grams = {key: windows(found.hashes, n) for key, (found, _) in texts.items()}
             self._templates[group] = _template(grams.values(), template_share)
+            said_often = self._said_often([found for found, _ in texts.values()], template_share)
             for key, (found, references) in texts.items():
-                self._add(found, grams[key], tuple(references), self._templates[group], openings)
+                often = key in said_often
+                self._add(found, grams[key], tuple(references), self._templates[group], often, openings)
         self._grams = _Known(self._places)
         self._openings = {width: _Known(hashes) for width, hashes in openings.items()}
 
@@ -147,12 +150,22 @@ class Overlap:
             self.unmatchable += tuple(texts.pop(b"", (None, []))[1])
         return groups
 
+    def _said_often(self, texts: Sequence[Tokens], template_share: float) -> set[bytes]:
+        """The texts of fewer than 2n words that over a share of a group's texts say, and two others at least."""
+        found: set[bytes] = set()
+        for width in {len(text.hashes) for text in texts if len(text.hashes) < 2 * self.n}:
+            often = _template((windows(text.hashes, width) for text in texts), template_share, least=2)
+            whole = (text.hashes for text in texts if len(text.hashes) == width)
+            found |= {hashes.tobytes() for hashes in whole if int(windows(hashes, width)[0]) in often}
+        return found
+
     def _add(
         self,
         found: Tokens,
         grams: Hashes,
         references: tuple[Reference, ...],
         template: frozenset[int],
+        often: bool,
         openings: dict[int, set[int]],
     ) -> None:
         text_words, text_grams = tuple(found.words()), tuple(grams.tolist())
@@ -160,11 +173,14 @@ class Overlap:
         for position, gram in enumerate(text_grams):
             if gram in template:
                 in_template[position : position + self.n] = [True] * self.n
+        wordy = any(len(word) > 1 and word.isalpha() for word in text_words)
+        number = any(word.isdecimal() for word in text_words)
+        vague = not number and (len(text_words) == 3 or often)
+        bare = len(text_words) < 3 or not wordy or vague
         common = _common(found, self.n)
         for position in common:
             in_template[position : position + self.n] = [True] * self.n
         short = in_template.count(False) < 2 * self.n
-        bare = len(text_words) < 3 or not any(len(word) > 1 and word.isalpha() for word in text_words)
         nothing = template.union(text_grams[position] for position in common)
         counting = frozenset() if short else frozenset(text_grams) - nothing
         index = len(self._items)
@@ -281,13 +297,13 @@ class _Words:
         return self._found.words()
 
 
-def _template(texts: Iterable[Hashes], template_share: float) -> frozenset[int]:
-    """The n-grams in over a share of the texts, and in two of them at least."""
+def _template(texts: Iterable[Hashes], template_share: float, least: int = 1) -> frozenset[int]:
+    """The n-grams in over a share of the texts, and in more than so many of them."""
     each: list[npt.NDArray[np.uint64]] = [np.unique(grams) for grams in texts]
     if not each:
         return frozenset()
     grams, counts = np.unique(np.concatenate(each), return_counts=True)
-    return frozenset(grams[counts > max(1.0, template_share * len(each))].tolist())
+    return frozenset(grams[counts > max(least, template_share * len(each))].tolist())
 
 
 def _common(found: Tokens, n: int) -> list[int]:

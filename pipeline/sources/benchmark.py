@@ -4,7 +4,7 @@ It compares nothing with them (`similarity/ngrams.py` does), and does not know w
 """
 
 from collections import Counter
-from collections.abc import Collection, Iterable
+from collections.abc import Collection, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar
 
@@ -14,7 +14,7 @@ from pipeline.digests import remembered
 from pipeline.section import Section
 from pipeline.similarity.ngrams import Reference
 from pipeline.sources import file, hub
-from pipeline.sources.candidate import SourceError
+from pipeline.sources.candidate import TRAIN, SourceError
 from pipeline.sources.columns import Columns
 from pipeline.sources.file import FileSource, place_of
 from pipeline.sources.hub import HubSource, folder_digest
@@ -89,6 +89,16 @@ def references(benchmarks: Iterable[Benchmark], root: Path, taken: Collection[st
             )
         found += benchmark.references(root)
     return found
+
+
+def held_out(problems: Iterable[Mapping[str, Any]]) -> list[Reference]:
+    """The problems (id, text, task, split) that nothing is trained on: each block a set, each task a group."""
+    return [Reference(row["split"], row["id"], row["text"], row["task"]) for row in problems if row["split"] != TRAIN]
+
+
+def kept(items: Iterable[Mapping[str, Any]]) -> list[Reference]:
+    """Items of benchmarks as `seed` wrote them (benchmark, item, text)."""
+    return [Reference(row["benchmark"], row["item"], row["text"], row["benchmark"]) for row in items]
 
 
 def digests(benchmarks: Iterable[Benchmark], root: Path) -> dict[str, str]:

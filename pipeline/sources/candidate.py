@@ -14,6 +14,7 @@ from pipeline.records import content_id
 from pipeline.text import squeeze
 
 TRAIN = "train"
+PROGRAM = "code"  # the verifier of programs, whose answers are judged by tests alone
 
 
 class SourceError(ValueError):
@@ -48,8 +49,10 @@ class Candidate:
     @cached_property
     def keys(self) -> frozenset[str]:
         """Every canonical key that the problem goes by."""
-        keys = canonical_keys(self.task, self.text, self.metadata)
-        # Rewritten, an exercise may have become one of another task: every reader reads it.
+        # A program solves no exercise of these; whatever else has no answer may be one whose answer nobody knows.
+        answer = self.answer if self.answer or self.verifier == PROGRAM else None
+        keys = canonical_keys(self.task, self.text, self.metadata, answer)
+        # Rewritten, an exercise may have become one of another task, whatever the answer that it inherited.
         return keys if self.parent_id is None else keys | canonical_keys("", self.text)
 
 

@@ -4,25 +4,30 @@ It opens no file and downloads nothing (`file.py` and `hub.py` do).
 """
 
 import json
-from collections.abc import Collection, Mapping
+import math
+from collections.abc import Collection, Iterable, Mapping
+from decimal import Decimal
 from typing import Annotated, Any
 
 from pydantic import Field, field_validator
 
 from pipeline.section import Section
-from pipeline.sources.candidate import TRAIN, Candidate, SourceError, canonical_json
+from pipeline.sources.candidate import PROGRAM, TRAIN, Candidate, SourceError, canonical_json
 from pipeline.text import closest
-from pipeline.verifiers import VERIFIERS, unusable
+from pipeline.verifiers import UNVERIFIABLE, VERIFIERS, unusable
 
 # How a split may be called: "train", or the name of a held-out block.
 SplitName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+
+WITHOUT_ANSWER = (PROGRAM, UNVERIFIABLE)  # verifiers that look at no reference answer
+OWN_RECORD = "reasoning_gym"  # the verifier whose data is a record of its library's own, where a null says something
 
 
 class Columns(Section):
     """Which column of the source holds which field of a problem."""
 
     text: str = "text"  # the problem as the teacher reads it
-    answer: str = "answer"  # the reference answer
+    answer: str = "answer"  # the reference answer; the verifiers code and unverifiable need none
     domain: str | None = None  # null, here and below: `defaults` says it for every row
     task: str | None = None
     verifier: str | None = None
@@ -60,15 +65,25 @@ def nearest(word: str, known: Collection[str]) -> str:
     return f" (did you mean {close!r}?)" if close else ""
 
 
-def check_columns(columns: Columns, found: Collection[str], where: str) -> None:
-    """Raise SourceError where a named column is not among those found."""
-    for field, column in columns.model_dump().items():
-        if column is not None and column not in found:
-            raise SourceError(
-                f"{where}: there is no column {column!r} to take {field!r} from{nearest(column, found)}. Columns "
-                f"found: {', '.join(sorted(map(repr, found)))}. Name the right one under columns.{field}"
-                + (", or leave it out." if field not in ("text", "answer") else ".")
-            )
+def check_columns(source: RowSource, found: Collection[str], rows: Iterable[Mapping[str, Any]], where: str) -> None:
+    """Raise SourceError where a named column is not among those found; `rows` are the source's.
+
+    A column that nobody named may be missing where no row needs it: `answer`, where no verifier looks at one.
+    """
+    for field, column in source.columns.model_dump().items():
+        if column is None or column in found:
+            continue
+        if (
+            field == "answer"
+            and column == Columns().answer
+            and all(_verifier(row, source, where) in WITHOUT_ANSWER for row in rows)
+        ):
+            continue
+        raise SourceError(
+            f"{where}: there is no column {column!r} to take {field!r} from{nearest(column, found)}. Columns "
+            f"found: {', '.join(sorted(map(repr, found)))}. Name the right one under columns.{field}"
+            + (", or leave it out." if field not in ("text", "answer") else ".")
+        )
 
 
 def candidate(row: Mapping[str, Any], source: RowSource, name: str, file: str, place: str) -> Candidate:
@@ -81,10 +96,9 @@ def candidate(row: Mapping[str, Any], source: RowSource, name: str, file: str, p
     where = f"{file}, {place}"
 
     def of(column: str | None, default: str) -> str:
-        value = None if column is None else _text(row.get(column), column, where)
-        return default if value is None or not value.strip() else value
+        return _value(row, column, default, where)
 
-    verifier = of(columns.verifier, defaults.verifier)
+    verifier = _verifier(row, source, where)
     if verifier not in VERIFIERS:
         raise SourceError(
             f"{where}: there is no verifier named {verifier!r}{nearest(verifier, VERIFIERS)}; use one of "
@@ -98,7 +112,8 @@ def candidate(row: Mapping[str, Any], source: RowSource, name: str, file: str, p
         "license": of(columns.license, defaults.license),
         "verifier_data": _verifier_data(row.get(columns.verifier_data or ""), verifier, where),
     }
-    fault = None if made["text"] and made["answer"] else "answer_missing" if made["text"] else "text_empty"
+    answered = made["answer"] or verifier in WITHOUT_ANSWER
+    fault = None if made["text"] and answered else "answer_missing" if made["text"] else "text_empty"
     if any(not _is_utf8(value) for value in made.values()):
         # Half of a surrogate pair, which JSON can spell and UTF-8 cannot.
         fault = "not_utf8"
@@ -141,9 +156,22 @@ def undecodable(raw: bytes, source: RowSource, name: str, place: str) -> Candida
     )
 
 
+def _verifier(row: Mapping[str, Any], source: RowSource, where: str) -> str:
+    return _value(row, source.columns.verifier, source.defaults.verifier, where)
+
+
+def _value(row: Mapping[str, Any], column: str | None, default: str, where: str) -> str:
+    value = None if column is None else _text(row.get(column), column, where)
+    return default if value is None or not value.strip() else value
+
+
 def _text(value: Any, column: str, where: str) -> str | None:
-    if value is None or isinstance(value, str):
+    if _is_missing(value):
+        return None
+    if isinstance(value, str):
         return value
+    if isinstance(value, Decimal):
+        return format(value, "f")
     if isinstance(value, bool | int | float):
         return str(value)
     raise SourceError(f"{where}: column {column!r} holds a {type(value).__name__}; expected text or a number")
@@ -155,13 +183,29 @@ def _verifier_data(value: Any, verifier: str, where: str) -> str:
             value = json.loads(value)
         except ValueError as error:
             raise SourceError(f"{where}: verifier_data is not JSON ({error}): {value[:80]!r}") from error
-    elif value is None or isinstance(value, str):
+    elif _is_missing(value) or isinstance(value, str):
         value = {}
     if not isinstance(value, Mapping):
         raise SourceError(f"{where}: verifier_data is a {type(value).__name__}; expected a JSON object")
+    if verifier != OWN_RECORD:
+        value = _present(value)
     if why := unusable(verifier, dict(value)):
         raise SourceError(f"{where}: the verifier {verifier!r} cannot use this row: {why}. Mend or delete it")
     return canonical_json(value)
+
+
+def _present(value: Any) -> Any:
+    """Without the keys that have no value: in a Parquet struct each row has the keys of all others, as null."""
+    if isinstance(value, Mapping):
+        return {key: _present(item) for key, item in value.items() if not _is_missing(item)}
+    if isinstance(value, list | tuple):
+        return [_present(item) for item in value]
+    return float(value) if isinstance(value, Decimal) else value
+
+
+def _is_missing(value: Any) -> bool:
+    """Null, or the NaN that data frames put in its place."""
+    return value is None or (isinstance(value, float | Decimal) and math.isnan(value))
 
 
 def _is_utf8(text: str) -> bool:

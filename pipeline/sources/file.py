@@ -58,10 +58,11 @@ def candidates(source: FileSource, root: Path) -> Iterator[Candidate]:
     }
     # Columns are looked for in every row: a JSONL row may leave out what it has no value for.
     rows = list(readers[path.suffix.lower()](path))
-    found = {column for _, row in rows if isinstance(row, dict) for column in row}
-    first = next((place for place, row in rows if isinstance(row, dict)), None)
-    if first is not None:
-        check_columns(source.columns, found, f"{path}, {'line 1' if path.suffix.lower() == '.csv' else first}")
+    readable = {place: row for place, row in rows if isinstance(row, dict)}
+    if readable:
+        first = "line 1" if path.suffix.lower() == ".csv" else next(iter(readable))
+        found = {column for row in readable.values() for column in row}
+        check_columns(source, found, readable.values(), f"{path}, {first}")
     elif not rows:
         raise SourceError(f"{path} holds no rows; expected a problem a row")
     for place, row in rows:

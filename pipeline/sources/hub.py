@@ -62,7 +62,7 @@ def candidates(source: HubSource, root: Path) -> Iterator[Candidate]:
             f"{where} cannot be loaded: {type(error).__name__}: {error}. Check its name, subset, hub_split and "
             "revision, and the network; or download it elsewhere and use kind: file"
         ) from error
-    check_columns(source.columns, rows.column_names, where)
+    check_columns(source, rows.column_names, rows, where)
     name = f"{source.name}@{source.revision[:12]}"
     for number, row in enumerate(rows, start=1):
         yield candidate(row, source, name, where, f"row {number}")

@@ -71,6 +71,37 @@ def test_tasks_unknown_here_are_read_by_every_reader() -> None:
     assert not canonical_keys("chain_sum", SUM.format("4 + 17")) & canonical_keys("my_own", "Ann has 4 plus 17 apples")
 
 
+@pytest.mark.parametrize(
+    ("text", "answer", "is_one"),
+    [
+        ("What is the reciprocal of 1/2?", "2", False),
+        ("John painted 1/2 of a fence. What percentage is that?", "50", False),
+        ("Which coach left the club in the 2010-2011 season?", "Ann Lee", False),
+        ("A tank is 3/4 full and then drained. How many quarters were drained?", "3", False),
+        ("Mia reads 3/4 of a book. Which share of it is left?", "1 - 3/4 is a quarter. The answer is 1/4.", False),
+        ("Write 12 and 18 as products of primes. How often has their greatest common divisor 2?", "once", False),
+        ("What is 1/0?", "1/0", False),
+        ("What is 17 + 4?", "21", True),
+        ("What is 17 + 4?", "Seventeen and four: 17 + 4 = 21\n#### 21", True),
+        ("What is 17 - 40?", "$-23$", True),
+        ("What is 17 - 40?", "\N{MINUS SIGN}23", True),
+        ("What is 17 * 4000?", "68,000 apples", True),
+        ("What is 2/3 as a decimal?", "0.667", True),
+        ("What is 2/3 as a decimal?", "0.66", False),
+        ("Simplify 92/524.", r"\boxed{\frac{23}{131}}", True),
+        ("What is the greatest common divisor of 12 and 18?", "6", True),
+        ("What is the least common multiple of 12 and 18?", "36", True),
+        ("What is the least common multiple of 12 and 18?", "6", False),
+        ("Solve for e: 5 - 8*e = -51", "e = 7", True),
+        ("Solve for e: 5 - 8*e = -51", "8", False),
+        ("Solve for e: 3*e = 1", "0.33", True),
+    ],
+)
+def test_a_text_of_another_task_is_an_exercise_that_its_answer_solves(text: str, answer: str, is_one: bool) -> None:
+    assert (len(canonical_keys("my_own", text, answer=answer)) == 2) == is_one
+    assert len(canonical_keys("my_own", text)) == 2, "nobody knows the answer"
+
+
 def test_metadata_of_another_task_is_not_read() -> None:
     metadata = {"numbers": 3, "expression": "1 + 2", "equation": "x = 2"}
     assert canonical_keys("my_own", "How many?", metadata) == {"text how many ?"}
@@ -83,6 +114,8 @@ def test_one_exercise_asked_by_two_tasks_shares_a_key() -> None:
 @pytest.mark.parametrize("text", ["-" * 50_000, "9" * 50_000, " " * 50_000 + "gcd 0 00", "( " * 20_000, "\ud800 1 + 2"])
 def test_hostile_texts_have_keys(text: str) -> None:
     assert canonical_keys("my_own", text)
+    assert canonical_keys("my_own", "What is 1 + 2?", answer=text)
+    assert canonical_keys("my_own", text, answer="3")
 
 
 @pytest.mark.parametrize("size", [100, 1_000, 10_000])

@@ -39,6 +39,13 @@ def test_explain_names_the_section_of_a_list_that_differs() -> None:
     assert [change.key for change in explain(old, shorter)] == ["config.sources[1].task", "config.sources[1].count"]
 
 
+def test_a_role_of_which_a_stage_takes_no_key_decides_nothing() -> None:
+    alone = {"teacher": {"prompt": "question"}}
+    known, other = (Identity(version=1, config={}, roles=roles) for roles in ({**alone, "coder": {}}, alone))
+    assert explain(known, other) == explain(other, known) == []
+    assert known == other
+
+
 def test_a_fingerprint_depends_on_values_and_not_on_the_order_of_keys() -> None:
     assert fingerprint(identity(a=1, b=2)) == fingerprint(identity(b=2, a=1))
     assert fingerprint(identity(a=1, b=2)) != fingerprint(identity(a=1, b=3))

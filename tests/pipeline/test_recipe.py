@@ -128,6 +128,10 @@ def test_a_minimal_recipe_takes_the_stages_defaults(tmp_path: Path) -> None:
             "sft: {objective: soft_labels, soft_labels: {weights: {teachers: {T: 2}}}}",
             "found a weight of the teacher 'T'",
         ),
+        (
+            "mix: {teacher_shares: {t: 0.5, T1: 0.5}}",
+            "mix.teacher_shares has a share of the teacher 'T1'; expected one of t",
+        ),
     ],
 )
 def test_a_wrong_recipe_says_what_and_where(tmp_path: Path, more: str, says: str) -> None:

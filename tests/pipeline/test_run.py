@@ -12,7 +12,7 @@ from pipeline.recipe import check
 from pipeline.run import Run, RunInputs
 from pipeline.shards import write_shard
 from pipeline.stage import StageError
-from tests import synthetic
+from tests import small, synthetic
 
 RECIPE = {
     "teacher": {"model": "anything", "engine": "openai"},
@@ -96,3 +96,15 @@ def test_columns_that_are_only_told_of_are_read_where_they_are_and_make_nothing_
     assert set(read.told) == {"domain", "finish"}
     assert set(run._input_identity(read)) == set(hashed)
     assert RunInputs(run, plan.stage("sft"), print).table("examples").to_pylist() == [hashed | told]
+
+
+def test_what_is_neither_shown_nor_asked_makes_neither_seed_nor_generate_stale(tmp_path: Path) -> None:
+    path = small.write(tmp_path, problems=4, eval_problems=2)
+    small.ran(small.run_of(path), "generate")
+    judged = small.run_of(path, "judge={model: some-judge, engine: openai}").states()
+    assert [judged[name].word for name in ("seed", "generate")] == ["fresh", "fresh"]
+    asked = "more_teachers={{coder: {{model: x, engine: openai, prompt: {}}}}}"
+    assert small.run_of(path, asked.format("question")).states()["seed"].word == "fresh"
+    coder = small.run_of(path, asked.format("program"))
+    assert [change.key for change in coder.states()["seed"].changes] == ["prompts.program"]
+    assert small.ran(coder, "seed") == ["seed"]

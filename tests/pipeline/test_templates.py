@@ -55,19 +55,19 @@ def test_a_template_that_does_not_end_with_the_problem_is_refused(template: str)
 
 
 @pytest.mark.parametrize(
-    ("template", "questions"),
+    ("template", "examples"),
     [
         ("Solve {problem}", []),
         (
             "<<user>>\n1 + 1\n<<assistant>>\n2\n<<user>>\n3 + 3\n<<assistant>>\n6\n<<user>>\n{problem}",
-            ["1 + 1", "3 + 3"],
+            [("1 + 1", "2"), ("3 + 3", "6")],
         ),
-        ("<<user>>\nSolve 1 + 1 now.\n<<assistant>>\n2\n<<user>>\nSolve {problem} now.", ["1 + 1"]),
-        ("<<user>>\nWhat is 1 + 1\n<<assistant>>\n2\n<<user>>\nSolve {problem}", ["What is 1 + 1"]),
+        ("<<user>>\nSolve 1 + 1 now.\n<<assistant>>\n2\n<<user>>\nSolve {problem} now.", [("1 + 1", "2")]),
+        ("<<user>>\nWhat is 1 + 1\n<<assistant>>\n2\n<<user>>\nSolve {problem}", [("What is 1 + 1", "2")]),
     ],
 )
-def test_the_questions_of_worked_examples_stand_bare(template: str, questions: list[str]) -> None:
-    assert templates.worked_examples(template) == questions
+def test_the_questions_of_worked_examples_stand_bare(template: str, examples: list[tuple[str, str]]) -> None:
+    assert templates.worked_examples(template) == examples
 
 
 def test_a_prompt_ends_where_the_reply_begins(plain: Any) -> None:

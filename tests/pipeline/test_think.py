@@ -1,6 +1,8 @@
 import pytest
 
-from pipeline.think import CLOSE, OPEN, assemble, lay_out, split
+from pipeline.text import final_answer
+from pipeline.think import CLOSE, OPEN, TraceFormat, assemble, lay_out, split
+from tests.pipeline.test_text_answers import ANSWERS
 
 
 @pytest.mark.parametrize(
@@ -39,7 +41,11 @@ def test_a_plain_completion_splits_before_the_line_of_its_answer() -> None:
     [
         ("3+4=7\n\\boxed{7}", f"{OPEN}\n3+4=7\n{CLOSE}\n\n\\boxed{{7}}"),
         (" 3+4=\\boxed{7}. ", f"{OPEN}\n3+4=\\boxed{{7}}.\n{CLOSE}\n\n\\boxed{{7}}"),
-        ("The answer is 7.", f"{OPEN}\nThe answer is 7.\n{CLOSE}\n\n7"),
+        ("The answer is 7.", f"{OPEN}\nThe answer is 7.\n{CLOSE}\n\nThe answer is 7."),
+        ("3+4=7, so the answer is 7.", f"{OPEN}\n3+4=7, so the answer is 7.\n{CLOSE}\n\nthe answer is 7."),
+        ("3+4=7\n**Final Answer:**\n\n7\n", f"{OPEN}\n3+4=7\n{CLOSE}\n\n**Final Answer:**\n\n7"),
+        ("3+4=7\nIt is\n\\[\n\\boxed{7}\n\\]", f"{OPEN}\n3+4=7\nIt is\n{CLOSE}\n\n\\[\n\\boxed{{7}}\n\\]"),
+        ("Answer: positive", f"{OPEN}\nAnswer: positive\n{CLOSE}\n\nAnswer: positive"),
         ("Box \\boxed{ 7 }", f"{OPEN}\nBox \\boxed{{ 7 }}\n{CLOSE}\n\n\\boxed{{ 7 }}"),
     ],
 )
@@ -90,7 +96,9 @@ def test_reasoning_that_was_cut_off_is_not_closed_for_the_teacher() -> None:
     ("raw", "thinking", "code", "text"),
     [
         ("1 + 1 = 2, so \\boxed{2}.", False, False, "\\boxed{2}"),
-        ("Add them.\nThe answer is 2.", False, False, "2"),
+        ("Add them.\nThe answer is 2.", False, False, "The answer is 2."),
+        ("Add them.\n**Answer:**\n$$\n2\n$$\nDone.", False, False, "**Answer:**\n$$\n2\n$$"),
+        ("```python\nprint(2)\n```", False, False, ""),
         ("<think>Add them.</think>\nIt is \\boxed{2}.", True, False, "It is \\boxed{2}."),
         ("Add.\n```python\nprint(2)\n```", False, True, "```python\nprint(2)\n```"),
         ("No idea at all", False, False, ""),
@@ -99,3 +107,15 @@ def test_reasoning_that_was_cut_off_is_not_closed_for_the_teacher() -> None:
 )
 def test_the_answer_format_leaves_the_reasoning_out(raw: str, thinking: bool, code: bool, text: str) -> None:
     assert assemble(raw, lay_out(raw, thinking, "answer", code)) == text
+
+
+@pytest.mark.parametrize(("raw", "answer"), ANSWERS)
+@pytest.mark.parametrize("before", ["", "First I add.\n"])
+@pytest.mark.parametrize("trace_format", ["think", "answer"])
+def test_what_is_read_as_the_final_answer_is_read_so_after_the_reasoning_too(
+    raw: str, answer: str | None, before: str, trace_format: TraceFormat
+) -> None:
+    """By a filter in the teacher's trace, by an evaluation in what the student is taught to say."""
+    text = assemble(before + raw, lay_out(before + raw, False, trace_format)).rpartition(CLOSE)[2]
+    assert final_answer(text) == answer
+    assert final_answer((before + raw)[slice(*split(before + raw, False).answer)]) == answer

@@ -10,7 +10,7 @@ import pyarrow as pa
 import pytest
 from pydantic import ValidationError
 
-from pipeline.records import EXAMPLE, PROBLEM, RATING, TRACE, VERDICT
+from pipeline.records import EXAMPLE, PROBLEM, RATING, REFERENCE, TRACE, VERDICT
 from pipeline.roles import Student, Teacher
 from pipeline.section import declared
 from pipeline.shards import as_table
@@ -332,16 +332,20 @@ def test_the_judge_s_choice_needs_ratings_and_takes_the_best(tmp_path: Path) -> 
 def test_a_general_set_joins_the_traces_without_what_is_held_out(tmp_path: Path) -> None:
     inputs = desk(tmp_path, {"t": Teacher(model="thinker", thinking=True)}, {"c"})
     held_out = "Which of the seven bridges of the old town was built first, and by whom?"
+    exam = "How many of the nine doors stay open when each guest shuts every second one?"
     rows = [
         {"text": "Write a line about rain.", "answer": "It falls.", "license": "MIT"},
         {"text": "Write a line about rain.", "answer": "It falls."},
         {"text": held_out, "answer": "The third."},
+        {"text": "I was asked this:", "answer": exam},
         {"text": "Say hello.", "answer": ""},
         {"text": "Say hello.", "answer": "Hello."},
     ]
     (tmp_path / "general.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     problem = dict.fromkeys(PROBLEM.names, "") | {"id": "h", "text": held_out, "task": "towns", "split": "eval"}
     inputs._tables["held_out"] = as_table([problem], PROBLEM)
+    item = {"id": "e", "benchmark": "exam", "item": "1", "text": exam}
+    inputs._tables["references"] = as_table([item], REFERENCE)
     source = {"kind": "file", "path": "general.jsonl", "defaults": {"domain": "chat"}}
     output = DeskOutput(tmp_path)
     run(Config(general=[source], validation_share=0.0), inputs, output)
@@ -349,7 +353,13 @@ def test_a_general_set_joins_the_traces_without_what_is_held_out(tmp_path: Path)
     assert [row["completion"][0]["content"] for row in made] == ["It falls.", "Hello."]
     assert {row["teacher"] for row in made} == {None}
     assert {row["place"] for row in made} == {None}
-    assert output.facts["general"] == {"answer_missing": 1, "duplicate": 1, "held_out_overlap": 1, "kept": 2}
+    assert output.facts["general"] == {
+        "answer_missing": 1,
+        "benchmark_overlap": 1,
+        "duplicate": 1,
+        "held_out_overlap": 1,
+        "kept": 2,
+    }
     shares = {"": 0.75, "chat": 0.25}
     output = DeskOutput(tmp_path)
     run(Config(general=[source], domain_shares=shares, short="repeat", validation_share=0.0), inputs, output)

@@ -14,11 +14,12 @@ from pydantic import ValidationError
 from pipeline import recipe
 from pipeline.canonical import canonical_keys
 from pipeline.records import PROBLEM, REJECT, content_id
-from pipeline.roles import Student, Teacher
+from pipeline.roles import Judge, Peer, Role, Student, Teacher
 from pipeline.stage import StageError
 from pipeline.templates import worked_examples
 from pipeline.text import fold
-from stages.seed import STAGE, Config, source_digests
+from stages import generate
+from stages.seed import STAGE, Config, prompts, shown, source_digests
 from tests.desk import ROOT, DeskInputs, DeskOutput
 
 HELD_OUT = {
@@ -132,6 +133,32 @@ def test_a_worked_example_of_a_prompt_is_asked_in_no_split(tmp_path: Path) -> No
     assert len(run(tmp_path, sources[1:]).rows("problems")) == 2
 
 
+def test_worked_examples_of_further_teachers_count_and_those_of_no_teacher_do_not(tmp_path: Path) -> None:
+    config = Config.model_validate({"sources": [file(tmp_path / "own.jsonl", [("What is 7 + 4 + 5 - 8?", "8")])]})
+    inputs = DeskInputs(tmp_path, teacher=Teacher(model="any"), student=Student(model="any"))
+    inputs.more_teachers["coder"] = Teacher(model="other", prompt="chain-sum")
+    assert shown(inputs).keys() > shown(DeskInputs(tmp_path, teacher=inputs.teacher, student=inputs.student)).keys()
+    apart: dict[str, Role] = {"judge": Judge(model="any"), "peer": Peer(model="any", prompt="decimal-sum")}
+    roles = {**inputs.teachers, "student": inputs.student, **apart}
+    assert prompts(config, roles) == ("question", "chain-sum")
+    assert generate.names(None, roles) == ("question", "chain-sum")
+
+
+def test_a_text_that_only_mentions_a_worked_example_is_asked(tmp_path: Path) -> None:
+    rows = [("The sum 7 + 4 + 5 - 8 stands on the blackboard. How many numbers are in it?", "four")]
+    output = run(tmp_path, [file(tmp_path / "own.jsonl", rows)], prompt="chain-sum")
+    assert [row["text"] for row in problems(output, "train")] == [rows[0][0]]
+
+
+def test_problems_whose_verifier_needs_no_answer_come_without_one(tmp_path: Path) -> None:
+    (tmp_path / "open.jsonl").write_text(
+        '{"text": "Why is the sky blue?"}\n{"text": "What is fair?", "answer": null}\n'
+    )
+    output = run(tmp_path, [{"kind": "file", "path": "open.jsonl", "defaults": {"verifier": "unverifiable"}}])
+    assert [(row["answer"], row["verifier"]) for row in output.rows("problems")] == [("", "unverifiable")] * 2
+    assert output.counts == {}
+
+
 def test_the_demo_holds_out_nothing_that_a_shipped_prompt_answers(tmp_path: Path) -> None:
     demo = recipe.load(ROOT / "pipeline/recipes/demo.yaml", ())
     config = demo.sections["seed"]
@@ -145,7 +172,7 @@ def test_the_demo_holds_out_nothing_that_a_shipped_prompt_answers(tmp_path: Path
     keys = {key for row in held for key in canonical_keys(row["task"], row["text"])}
     texts = {fold(row["text"]) for row in held}
     templates = [path.read_text(encoding="utf-8") for path in sorted((ROOT / "prompts").glob("*.txt"))]
-    examples = [question for template in templates for question in worked_examples(template)]
+    examples = [question for template in templates for question, _ in worked_examples(template)]
     assert len(examples) >= 14
     for question in examples:
         assert fold(question) not in texts

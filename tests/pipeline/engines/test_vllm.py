@@ -239,13 +239,13 @@ def labels_of(answer: Completion) -> SoftLabels:
 
 
 def exact_logprobs(running: Running, asked: Request, token_ids: list[int]) -> npt.NDArray[np.float32]:
-    """The whole vocabulary's raw logprobs of each token of a completion [T, V], by transformers on the same weights."""
+    """The whole vocabulary's raw logprobs of each token of a completion [T, V], by transformers in float32 on the same
+    weights, which are bfloat16.
+    """
     import torch
     from transformers import AutoModelForCausalLM
 
-    model: Any = AutoModelForCausalLM.from_pretrained(
-        models.fetch(MODEL, ROOT, lambda line: None), dtype=torch.bfloat16
-    )
+    model: Any = AutoModelForCausalLM.from_pretrained(models.fetch(MODEL, ROOT, lambda line: None), dtype=torch.float32)
     prompt = asked.prompt_token_ids or []
     with torch.inference_mode():
         logits = model(torch.tensor([prompt + token_ids])).logits[0, len(prompt) - 1 : -1]
@@ -262,12 +262,13 @@ def test_labels_are_the_raw_logprobs_of_the_tokens_that_were_sampled(vllm_engine
     exact = exact_logprobs(vllm_engine, asked, answer.token_ids)
     assert labels.ids.shape == (len(answer.token_ids), 50)
     near = np.take_along_axis(exact, labels.ids.astype(np.int64), axis=1)
-    # bfloat16 rounds a logit near 16 to 1/16; both sides round, in every layer, at other places.
+    # The engine rounds to bfloat16, in every layer. Of 40 completions the .95 quantile was .14 to .23, the mean .05 to
+    # .08, the largest .25 to .88; transformers in bfloat16 was .12 to .19, .05 to .07 and .20 to .63 apart.
     likely = labels.logprobs > -8
     apart = np.abs(near - labels.logprobs)[likely]
-    assert np.quantile(apart, 0.95) < 0.5
-    assert apart.max() < 2
-    assert apart.mean() < 0.15
+    assert np.quantile(apart, 0.95) < 0.35
+    assert apart.max() < 1.5
+    assert apart.mean() < 0.12
     assert np.abs(1 - np.exp(near).sum(axis=1) - labels.tail).max() < 0.05
     # Of a token shifted by one place they are something else altogether.
     shifted = np.take_along_axis(exact[1:], labels.ids[:-1].astype(np.int64), axis=1)

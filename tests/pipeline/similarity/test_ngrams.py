@@ -162,6 +162,35 @@ def test_an_item_listed_twice_is_not_its_own_template() -> None:
     assert [(hit.set_name, hit.kind) for hit in overlap.find(DUCKS)] == [("dev", "ngram"), ("eval", "ngram")]
 
 
+SENTENCES = (
+    "Which of the following is true?",
+    "Which of the following statements about the figure on the left is true?",
+)
+
+
+@pytest.mark.parametrize("sentence", SENTENCES)
+@pytest.mark.parametrize("form", ["embedded", "in bold type", "a line of a list"])
+def test_a_sentence_that_many_items_share_is_found_only_as_a_whole_text(sentence: str, form: str) -> None:
+    texts = [sentence, *(f"A cube has {sides} corners and a prism has seven. {sentence}" for sides in range(2, 200))]
+    overlap = overlap_of(*texts, group="bench")
+    assert overlap.find(FORMS[form](f"The bird sang all night, and the cat did not like it. {sentence}")) == []
+    assert items(overlap.find(sentence.upper())) == ["0"]
+    assert items(overlap_of(sentence).find(FORMS[form](sentence))) == ["0"]  # shared by none it is a question
+    few = [
+        sentence,
+        f"One cube, no ball. {sentence}",
+        *(f"How many corners has shape {number}?" for number in range(99)),
+    ]
+    assert "0" in items(overlap_of(*few).find(FORMS[form](sentence)))
+
+
+def test_three_words_without_a_number_are_no_question_that_a_text_could_copy() -> None:
+    overlap = overlap_of("Solve for x.", "Find the 7th.")
+    assert overlap.find("First I solve for x: 3x = 15, then I check.") == []
+    assert items(overlap.find("Solve for x")) == ["0"]
+    assert items(overlap.find("I find the 7th. It is 13.")) == ["1"]
+
+
 def test_items_of_every_group_are_looked_for() -> None:
     assert items(overlap_of("What is 12 + 5?", group="one").find("What is 12 + 5?", "two")) == ["0"]
 

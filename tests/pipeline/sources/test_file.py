@@ -1,6 +1,7 @@
 """Files of problems: what is read, what is a faulty row, and what is one clear error."""
 
 import json
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
@@ -95,6 +96,69 @@ def test_a_column_of_bytes_that_is_not_asked_for_rejects_no_row(tmp_path: Path) 
     assert [(row.fault, row.text, row.answer) for row in found] == [(None, "x", "1"), (None, "y", "2")]
     asked = list(candidates(source("a.parquet", columns={"task": "kind"}), tmp_path))
     assert [(row.fault, row.task) for row in asked] == [(None, "sum"), ("not_utf8", "a.parquet")]
+
+
+def test_a_parquet_struct_gives_a_row_no_key_of_other_rows(tmp_path: Path) -> None:
+    datas: list[tuple[str, dict[str, Any]]] = [
+        ("label", {"labels": ["p", "q"]}),
+        ("label", {"labels": ["p", "q"], "synonyms": {"p": ["pro"]}}),
+        ("span", {"answers": ["p"]}),
+        ("span", {"f1_threshold": 0.5}),
+        ("translation", {"bleu": 25.0}),
+        ("choice", {"choices": ["p", "x"]}),
+        ("exact", {}),
+    ]
+    rows = [{"text": f"{at}?", "answer": "p", "v": name, "d": data} for at, (name, data) in enumerate(datas)]
+    pq.write_table(pa.Table.from_pylist(rows), tmp_path / "own.parquet")
+    columns = {"verifier": "v", "verifier_data": "d"}
+    found = list(candidates(source("own.parquet", columns=columns), tmp_path))
+    assert [(row.verifier, json.loads(row.verifier_data)) for row in found] == datas
+
+
+def test_shipped_programs_are_the_same_problems_as_parquet(tmp_path: Path) -> None:
+    lines = (ROOT / "data/problems/python_functions.jsonl").read_bytes()
+    pq.write_table(pa.Table.from_pylist([json.loads(line) for line in lines.splitlines()]), tmp_path / "own.parquet")
+    values = {"columns": {"verifier_data": "verifier_data"}, "defaults": {"verifier": "code"}}
+    assert [
+        (row.id, row.answer, row.verifier_data) for row in candidates(source("own.parquet", **values), tmp_path)
+    ] == [(row.id, row.answer, row.verifier_data) for row in read(tmp_path, "own.jsonl", lines, **values)]
+
+
+def test_a_generators_own_record_keeps_what_it_says_of_nothing(tmp_path: Path) -> None:
+    data = {"task": "gcd", "entry": {"question": "?", "answer": "1", "metadata": {"solution": None}}}
+    content = json.dumps({"text": "?", "answer": "1", "d": data}).encode()
+    values = {"columns": {"verifier_data": "d"}, "defaults": {"verifier": "reasoning_gym"}}
+    (row,) = read(tmp_path, "own.jsonl", content, **values)
+    assert json.loads(row.verifier_data) == data
+
+
+def test_numbers_of_a_parquet_file_are_answers_and_nan_is_none(tmp_path: Path) -> None:
+    decimals = pa.array([Decimal("1.50"), Decimal("1000.00"), None], pa.decimal128(38, 2))
+    table = {"text": ["x", "y", "z"], "answer": [1.5, float("nan"), None], "exact": decimals}
+    pq.write_table(pa.table(table), tmp_path / "a.parquet")
+    floats, exact = (
+        [(row.answer, row.fault) for row in candidates(source("a.parquet", columns={"answer": column}), tmp_path)]
+        for column in ("answer", "exact")
+    )
+    assert floats == [("1.5", None), ("", "answer_missing"), ("", "answer_missing")]
+    assert exact == [("1.50", None), ("1000.00", None), ("", "answer_missing")]
+
+
+def test_an_answer_may_be_missing_where_no_verifier_looks_at_one(tmp_path: Path) -> None:
+    lines = (
+        b'{"text": "why?", "v": "unverifiable"}\n{"text": "f?", "v": "code", "d": {"asserts": ["assert f(1) == 1"]}}'
+    )
+    columns = {"verifier": "v", "verifier_data": "d"}
+    found = read(tmp_path, "a.jsonl", lines, columns=columns)
+    assert [(row.answer, row.fault) for row in found] == [("", None)] * 2
+    mixed = lines + b'\n{"text": "1 + 1?", "v": "math"}'
+    with pytest.raises(SourceError, match="there is no column 'answer'"):
+        read(tmp_path, "a.jsonl", mixed, columns=columns)
+    answered = mixed + b'\n{"text": "1 + 2?", "answer": 3}'
+    faults = [row.fault for row in read(tmp_path, "a.jsonl", answered, columns=columns)]
+    assert faults == [None, None, "answer_missing", None]
+    with pytest.raises(SourceError, match="there is no column 'solution'"):
+        read(tmp_path, "a.jsonl", lines, columns={**columns, "answer": "solution"})
 
 
 def test_a_csv_field_may_be_as_long_as_a_document(tmp_path: Path) -> None:

@@ -28,6 +28,29 @@ def test_keys_and_id_of_a_candidate_are_computed_once(monkeypatch: pytest.Monkey
     assert sorted(computed) == ["canonical_keys"] * 2 + ["content_id"] * 2
 
 
+def test_a_training_problem_with_a_held_out_expression_is_rejected_only_where_it_asks_for_its_value() -> None:
+    held_out = [
+        ("What is the reciprocal of 1/2?", "2"),
+        ("Who won the league in the 2010-2011 season?", "Dortmund"),
+        ("What is the greatest common factor of 12 and 18?", "6"),
+        ("State the sum: 4 + 17", "21"),
+    ]
+    others = [
+        ("John painted 1/2 of a fence. What percentage is that?", "50"),
+        ("Which coach left the club in the 2010-2011 season?", "X"),
+        ("Which primes divide the greatest common divisor of 12 and 18?", "2 and 3"),
+        ("Implement the knapsack of 4 + 17 items.", ""),
+    ]
+    copies = [("Tell me the gcd of 18 and 12", "6"), ("17 + 4 makes?", "21"), ("How much is 4 + 17?", "")]
+    verifiers = {others[-1]: "code", copies[-1]: "unverifiable"}
+    selection = Selection(8, 0.01, 0.8, {})
+    selection.hold_out_rows((0, replace(candidate(*row), task="own", split="eval")) for row in held_out)
+    rows = [replace(candidate(*row), task="own", verifier=verifiers.get(row, "exact")) for row in others + copies]
+    selection.train_on_rows((1, row) for row in rows)
+    assert {row.text for _, row in selection.accepted.values() if row.split == TRAIN} == {text for text, _ in others}
+    assert [row["reason"] for row in selection.rejected] == ["held_out_match"] * len(copies)
+
+
 def test_a_problem_that_is_taken_back_is_drawn_for_again() -> None:
     selection = Selection(8, 0.01, 0.8, {})
     disputed = [candidate("What is 1 + 1?", answer) for answer in ("2", "3", "2")]
