@@ -26,7 +26,7 @@ from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Failures, Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.text import fold
-from pipeline.verifiers import label, lacking
+from pipeline.verifiers import label, lacking, version
 from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Pool, processors
 
@@ -432,7 +432,7 @@ def tell(config: Config, output: Output, subject: Subject, answers: Sequence[sco
 
 STAGE = Stage(
     name="eval",
-    version=1,
+    version=2,
     config=Config,
     run=run,
     reads={
@@ -449,6 +449,7 @@ STAGE = Stage(
     },
     weights=("teacher", "student", JUDGE),
     prompts=prompts,
+    contents=version,
     refuse=refuse,
     failures=lambda manifest: Failures.among(
         [*manifest.facts.get("generation", {}).values(), manifest.facts.get("opinions", {})]

@@ -151,7 +151,7 @@ def compares_lengths(config: Config) -> bool:
 
 STAGE = Stage(
     name="filter",
-    version=3,
+    version=4,
     config=Config,
     run=run,
     reads={

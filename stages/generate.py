@@ -265,7 +265,7 @@ def names(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
 
 def judge_version(config: Config, root: Path) -> dict[str, str]:
     """Decisions depend on what the verifiers say."""
-    return {"verifiers": str(verifiers.VERSION)} if config.judges() else {}
+    return verifiers.version(config, root) if config.judges() else {}
 
 
 def refuse_unjudgeable(known: Mapping[str, tuple[str, str, str]]) -> None:

@@ -32,7 +32,7 @@ from pipeline.shards import as_table
 from pipeline.stage import Failures, Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.statistics import wilson
 from pipeline.variants import Agreement
-from pipeline.verifiers import VERIFIERS, VERSION, lacking
+from pipeline.verifiers import VERIFIERS, lacking, version
 from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Pool, PoolError, processors
 
@@ -259,7 +259,7 @@ def prompts(config: Config, roles: Mapping[str, Role]) -> tuple[str, ...]:
 
 STAGE = Stage(
     name="verify",
-    version=VERSION,
+    version=2,
     config=Config,
     run=run,
     reads={
@@ -270,5 +270,6 @@ STAGE = Stage(
     roles={"teachers": ("thinking",), JUDGE: (*WORDS, "thinking", "sampling", "max_tokens")},
     weights=(JUDGE,),
     prompts=prompts,
+    contents=version,
     failures=lambda manifest: Failures.among(manifest.facts.get(key, {}) for key in ("opinions", "ratings")),
 )

@@ -6,9 +6,10 @@ It imports none of them (`load` does, by name) and starts no process (`pool.py` 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from importlib import import_module
+from pathlib import Path
 from typing import Any, Literal
 
-VERSION = 2  # raised by hand when the same answer would be judged otherwise
+VERSION = 3  # raised by hand when the same answer would be judged otherwise
 UNVERIFIABLE = "unverifiable"  # of a problem whose answer nobody knows
 # name -> the module whose `judge` is the verifier
 VERIFIERS = {
@@ -73,6 +74,11 @@ def lacking(names: Iterable[str]) -> str:
     """
     modules = (import_module(VERIFIERS[name]) for name in sorted(set(names) & VERIFIERS.keys()))
     return " ".join(filter(None, (module.lacking() for module in modules if hasattr(module, "lacking"))))
+
+
+def version(config: Any, root: Path) -> dict[str, str]:
+    """What a stage that judges says of its `contents`: where the verifiers changed, what it wrote is stale."""
+    return {"verifiers": str(VERSION)}
 
 
 def unusable(name: str, data: dict[str, Any]) -> str:

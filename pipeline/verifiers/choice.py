@@ -7,9 +7,9 @@ from typing import Any
 
 from pipeline.text import fold
 from pipeline.verifiers import Judgement, right, undecided, wrong
-from pipeline.verifiers.plain import plain
+from pipeline.verifiers.plain import plain, untypeset
 
-_LETTER = re.compile(r"(?:(?:option|choice|answer)\s+)?\(?([a-z])\)?(?:\s*[.:)\-]\s*|\s+|$)(.*)", re.DOTALL)
+_LETTER = re.compile(r"(?:(?:option|choice|answer)\s+)?\(?([a-z])\)?(?:\s*[.,:)\-]\s*|\s+|$)(.*)", re.DOTALL)
 _LONE = re.compile(r"(?:(?:option|choice|answer)\s+)?\(?([a-z])\)?[.:)]?")
 
 
@@ -20,7 +20,7 @@ def judge(given: str, gold: str, data: dict[str, Any]) -> Judgement:
     text of an option. An answer that names no option, or a letter with the text of another, is wrong. One that can be
     read as two options (options that are letters themselves) is undecided.
     """
-    choices = [fold(plain(str(choice))) for choice in data.get("choices", [])]
+    choices = [_folded(str(choice)) for choice in data.get("choices", [])]
     expected = options(gold, choices)
     if len(expected) != 1:
         return undecided("gold_unparseable", error=f"the reference answer names {len(expected)} of the options")
@@ -32,7 +32,7 @@ def judge(given: str, gold: str, data: dict[str, Any]) -> Judgement:
 
 def options(text: str, choices: list[str]) -> set[int]:
     """The positions of the options that a text can mean; `choices` are folded. Without choices any letter will do."""
-    folded = fold(plain(text))
+    folded = _folded(text)
     found = {position for position, choice in enumerate(choices) if choice == folded}
     lone = _LONE.fullmatch(folded)
     if lone is not None:
@@ -46,6 +46,10 @@ def options(text: str, choices: list[str]) -> set[int]:
     if not choices:
         return letter if not re.match(r"(?:or|and|,)\b", rest) and _marked(folded) else set()
     return {position for position in letter if choices[position] == rest}
+
+
+def _folded(text: str) -> str:
+    return fold(plain(untypeset(plain(text))))
 
 
 def _existing(letter: str, choices: list[str]) -> set[int]:

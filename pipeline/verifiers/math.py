@@ -7,33 +7,35 @@ laxer than a reader (it rounds to six decimals), its "equal" is checked once mor
 
 import re
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from decimal import Decimal
 from fractions import Fraction
 from functools import wraps
 from typing import Any
 
 from pipeline.text import fold, squeeze
-from pipeline.verifiers import Judgement, right, undecided, wrong
-from pipeline.verifiers.plain import numbers, plain
-from pipeline.verifiers.spelling import balanced, parts, spelled, unhedged
-from pipeline.verifiers.units import Unit, split
+from pipeline.verifiers import Judgement, ranges, right, undecided, wrong
+from pipeline.verifiers.plain import numbers, plain, undelimited
+from pipeline.verifiers.ranges import Written
+from pipeline.verifiers.spelling import FUNCTIONS, balanced, parts, spelled, unexplained, unfinished, unhedged
+from pipeline.verifiers.units import Unit, beside, counted, split
 
 # Words a reader takes as text. Letters alone would be read as a product, in which "dog" equals "god".
 _TEXT = re.compile(r"[^\W\d_]+(?:[ '-][^\W\d_]+)*")
 _LONG_WORD = re.compile(r"[^\W\d_]{3,}")
 _SHORT_WORDS = {"no"}
-_FUNCTIONS = {"sin", "cos", "tan", "cot", "sec", "csc", "log", "exp", "sqrt", "arcsin", "arccos", "arctan", "infinity"}
+_LETTER = re.compile(r"[^\W\d_]")
 _WHOLE = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d{1,1000})")
 _DECIMAL = re.compile(r"[+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d{1,1000})(?:\.\d{0,1000})?|\.\d{1,1000})")
 _PERCENT = re.compile(r"\s*(?:\\?%|\\text\{\s*(?:percent|\\?%)\s*\}|\bpercent\b)$", re.IGNORECASE)
 _SAME_DIGITS = 6  # a decimal with as many significant ones may stand for a fraction: 0.333333 for 1/3
 _APART_SHARE = 2e-6  # by which two numbers differ that are not rounded forms of each other
-# Sums, differences, products and quotients of numbers, except a power of ten: 12 + 7 is a question, not its answer.
-_UNFINISHED = re.compile(r"[\d)}]\s*(?:[-+*÷]|\\div|(?:[\u00d7\u00b7]|\\times|\\cdot)(?!\s*10\s*\^))\s*[\d({\\]")
 _BRACED = re.compile(r"\s*(?:\\left\s*)?\\\{.*", re.DOTALL)
 _ONE_PAIR = re.compile(r"(?:\\left\s*)?\\\{\s*(\([^()]*\))\s*(?:\\right\s*)?\\\}")
 _PAIRED = re.compile(r"\s*(?:\\left\s*)?\(.*", re.DOTALL)
+# What makes an answer no plain list of items: brackets, a sign that stands for several, and commas that may be within
+# a number.
+_NO_LIST = re.compile(r"[()\[\]]|\\[{}]|\\pm|±|\\cup|\.\.\.|\\[lc]?dots|\d,\d{3}(?!\d)")
 NUMBER_WORDS = (
     "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve",
     "thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen", "twenty",
@@ -66,32 +68,47 @@ def judge(given: str, gold: str, data: dict[str, Any]) -> Judgement:
     """Right where both mean the same: 1/2, 0.5 and 50 %; x = 5 and 5; 5 m and 500 cm; sets in any order; words whatever
     their case.
 
-    A unit that only one of the two has does not count, and a percent sign that only the reference has need not be
-    written. A sum or product left undone is not an answer where the reference is a number. Undecided where one of the
-    two cannot be parsed, where the comparison breaks, or where words are the same in another order. `data` is not used.
+    A unit, or a word for what is counted, that only one of the two has does not count, and a percent sign that only the
+    reference has need not be written. A sum or product left undone is not an answer where the reference is a number. A
+    range, a score, a date or a number with the prefix of its base is no calculation: it is compared as it is written.
+    Items of a list count as often as they stand there; those of a set once. Undecided where one of the two cannot be
+    parsed, where the comparison breaks, where words or letters are the same in another order, or where a range or its
+    like may be said in another way. `data` is not used.
     """
-    expected, found = _digits(plain(gold)), _digits(plain(given))
+    expected, found = _digits(undelimited(plain(gold))), undelimited(plain(given))
     if not expected or not balanced(expected):
         return undecided("gold_unparseable", error=f"the reference answer is {'cut off' if expected else 'empty'}")
     if squeeze(expected) == squeeze(found):
         return right()
+    found = _digits(unexplained(found))
     if _WHOLE.fullmatch(expected) and _WHOLE.fullmatch(found):
         return right() if whole(expected) == whole(found) else wrong()  # a thousand times faster than parsing
     words = listed_words(expected)
     if words is not None:
         return _judge_words(words, [fold(plain(part)) for part in parts(found)])
+    letters, found_letters = _listed_letters(expected), _listed_letters(found)
+    if letters and found_letters:
+        return _judge_words(letters, found_letters)
     if not balanced(found):
         return undecided("answer_unparseable", error="its braces do not match")
     return _judge_sides(*sides(expected, found))
 
 
 def sides(gold: str, given: str) -> tuple[Side, Side]:
-    """Reference and answer taken apart. A lone letter right after a number (5m) is a unit only beside another unit."""
+    """Reference and answer taken apart. A lone letter right after a number (5m) is a unit only beside another unit.
+    Words for what is counted are left out, unless the two differ in them."""
     one, other = _side(gold), _side(given)
     if one.unit and one.unit.doubtful and not other.unit:
         one = Side(gold, False, None)
     if other.unit and other.unit.doubtful and not one.unit:
         other = Side(given, False, None)
+    if one.unit and other.unit:
+        units = beside(one.unit, other.unit), beside(other.unit, one.unit)
+        one, other = replace(one, unit=units[0]), replace(other, unit=units[1])
+    (number, counts), (other_number, other_counts) = counted(one.text), counted(other.text)
+    apart = (other.unit and not one.unit and counts) or (one.unit and not other.unit and other_counts)  # 12 cm, 12 men
+    if not apart and (counts <= other_counts or other_counts <= counts):
+        one, other = replace(one, text=number), replace(other, text=other_number)
     return one, other
 
 
@@ -139,15 +156,32 @@ def _factors(gold: Side, given: Side) -> list[Fraction]:
 def _judge_scaled(gold: str, given: str, factor: Fraction) -> Judgement:
     if _DECIMAL.fullmatch(gold) and _DECIMAL.fullmatch(given):
         return right() if _same_decimals(gold, given, factor) else wrong()
+    expected = ranges.read(gold)
+    if expected is not None:
+        return _judge_ranges(expected, given, factor)
     parsed_gold = parse(spelled(gold))
     if not parsed_gold:
         return undecided("gold_unparseable")
     parsed = parse(spelled(_multiplied(given, factor)))
     if not parsed:
         return undecided("answer_unparseable")
-    if numbers(gold) == [gold] and all(_UNFINISHED.search(side) for side in given.split("=")):
+    if numbers(gold) == [gold] and unfinished(given):
         return wrong(error="the answer is left as a calculation")
     return _compared(parsed_gold, parsed, gold, given)
+
+
+def _judge_ranges(expected: list[Written], given: str, factor: Fraction) -> Judgement:
+    found = ranges.read(given)
+    if found is None:
+        if ranges.may_mean(given, expected):
+            return undecided("gold_unparseable", error="a range, a score, a date or a code, said in another way")
+        return wrong()
+    if factor == 1 and [item.text for item in found] == [item.text for item in expected]:
+        return right()
+    values = sorted(tuple(value * factor for value in item.values) for item in found)
+    if values == sorted(item.values for item in expected):
+        return undecided("answer_unparseable", error="the same numbers, written in another way")
+    return wrong()
 
 
 def _multiplied(answer: str, factor: Fraction) -> str:
@@ -184,13 +218,13 @@ def _compared(gold: list[Any], given: list[Any], gold_text: str, given_text: str
         equal = _equal(gold, given)
         if _SWALLOWED and not equal:
             raise _SWALLOWED[-1]
+        fault = (_difference(gold_text, given_text) or _miscounted(gold_text, given_text)) if equal else None
     except MemoryError:
         raise
     except Exception as error:
         return undecided(_to_blame(gold), error=f"{type(error).__name__}: {error}"[:500])
     if not equal:
         return right() if _rounded(gold_text, given[0]) or _rounded(given_text, gold[0]) else wrong()
-    fault = _difference(gold_text, given_text)
     if fault is None and _apart(gold[0], given[0]):
         fault = "the numbers are alike only when rounded"
     return right() if fault is None else wrong(error=fault)
@@ -205,6 +239,29 @@ def _difference(gold: str, given: str) -> str | None:
     if len(values) > 1 and all(_DECIMAL.fullmatch(value) for value in values):
         return None if len({_fraction(value) for value in values}) == 1 else "the answer is a false equation"
     return None
+
+
+def _miscounted(gold: str, given: str) -> str | None:
+    """What differs where two plain lists are one set: 2, 3 for 2, 2, 3. One value in several forms is no list."""
+    expected, found = _items(gold), _items(given)
+    longest = max(len(expected), len(found))
+    if not expected or not found or longest == 1 or sorted(expected) == sorted(found):
+        return None
+    if min(len(expected), len(found)) == 1 and len({*expected, *found}) >= longest:
+        return None
+    parsed = {item: parse(spelled(item)) for item in {*expected, *found}}
+    if not all(parsed.values()):
+        return None
+    for item in expected:
+        same = next((other for other in found if other == item or _equal(parsed[item], parsed[other])), None)
+        if same is None:
+            return "an item stands there more often than in the answer"
+        found.remove(same)
+    return "an item stands there less often than in the answer" if found else None
+
+
+def _items(answer: str) -> list[str]:
+    return [] if _NO_LIST.search(answer) else parts(answer)
 
 
 def _rounded(decimal: str, other: Any) -> bool:
@@ -269,13 +326,19 @@ def listed_words(answer: str) -> list[str] | None:
     return [fold(item) for item in items] if items and all(map(is_text, items)) else None
 
 
+def _listed_letters(answer: str) -> list[str]:
+    """The folded items of a list of single letters; empty for any other answer."""
+    items = [plain(part) for part in parts(answer)]
+    return [fold(item) for item in items] if len(items) > 1 and all(map(_LETTER.fullmatch, items)) else []
+
+
 def is_text(answer: str) -> bool:
     """Whether an answer is words, not a formula: "Monday", "no solution", not "ab" or "sin x"."""
     folded = answer.casefold()
     return folded in _SHORT_WORDS or (
         _TEXT.fullmatch(answer) is not None
         and _LONG_WORD.search(answer) is not None
-        and not any(word in _FUNCTIONS for word in folded.split())
+        and not any(word in FUNCTIONS for word in folded.split())
     )
 
 

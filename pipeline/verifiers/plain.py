@@ -1,27 +1,64 @@
-r"""An answer without its typography: maths delimiters, \text{...}, quotes, a final full stop. It compares nothing."""
+r"""An answer without its typography: maths delimiters, \text{...}, quotes, emphasis, a final full stop. It compares
+nothing.
+"""
 
 import re
 
 from pipeline.text import squeeze
 
-_COMMAND = re.compile(r"\\(?:text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|mbox|operatorname|boxed)\s*\{")
-_PAIRS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ('"', '"'), ("'", "'"), ("“", "”"), ("**", "**"))
+_FONTS = "text|textbf|textit|textrm|mathrm|mathbf|mathit|mathsf|mbox|operatorname|rm"
+_COMMAND = re.compile(rf"\\(?:{_FONTS}|boxed)\s*\{{")
+_WORDED = re.compile(rf"\\(?:{_FONTS})\s*\{{([^{{}}]*)\}}")
+_SPACE = re.compile(r"\\[,;: ]|\\q?quad\b|(?<=[\d}])~")
+_PAIRS = (("$$", "$$"), ("$", "$"), ("\\(", "\\)"), ("\\[", "\\]"), ('"', '"'), ("'", "'"), ("“", "”"))
+# A formula in a text. Next to a digit or a space a dollar sign is one of money, as in "$5 and $6" (pandoc's rule).
+_FORMULA = re.compile(
+    r"(?<![\\$])(\$\$?)(?=[^\s$])((?:[^$\\]|\\.)++)(?<=\S)\1(?![\d$])|(?<!\\)\\\(((?:[^\\]|\\[^()])++)\\\)"
+)
+# Emphasis begins after no operand and ends before none: 2**3 is a power.
+_EMPHASIS = re.compile(r"(?<![\w)}\]*\\])(\*{2,3})(?=[^\s*])((?:(?!\*\*).)+)(?<=[^\s*])\1(?![\w(*])")
+# Of an answer that was taken out of its sentence one end may be missing: 5** apples, 3** and **5, x = **5.
+_EMPHASIS_END = re.compile(
+    r"(?:(?<=\d)\*{2,3}(?=[.,:;!?)\]}%°]|\s(?!\d)|$)|(?<=[^\s*\d])\*{2,3}(?=[\s.,:;!?)\]}%°]|$))"
+)
+_EMPHASIS_START = re.compile(r"(?<=\s)\*{2,3}(?=[^\s*])")
+_EMPHASISED_VALUE = re.compile(r"(?<==\s)\*{2,3}(?=[^\s*])")
 _NUMBER = re.compile(r"-?(?:\d[\d,]*(?:\.\d+)?|\.\d+)")
 
 
 def plain(text: str) -> str:
-    """The text inside whatever is wrapped around the whole of it, with one space for any white space and a hyphen for
-    a minus sign. What stands within stays as it is.
+    """The text inside whatever is wrapped around the whole of it, with one space for any white space, a hyphen for a
+    minus sign and no emphasis. What else stands within stays as it is.
     """
-    text = squeeze(text).replace("\N{MINUS SIGN}", "-")
+    text = _unemphasised(squeeze(text).replace("\N{MINUS SIGN}", "-"))
     while (inner := _unwrapped(text)) != text:
         text = inner
     return text
 
 
+def undelimited(text: str) -> str:
+    r"""A text without the delimiters of the formulas in it: "$5$ cm" and "\(5\) cm" are "5 cm". "$5" is money."""
+    return _FORMULA.sub(lambda match: match[2] or match[3], text)
+
+
+def untypeset(text: str) -> str:
+    r"""A text with the words of \text{...} and its like between spaces, and a space for each of LaTeX's own."""
+    return _SPACE.sub(" ", _WORDED.sub(r" \1 ", text))
+
+
 def numbers(text: str) -> list[str]:
     """The numbers of a text as written, in order."""
     return _NUMBER.findall(text)
+
+
+def _unemphasised(text: str) -> str:
+    if "**" not in text:
+        return text
+    text = _EMPHASISED_VALUE.sub("", _EMPHASIS.sub(r"\2", text))
+    end = _EMPHASIS_END.search(text)
+    if end is None:
+        return text
+    return text[: end.start()] + _EMPHASIS_END.sub("", _EMPHASIS_START.sub("", text[end.end() :]))
 
 
 def _unwrapped(text: str) -> str:

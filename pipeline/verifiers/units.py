@@ -1,24 +1,27 @@
 r"""Quantities with units as answers write them: "5 cm", "5\text{ km/h}", "$3", "2 hours 30 minutes". It knows the units
-of school problems; what it does not know stays with the number, and temperatures are not converted.
+of school problems, and that any other words after a number say what is counted; temperatures are not converted.
 """
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fractions import Fraction
 
-from pipeline.verifiers.plain import numbers
+from pipeline.text import fold, squeeze
+from pipeline.verifiers.plain import numbers, untypeset
+from pipeline.verifiers.spelling import FUNCTIONS, scaled
 
 Dimension = tuple[tuple[str, int], ...]  # (base quantity, power), sorted
 
 
 @dataclass(frozen=True)
 class Unit:
-    """A unit: what it measures, in how many base units, and whether it may as well be a variable ("5m")."""
+    """A unit: what it measures, in how many base units, and what else it may be: a variable ("5m"), or money."""
 
     name: str
     dimension: Dimension
     factor: Fraction
     doubtful: bool = False
+    money: bool = False  # "5 pounds" are a mass, and £5
 
 
 # Base quantity -> (spellings of a unit, base units in it). Names are compared without a plural's s.
@@ -41,6 +44,9 @@ _BASES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
     "dollars": ((("dollar", "usd"), "1"), (("cent", "¢"), "0.01")),
     "euros": ((("euro", "eur"), "1"),),
     "sterling": ((("gbp",), "1"),),
+    "morning": ((("am",), "1"),),  # of a time of day, which no other unit is
+    "afternoon": ((("pm",), "1"),),
+    "unit": ((("unit",), "1"),),  # of a drawing: of no known length
 }  # fmt: skip
 _VOLUMES = ((("ml", "milliliter", "millilitre"), "0.000001"), (("liter", "litre", "l", "L"), "0.001"))
 _CURRENCIES = {"\\$": "dollar", "$": "dollar", "€": "euro", "£": "gbp"}
@@ -55,6 +61,7 @@ def _units() -> dict[str, Unit]:
         found |= {name: Unit(spellings[0], (("length", 3),), Fraction(factor)) for name in spellings}
     for name, one, other in (("mph", "mile", "hour"), ("kph", "km", "h"), ("kmh", "km", "h")):
         found[name] = _per(found[one], found[other])
+    found["pound"] = replace(found["pound"], money=True)
     return found
 
 
@@ -68,8 +75,7 @@ def _per(one: Unit, other: Unit) -> Unit:
 
 _UNITS = _units()
 _POWERS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3, "cu.": 3, "2": 2, "²": 2, "3": 3, "³": 3}
-_COMMAND = re.compile(r"\\(?:text|textrm|mathrm|mbox|operatorname|rm)\s*\{([^{}]*)\}")
-_SPACE = re.compile(r"\\[,;: ]|\\quad|~")
+_HALF_OF_DAY = re.compile(r"(?<=[\d ])([ap])\.\s?m\b\.?", re.IGNORECASE)
 _LATEX_NAME = re.compile(r"\\[A-Za-z]+")
 _ASSIGNED = re.compile(r"^\s*[A-Za-z]\s*=")
 _NAME = r"(?:(?:square|cubic|sq\.?|cu\.?)\s+)?[^\W\d_²³]+\.?(?:\s*\^\s*\{?\s*[23]\s*\}?|[²³])?|¢"
@@ -77,6 +83,23 @@ _TAIL = re.compile(rf"(?P<unit>{_NAME})(?:\s*(?:/|\bper\b)\s*(?P<per>{_NAME}))?$
 _ONE = re.compile(
     r"(?:(square|cubic|sq\.?|cu\.?)\s+)?([^\W\d_²³]+|¢)\.?(?:\s*\^\s*\{?\s*([23])\s*\}?|([²³]))?", re.IGNORECASE
 )
+_COUNTED = re.compile(
+    r"\s(?P<words>(?:(?:an?|per|each|every)\s)?[^\W\d_²³]{3,}(?:[ -][^\W\d_²³]+){0,3})"
+    r"(?P<power>\s?\^\s?\{?[23]\}?|[²³])?$"
+)
+_PLURAL = re.compile(r"(?:(?<=[xz])es|(?<=ss)es|(?<=[cs]h)es|(?<!s)s)$")
+# Words after a number that say how much it is, or are a formula's; without a plural's s.
+_TELLING = FUNCTIONS | {
+    "hundred", "thousand", "million", "billion", "trillion", "dozen", "score", "ten", "half", "halve", "third",
+    "quarter", "fourth", "fifth", "sixth", "seventh", "eighth", "ninth", "tenth", "hundredth", "thousandth",
+    "millionth", "percent", "percentage", "squared", "cubed", "square", "cubic", "cube", "root", "power",
+    "factorial", "plus", "minus", "time", "divided", "multiplied", "over", "modulo", "mod", "choose", "remainder",
+    "negative", "below", "under", "less", "more", "than", "not", "and", "nor", "but", "or", "to", "point",
+    "double", "twice", "triple", "repeating", "recurring", "repeated", "base", "binary", "octal", "decimal",
+    "hexadecimal", "zero", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "through",
+    "until", "versus", "pi", "alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta", "iota",
+    "kappa", "lambda", "sigma", "phi", "psi", "omega", "rho", "tau", "abc", "xyz",
+}  # fmt: skip
 _PART = re.compile(r"(\d[\d,]*(?:\.\d+)?)\s*([^\W\d_²³]+)\.?(?:\s*,?\s*(?:and\s+)?|$)")
 
 
@@ -85,7 +108,7 @@ def split(answer: str) -> tuple[str, Unit | None]:
 
     The unit has to follow a number: the m of a + m is a variable.
     """
-    bare = _SPACE.sub(" ", _COMMAND.sub(r" \1 ", answer)).strip()
+    bare = scaled(_HALF_OF_DAY.sub(r"\1m", untypeset(answer).strip()))
     for sign, name in _CURRENCIES.items():
         if bare.startswith(sign) and numbers(bare):
             return bare[len(sign) :].strip(), _UNITS[name]
@@ -98,8 +121,31 @@ def split(answer: str) -> tuple[str, Unit | None]:
         if unit is None or not _is_number(before):
             continue
         attached = len(match["unit"]) == 1 and not before.endswith(" ") and answer == bare
-        return before.strip(), Unit(unit.name, unit.dimension, unit.factor, attached)
+        return before.strip(), replace(unit, doubtful=attached)
     return answer, None
+
+
+def beside(unit: Unit, other: Unit) -> Unit:
+    """A unit as it is meant next to another one: pounds next to £ are money, square units next to cm² may be those."""
+    if unit.money and other.dimension == _UNITS["gbp"].dimension:
+        return _UNITS["gbp"]
+    (base, power), *rest = unit.dimension or (("", 0),)
+    return other if base == "unit" and not rest and other.dimension == (("length", power),) else unit
+
+
+def counted(answer: str) -> tuple[str, frozenset[str]]:
+    """An answer as the number and the words after it that say what is counted, folded and without a plural's s: 12 and
+    {"red", "marble"}. As it is, and no words, where no number stands before them, or they say how much it is.
+    """
+    bare = scaled(squeeze(untypeset(answer)))
+    match = _COUNTED.search(bare)
+    if match is None or not _is_number(bare[: match.start()]):
+        return answer, frozenset()
+    words = re.split("[ -]", fold(match["words"]))
+    singular = {_PLURAL.sub("", word) for word in words}
+    if not _TELLING.isdisjoint({*words, *singular}):
+        return answer, frozenset()
+    return bare[: match.start()].strip(), frozenset(singular | set(re.findall(r"\d", fold(match["power"] or ""))))
 
 
 def _tails(bare: str) -> list[re.Match[str]]:
@@ -134,7 +180,7 @@ def _one(text: str) -> Unit | None:
 def _is_number(before: str) -> bool:
     """Whether what stands before a unit is a number, maybe a named one (x = 5): no letters but those of LaTeX."""
     rest = _LATEX_NAME.sub("", _ASSIGNED.sub("", before))
-    return bool(numbers(rest)) and not any(sign.isalpha() for sign in rest)
+    return bool(numbers(rest)) and not any(sign.isalpha() and sign != "π" for sign in rest)
 
 
 def _total(bare: str) -> tuple[str, Unit] | None:
@@ -150,4 +196,4 @@ def _total(bare: str) -> tuple[str, Unit] | None:
         return None
     first = parts[0][1]
     total = sum((value * unit.factor for value, unit in parts), Fraction(0)) / first.factor
-    return f"{total.numerator}/{total.denominator}", first
+    return f"{total.numerator}/{total.denominator}", replace(first, money=False)

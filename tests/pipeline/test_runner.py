@@ -15,10 +15,11 @@ from pipeline import lock, plan
 from pipeline.check import check
 from pipeline.engines import Completion, Request, failed
 from pipeline.engines.replay import Replay
-from pipeline.manifest import write_record
+from pipeline.manifest import explain, write_record
 from pipeline.runner import Runner, Stale, Watcher
 from pipeline.shards import add_sums, read_shard, write_shard
 from pipeline.stage import StageError
+from pipeline.verifiers import VERSION
 from tests import small, synthetic
 from tests.small import manifest, run_of
 
@@ -217,6 +218,17 @@ def test_changing_a_rule_regenerates_nothing_and_rewrites_only_what_is_downstrea
 
 def test_exec_values_make_nothing_stale(path: Path) -> None:
     assert ran(path, "teacher.exec.delay_s=0.001", "verify.exec.workers=1") == []
+
+
+def test_other_verifiers_make_stale_what_was_judged(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    this = run_of(path)
+    before = {name: this.identity(plan.stage(name)) for name in plan.ORDER}
+    monkeypatch.setattr("pipeline.verifiers.VERSION", VERSION + 1)
+    assert this.states()["verify"].word == "stale"
+    changes = {name: explain(before[name], this.identity(plan.stage(name))) for name in plan.ORDER}
+    changed = {name: [change.key for change in found] for name, found in changes.items() if found}
+    assert changed == {"verify": ["contents.verifiers"], "eval": ["contents.verifiers"]}
+    assert ran(path, to="verify") == ["verify"]
 
 
 def test_explain_names_the_changed_keys(path: Path) -> None:

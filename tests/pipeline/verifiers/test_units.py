@@ -2,7 +2,7 @@ from fractions import Fraction
 
 import pytest
 
-from pipeline.verifiers.units import split
+from pipeline.verifiers.units import beside, counted, split
 
 
 @pytest.mark.parametrize(
@@ -31,6 +31,13 @@ from pipeline.verifiers.units import split
         ("2 hours and 30 minutes", "5/2", "hour"),
         ("5 dollars, 25 cents", "21/4", "dollar"),
         ("5m", "5", "m"),
+        ("5 million dollars", r"5 \cdot 10^{6}", "dollar"),
+        ("$5 million", r"5 \cdot 10^{6}", "dollar"),
+        ("36 units^2", "36", "unit^2"),
+        ("25π cm²", "25π", "cm^2"),
+        ("3:30 PM", "3:30", "pm"),
+        ("10 a.m.", "10", "am"),
+        ("a. m.", "a. m.", None),
         ("a + m", "a + m", None),
         ("2a + m", "2a + m", None),
         ("m", "m", None),
@@ -75,6 +82,60 @@ def test_units_of_two_kinds_do_not(one: str, other: str) -> None:
     assert first is not None
     assert second is not None
     assert first.dimension != second.dimension
+
+
+@pytest.mark.parametrize(
+    ("answer", "other", "name"),
+    [
+        ("5 pounds", "£5", "gbp"),
+        ("5 pounds", "$5", "pound"),
+        ("5 lb", "£5", "pound"),
+        ("5 pounds 8 ounces", "£5", "pound"),
+        ("5 square pounds", "£5", "pound^2"),
+        ("£5", "5 pounds", "gbp"),
+        ("36 square units", "36 cm^2", "cm^2"),
+        ("36 units", "36 cm^2", "unit"),
+        ("36 square units", "36 pounds", "unit^2"),
+        ("6 units per hour", "6 cm", "unit/hour"),
+        ("5 L/cm^3", "5 m", "liter/cm^3"),
+    ],
+)
+def test_a_unit_is_read_as_the_one_beside_it_allows(answer: str, other: str, name: str) -> None:
+    (_, unit), (_, another) = split(answer), split(other)
+    assert unit is not None
+    assert another is not None
+    assert beside(unit, another).name == name
+
+
+@pytest.mark.parametrize(
+    ("answer", "number", "words"),
+    [
+        ("12 dogs", "12", {"dog"}),
+        (r"12\text{ Red marbles}", "12", {"red", "marble"}),
+        ("18 a day", "18", {"a", "day"}),
+        ("3 glasses", "3", {"glass"}),
+        ("3 glass", "3", {"glass"}),
+        ("1/2 cup", "1/2", {"cup"}),
+        ("7 blobs^2", "7", {"blob", "2"}),
+        ("x = 5 dogs", "x = 5", {"dog"}),
+        (r"\frac{1}{2} cup", r"\frac{1}{2}", {"cup"}),
+        ("3.5 million people", r"3.5 \cdot 10^{6}", {"people"}),
+        ("5 dozen eggs", "5 dozen eggs", set()),
+        ("5 halves", "5 halves", set()),
+        ("7 blobs²", "7", {"blob", "2"}),
+        ("2 sin", "2 sin", set()),
+        ("2 cos", "2 cos", set()),
+        ("2 plus", "2 plus", set()),
+        ("2 pi", "2 pi", set()),
+        ("a + 5 dogs", "a + 5 dogs", set()),
+        ("2ab", "2ab", set()),
+        ("2 ab", "2 ab", set()),
+        ("3 dogs and 4 cats", "3 dogs and 4 cats", set()),
+        ("dogs", "dogs", set()),
+    ],
+)
+def test_words_for_what_is_counted_are_told_from_those_for_how_much(answer: str, number: str, words: set[str]) -> None:
+    assert counted(answer) == (number, words)
 
 
 def test_a_lone_letter_at_a_number_is_doubtful() -> None:
