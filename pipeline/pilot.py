@@ -4,7 +4,7 @@ It asks no model (`stages/generate.py` does). Problems are the unit of its inter
 """
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,18 @@ def chosen(problem_ids: Sequence[str], share: float) -> set[str]:
     """The problems of a pilot: by their ids alone, so that a pilot of a grown set holds that of the smaller one."""
     count = min(len(problem_ids), max(LEAST_PROBLEMS, round(len(problem_ids) * share)))
     return set(sorted(problem_ids, key=lambda each: content_id("pilot", each))[:count])
+
+
+def measured(rows: Iterable[Mapping[str, Any]], judge: Callable[[str, Mapping[str, Any]], str]) -> Iterator[Sampled]:
+    """Completions (TRACE rows) with what a pilot needs to know of them; judge says how an answer came out."""
+    for row in rows:
+        yield Sampled(
+            row["problem_id"],
+            row["completion_tokens"],
+            len(json.dumps(row, ensure_ascii=False).encode()),
+            row["finish"] == "length",
+            {"pass": True, "fail": False}.get(judge(row["problem_id"], row)),
+        )
 
 
 def predict(sampled: Sequence[Sampled], problems: int, tokens_per_s: float) -> dict[str, Any]:

@@ -4,13 +4,16 @@ It asks none of them anything.
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 from pydantic import Field
 
 from pipeline.records import content_id
 from pipeline.section import Section
+from pipeline.text import closest
+
+KNOWN_LIMIT = 12  # domains or tasks in one line for a person
 
 Row = Mapping[str, Any]
 
@@ -46,3 +49,20 @@ def _fits(route: Route, problem: Row, domains: Mapping[str, str]) -> bool:
     if route.tasks and problem["task"] not in route.tasks:
         return False
     return not route.domains or domains[problem["id"]] in route.domains
+
+
+def idle(routes: Mapping[str, Route], domains: Collection[str], tasks: Collection[str]) -> str:
+    """What is wrong with the first route whose domains, or tasks, no problem has, in words; empty where none is. A
+    route may know of more than the problems at hand are.
+    """
+    for name, route in routes.items():
+        for kind, named, known in (("domain", route.domains, domains), ("task", route.tasks, tasks)):
+            if named and set(named).isdisjoint(known):
+                near = closest(named[0], known)
+                meant = f"did you mean {near!r}? " if near else ""
+                some = ", ".join(sorted(filter(None, known))[:KNOWN_LIMIT])
+                return (
+                    f"{name} is for the {kind} {' or '.join(map(repr, named))}, and no problem has it; {meant}Known: "
+                    f"{some}. Mend the name, or leave it out."
+                )
+    return ""

@@ -18,24 +18,21 @@ from pydantic import Field, model_validator
 
 from pipeline import engines, labelling, orders, sampling, traces, verifiers, wanted
 from pipeline import pilot as pilots
-from pipeline.adaptive import DECIDED, REFERENCE, Adaptive, Judge, decision_row, judging, references, settled
+from pipeline.adaptive import DECIDED, REFERENCE, Adaptive, decision_row, judging, references, settled
 from pipeline.key_index import KeyIndex
 from pipeline.manifest import Manifest, write_durably
 from pipeline.orders import LOCAL, Enough, Order, Row, Truncated
 from pipeline.readings import Reading
 from pipeline.records import DECISION, SOFT_LABELS, TRACE, content_id
 from pipeline.roles import WORDS, Role, Sampling, Teacher, thinking_budget
-from pipeline.routing import Route, fitting
+from pipeline.routing import KNOWN_LIMIT, Route, fitting, idle
 from pipeline.sampling import Figures
 from pipeline.schedule import Decision
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Bill, Failures, Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.store import Store
-from pipeline.text import closest
 from pipeline.verifiers.pool import Pool, processors
-
-KNOWN_LIMIT = 12  # domains or tasks in one line for a person
 
 
 class Config(Section):
@@ -142,17 +139,8 @@ def check_routes(config: Config, inputs: Inputs, domains: Mapping[str, str]) -> 
     if not config.routes:
         return
     tasks = {task for table in inputs.batches("problems") for task in table.column("task").to_pylist()}
-    for name, route in config.routes.items():
-        for kind, named, known in (("domain", route.domains, set(domains.values())), ("task", route.tasks, tasks)):
-            if not named or known.intersection(named):
-                continue  # a route may know of more than these problems are
-            near = closest(named[0], known)
-            meant = f"did you mean {near!r}? " if near else ""
-            some = ", ".join(sorted(filter(None, known))[:KNOWN_LIMIT])
-            raise StageError(
-                f"generate.routes.{name} is for the {kind} {' or '.join(map(repr, named))}, and no problem has it; "
-                f"{meant}Known: {some}. Mend the name, or leave it out."
-            )
+    if why := idle(config.routes, set(domains.values()), tasks):
+        raise StageError(f"generate.routes.{why}")
 
 
 def domains_of(config: Config, inputs: Inputs) -> dict[str, str]:
@@ -437,7 +425,8 @@ def pilot(config: Config, inputs: Inputs, output: Output, share: float) -> dict[
             few = replace(order, problems=partial(_among, order, part))
             store, found, _ = buy(config, inputs, output, {name: few})
             figures.append(found)
-            sampled += judged(few, store, judging(known, pool, inputs.teachers[name].thinking))
+            judge = judging(known, pool, inputs.teachers[name].thinking)
+            sampled += pilots.measured(orders.completions(few, store), judge)
     weights = {name: order.weights for name, order in made.items()}
     last = pilots.read(output.folder) or {}
     # Where all was stored nothing was timed: then the pilot that bought it, of the same teachers, has the speed.
@@ -458,18 +447,6 @@ def pilot(config: Config, inputs: Inputs, output: Output, share: float) -> dict[
 
 def _among(order: Order, part: set[str]) -> Iterator[Row]:
     return (row for row in order.problems() if row["id"] in part)
-
-
-def judged(order: Order, store: Store, judge: Judge) -> Iterator[pilots.Sampled]:
-    """The stored samples of an order with what a pilot needs to know of them."""
-    for row in orders.completions(order, store):
-        yield pilots.Sampled(
-            row["problem_id"],
-            row["completion_tokens"],
-            len(json.dumps(row, ensure_ascii=False).encode()),
-            row["finish"] == "length",
-            {"pass": True, "fail": False}.get(judge(row["problem_id"], row)),
-        )
 
 
 def failures(manifest: Manifest) -> Failures:
