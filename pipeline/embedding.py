@@ -1,13 +1,14 @@
-"""Vectors of what texts mean, by a local model: the mean of its last hidden states (Reimers & Gurevych 2019,
-Sentence-BERT).
+"""Vectors of what texts mean, by a local model: its last hidden states, pooled as it was trained (Reimers & Gurevych
+2019, Sentence-BERT).
 
 It compares nothing (`similarity/meaning.py` does) and fetches no model (`models.py` does).
 """
 
+import json
 from collections.abc import Callable, Sequence
 from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,7 @@ from pipeline.section import Section
 from pipeline.similarity.meaning import Paraphrased, numbers_of, same_meaning
 
 BATCH_TOKENS = 8192  # of one forward pass, padding included
+Pooling = Literal["mean", "cls", "lasttoken"]  # of all tokens, the first alone (as BGE's), the last (as Qwen3's)
 
 
 class Semantic(Section):
@@ -62,14 +64,38 @@ def comparer(semantic: Semantic | None, root: Path, say: Callable[[str], None]) 
     return found
 
 
+def pooling_of(folder: Path) -> Pooling:
+    """Which of a model's hidden states make a text's vector: as `1_Pooling/config.json` says, which
+    sentence-transformers writes, else the mean. Raises ModelError where that is none of `Pooling`.
+    """
+    path = folder / models.POOLING
+    if not path.exists():
+        return "mean"
+    values = json.loads(path.read_text(encoding="utf-8"))
+    # A word by itself, or a switch for each way, as versions before 5 write it.
+    modes = [key.removeprefix("pooling_mode_") for key, on in values.items() if key.startswith("pooling_mode_") and on]
+    modes += [values["pooling_mode"]] if "pooling_mode" in values else []
+    named: dict[str, Pooling] = {mode: mode for mode in get_args(Pooling)}
+    named |= {"mean_tokens": "mean", "cls_token": "cls"}
+    if len(modes) == 1 and modes[0] in named:
+        return named[modes[0]]
+    raise models.ModelError(
+        f"{path} pools by {' and '.join(modes) or 'nothing'}; expected one of {', '.join(get_args(Pooling))}. Name "
+        "another model for semantic.model."
+    )
+
+
 class Embedder:
     """A model and its tokenizer, on the GPU where there is one."""
 
     def __init__(self, folder: Path, max_tokens: int) -> None:
-        """`folder` holds weights and tokenizer as transformers writes them; nothing is fetched."""
+        """`folder` holds weights and tokenizer as transformers writes them, and how to pool as sentence-transformers
+        does (see `pooling_of`, which raises ModelError); nothing is fetched.
+        """
         import torch
         from transformers import AutoModel, AutoTokenizer
 
+        self._pooling = pooling_of(folder)
         self._device = "cuda" if torch.cuda.is_available() else "cpu"
         self._tokenizer: Any = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, padding_side="right")
         if self._tokenizer.pad_token_id is None:
@@ -94,24 +120,30 @@ class Embedder:
             while end < len(parts) and (end + 1 - start) * len(parts[end][1]) <= BATCH_TOKENS:
                 end += 1
             some = parts[start:end]
-            np.add.at(sums, [number for number, _ in some], self._summed([ids for _, ids in some]))
+            np.add.at(sums, [number for number, _ in some], self._pooled([ids for _, ids in some]))
             start = end
         lengths = np.linalg.norm(sums, axis=1, keepdims=True)
         found: npt.NDArray[np.float32] = sums / np.maximum(lengths, np.finfo(np.float32).tiny)
         return found
 
-    def _summed(self, rows: Sequence[list[int]]) -> npt.NDArray[np.float32]:
-        """The sum of the last hidden states of each row's tokens."""
+    def _pooled(self, rows: Sequence[list[int]]) -> npt.NDArray[np.float32]:
+        """Of each row of token ids the sum of its tokens' states, or the one state that stands for it, of length 1, so
+        that a long text's parts count alike.
+        """
         import torch
 
-        width = max(map(len, rows))
-        ids = torch.full((len(rows), width), self._tokenizer.pad_token_id)
-        mask = torch.zeros((len(rows), width), dtype=torch.long)
+        lengths = torch.tensor([len(row) for row in rows])
+        ids = torch.full((len(rows), int(lengths.max())), self._tokenizer.pad_token_id)
         for at, row in enumerate(rows):
             ids[at, : len(row)] = torch.tensor(row)
-            mask[at, : len(row)] = 1
+        mask = (torch.arange(ids.shape[1])[None] < lengths[:, None]).long().to(self._device)
         with torch.inference_mode():
-            states = self._model(input_ids=ids.to(self._device), attention_mask=mask.to(self._device))
-            weighed = states.last_hidden_state * mask.to(self._device)[:, :, None]
-            summed: npt.NDArray[np.float32] = weighed.sum(dim=1).float().cpu().numpy()
-        return summed
+            states = self._model(input_ids=ids.to(self._device), attention_mask=mask).last_hidden_state
+            if self._pooling == "mean":
+                pooled = (states * mask[:, :, None]).sum(dim=1)
+            else:
+                places = torch.zeros_like(lengths) if self._pooling == "cls" else lengths - 1
+                pooled = states[torch.arange(len(rows)), places.to(self._device)]
+                pooled = torch.nn.functional.normalize(pooled, dim=1)
+        found: npt.NDArray[np.float32] = pooled.float().cpu().numpy()
+        return found

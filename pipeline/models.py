@@ -34,7 +34,8 @@ MADE = "made"  # the folder in it of students made from a model's layers
 
 HUB_ID = re.compile(r"([A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*)(?:@([0-9a-f]{40}))?")
 # What a model is read from. Pickled weights (*.bin) and code (*.py) are left behind on purpose.
-NEEDED = ("*.safetensors", "*.gguf", *student.TEXTS)
+POOLING = "1_Pooling/config.json"  # how an embedding model's states become one vector, as sentence-transformers says
+NEEDED = ("*.safetensors", "*.gguf", *student.TEXTS, POOLING)
 # JSON that trainers and this project leave beside weights, which no loader of a model reads.
 BESIDE = ("trainer_state.json", mirror.SEAL, student.RECORD)
 
@@ -202,7 +203,7 @@ def _local(name: str, path: Path, root: Path) -> Model:
             f"{path} has no safetensors; pickled weights are not loaded. Save the model again with save_pretrained."
         )
     digests = remembered(root)
-    listing = "".join(f"{digests.of(file)}  {file.name}\n" for file in files)
+    listing = "".join(f"{digests.of(file)}  {file.relative_to(path).as_posix()}\n" for file in files)
     identity = f"sha256:{hashlib.sha256(listing.encode()).hexdigest()}"
     return Model(name, "path", identity, f"folder {path}", present=True, folder=path)
 

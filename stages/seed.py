@@ -428,7 +428,7 @@ WRITER_WORDS = (
 
 STAGE = Stage(
     name="seed",
-    version=5,
+    version=6,
     config=Config,
     run=run,
     reads={},

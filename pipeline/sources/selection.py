@@ -9,7 +9,7 @@ from itertools import islice
 from typing import Any, Literal
 
 from pipeline.records import content_id
-from pipeline.similarity.meaning import Paraphrased
+from pipeline.similarity.meaning import Paraphrased, numbers_of
 from pipeline.similarity.minhash import Shingling
 from pipeline.similarity.ngrams import Overlap, Reference
 from pipeline.similarity.repeats import repeats
@@ -213,7 +213,7 @@ class Selection:
         found = self._paraphrased(
             [rows[place][1].text for place in left],
             standing,
-            lambda better, other: _same_answer(rows[left[better]][1], rows[left[other]][1]),
+            lambda better, other: _may_ask_the_same(rows[left[better]][1], rows[left[other]][1]),
         )
         return {left[at]: (left[kept], cosine) for at, (kept, cosine) in found.items()}
 
@@ -272,6 +272,14 @@ def _same_answer(one: Candidate, other: Candidate) -> bool:
     """Whether two candidates have one answer, as far as is known."""
     unknown = UNVERIFIABLE in (one.verifier, other.verifier)
     return unknown or fold(one.answer) == fold(other.answer)
+
+
+def _may_ask_the_same(one: Candidate, other: Candidate) -> bool:
+    """Whether two texts that a model takes for the same may be. Models see little of what is calculated: "gives 4 to"
+    and "gets 4 from" lie closer than most paraphrases, so with numbers both answers must be known, and be one.
+    """
+    unknown = UNVERIFIABLE in (one.verifier, other.verifier)
+    return _same_answer(one, other) and not (unknown and numbers_of(one.text))
 
 
 def _named(twin: Candidate) -> str:

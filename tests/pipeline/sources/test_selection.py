@@ -10,10 +10,12 @@ from pipeline.similarity.meaning import same_meaning
 from pipeline.sources import TRAIN, Candidate
 from pipeline.sources import candidate as module
 from pipeline.sources.selection import Selection
+from pipeline.verifiers import UNVERIFIABLE
 
 
-def candidate(text: str, answer: str) -> Candidate:
-    return Candidate(text, answer, "math", "sums", "exact", "{}", "made up", "CC0-1.0", TRAIN, text)
+def candidate(text: str, answer: str | None) -> Candidate:
+    verifier = UNVERIFIABLE if answer is None else "exact"
+    return Candidate(text, answer or "", "math", "sums", verifier, "{}", "made up", "CC0-1.0", TRAIN, text)
 
 
 def test_keys_and_id_of_a_candidate_are_computed_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -60,24 +62,42 @@ def test_a_problem_that_is_taken_back_is_drawn_for_again() -> None:
     assert [row["reason"] for row in selection.rejected] == ["conflicting_answer"] * 3
 
 
-def test_of_problems_that_ask_the_same_the_better_one_stays_if_their_answers_are_the_same() -> None:
-    def paraphrased(
-        texts: Sequence[str], standing: int, may_repeat: Callable[[int, int], bool]
-    ) -> dict[int, tuple[int, float]]:
-        asked = [text.startswith(("How old", "What age")) for text in texts]
-        return same_meaning(
-            np.array([[one, not one] for one in asked], np.float32), [0] * len(texts), 0.9, standing, may_repeat
-        )
+def asks_age(
+    texts: Sequence[str], standing: int, may_repeat: Callable[[int, int], bool]
+) -> dict[int, tuple[int, float]]:
+    """A model that sees no more of a text than whether it asks how old something is."""
+    asked = [text.startswith(("How old", "What age")) for text in texts]
+    vectors = np.array([[one, not one] for one in asked], np.float32)
+    return same_meaning(vectors, [0] * len(texts), 0.9, standing, may_repeat)
 
+
+def test_of_problems_that_ask_the_same_the_better_one_stays_if_their_answers_are_the_same() -> None:
     rows = [
         ("How old is the Earth?", "a"),
         ("What age has the Earth?", "a"),
         ("How old is Mars?", "b"),
         ("Where is Mars?", "c"),
     ]
-    selection = Selection(8, 0.01, 0.8, {}, "shortest", paraphrased=paraphrased)
+    selection = Selection(8, 0.01, 0.8, {}, "shortest", paraphrased=asks_age)
     selection.train_on_rows([(0, candidate(text, answer)) for text, answer in rows])
     assert {row.text for _, row in selection.accepted.values()} == {rows[0][0], rows[2][0], rows[3][0]}
     (refused,) = selection.rejected
     assert (refused["text"], refused["reason"]) == (rows[1][0], "same_meaning")
     assert candidate(*rows[0]).id in refused["detail"]
+
+
+@pytest.mark.parametrize(
+    ("rows", "kept"),
+    [
+        ((("How old is Ann in 3 years?", "12"), ("What age has Ann in 3 years?", "12")), 1),
+        ((("How old is Ann in 3 years?", None), ("What age had Ann 3 years ago?", None)), 2),
+        ((("How old is Ann in 3 years?", "12"), ("What age had Ann 3 years ago?", None)), 2),
+        ((("How old is the Earth?", None), ("What age has the Earth?", None)), 1),
+    ],
+)
+def test_of_problems_with_numbers_a_model_is_believed_only_where_both_answers_are_known(
+    rows: tuple[tuple[str, str | None], ...], kept: int
+) -> None:
+    selection = Selection(8, 0.01, 0.8, {}, "shortest", paraphrased=asks_age)
+    selection.train_on_rows([(0, candidate(text, answer)) for text, answer in rows])
+    assert len(selection.accepted) == kept
