@@ -18,7 +18,7 @@ from pydantic import Field, model_validator
 
 from pipeline import engines, labelling, orders, sampling, traces, verifiers, wanted
 from pipeline import pilot as pilots
-from pipeline.adaptive import DECIDED, REFERENCE, Adaptive, decision_row, judging, references, settled
+from pipeline.adaptive import DECIDED, REFERENCE, Adaptive, References, decision_row, judging, references, settled
 from pipeline.key_index import KeyIndex
 from pipeline.manifest import Manifest, write_durably
 from pipeline.orders import LOCAL, Enough, Order, Row, Truncated
@@ -256,10 +256,12 @@ def judge_version(config: Config, root: Path) -> dict[str, str]:
     return verifiers.version(config, root) if config.judges() else {}
 
 
-def refuse_unjudgeable(known: Mapping[str, tuple[str, str, str]]) -> None:
-    """Raise StageError where this machine cannot judge answers, before any is bought."""
+def judgeable(inputs: Inputs) -> References:
+    """What answers are judged by (see `references`). Raises StageError where this machine cannot judge some."""
+    known = references(inputs.table("references"))
     if why := verifiers.lacking(verifier for _, verifier, _ in known.values()):
         raise StageError(f"Some problems cannot be judged on this machine: {why}")
+    return known
 
 
 def run(config: Config, inputs: Inputs, output: Output) -> None:
@@ -269,8 +271,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     with Pool(1, rule.timeout_s, rule.memory_mib) if rule else nullcontext() as pool:
         enough: dict[str, Enough] = {}
         if rule is not None and pool is not None:
-            known = references(inputs.table("references"))
-            refuse_unjudgeable(known)
+            known = judgeable(inputs)
             for name, teacher in inputs.teachers.items():
                 enough[name] = Enough(rule.right, judging(known, pool, teacher.thinking))
         made = wanted.note(output.work / wanted.FOLDER, orders_of(config, inputs, output, enough))
@@ -418,8 +419,7 @@ def pilot(config: Config, inputs: Inputs, output: Output, share: float) -> dict[
     part = pilots.chosen(ids, share)
     sampled: list[pilots.Sampled] = []
     figures = []
-    known = references(inputs.table("references"))
-    refuse_unjudgeable(known)
+    known = judgeable(inputs)
     with Pool(processors(), 10.0, 1024) as pool:
         for name, order in made.items():
             few = replace(order, problems=partial(_among, order, part))
