@@ -36,6 +36,9 @@ class Exec(Section):
     """Where and how fast it trains; never what."""
 
     threads: int | None = Field(None, ge=1)  # on the CPU; null: torch's choice
+    # auto: products declared in bfloat16 are made in float32 where there is no GPU and the processor, timed when a
+    # training begins, is faster so.
+    upcast: Literal["auto", "off"] = "auto"
     # auto: eager for short texts on the CPU; on a GPU flash attention where it is installed, else sdpa.
     attention: Literal["auto", "eager", "sdpa", "flash_attention_2"] = "auto"
     # How a batch lies in memory: one example a row with padding behind it, or all in one row, kept apart by attention.
@@ -91,7 +94,8 @@ class Options(Section):
     # Of the weights the optimizer changes. bfloat16 takes half the memory and loses steps below 1/256 of a weight: at
     # small learning rates many weights never move.
     master_dtype: Literal["float32", "bfloat16"] = "float32"
-    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of products in forward and backward (autocast)
+    # Of products in forward and backward (autocast): the least that is wanted, since exec.upcast may take more.
+    compute_dtype: Literal["float32", "bfloat16"] = "bfloat16"
     save_dtype: Literal["float32", "bfloat16"] = "bfloat16"  # of the finished checkpoint
     seed: int = 0  # of batches, dropout and adapter
     evals_per_epoch: int = Field(1, ge=1)  # validation losses, each with a checkpoint

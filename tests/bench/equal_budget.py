@@ -3,8 +3,8 @@
 Run: python -m tests.bench.equal_budget [--students smollm2 shallow-qwen] [--arms answers all verified ...] [--seeds 2]
 [--loss-tokens 60000] [--set sft.learning_rate=1e-4] [--record FILE]. Every arm is the demo's recipe with few changes,
 run by the command line up to eval under the name budget-STUDENT-ARM-SEED; what is finished is not run again, and all
-arms share the completion store, so that the teacher is asked once. Budgets count the tokens a student learns from (completions
-with their end tokens), whatever epochs that takes.
+arms share the completion store, so that the teacher is asked once. Budgets count the tokens a student learns from
+(completions with their end tokens), whatever epochs that takes.
 
 answers: the answer alone, of verified traces. all: every trace that parses, right or wrong. verified: right traces, as
 in the demo. soft_labels: the same with the teacher's stored top-50 distributions. self_distillation: right traces of

@@ -6,12 +6,13 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
+import torch
 from pydantic import ValidationError
 
 from pipeline.roles import Student
 from pipeline.section import declared
 from pipeline.stage import StageError
-from pipeline.training import material, options, results, settings
+from pipeline.training import material, options, products, results, settings
 from pipeline.training.encode import Encoded
 from stages import sft
 from tests import tiny
@@ -140,6 +141,27 @@ def test_a_training_that_was_cut_off_goes_on_only_where_its_optimizer_was_saved(
     assert again.facts["loss"] == whole.facts["loss"]
     before, after = (weights(output.folder / "checkpoint") for output in (whole, again))
     assert [name for name, value in before.items() if not value.equal(after[name])] == []
+
+
+def test_products_are_made_in_float32_where_that_is_faster(
+    tmp_path: Path, student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, gains, seen = tiny.examples(8, validation=0), {"slow": 3.0, "fast": 0.5}, {}
+    forward = torch.nn.Linear.forward
+
+    def watched(self: torch.nn.Linear, given: torch.Tensor) -> torch.Tensor:
+        made = forward(self, given)
+        seen[name].add(made.dtype)
+        return made
+
+    monkeypatch.setattr(torch.nn.Linear, "forward", watched)
+    for name, gain in gains.items():
+        seen[name] = set[torch.dtype]()
+        monkeypatch.setattr(products, "gain", lambda gain=gain: gain)
+        output = trained(tmp_path / name, student, rows, epochs=1)
+        dtype = {"slow": torch.float32, "fast": torch.bfloat16}[name]
+        assert (seen[name], output.facts["products"]) == ({dtype}, str(dtype).removeprefix("torch."))
+        assert any("sft.exec.upcast" in line for line in output.lines) is (name == "slow")
 
 
 def test_a_long_example_is_dropped_counted_and_named(tmp_path: Path, student: Path) -> None:
