@@ -48,6 +48,7 @@ def build(manifests: Mapping[str, Manifest], lengths: Mapping[str, list[int]]) -
         **{key: scores[key] for key in ("questions", "samples", "split", "models", "base_prompt", "base_prompts")},
         **{key: scores[key] for key in ("paired", "gap_recovered")},
         "exports": scores.get("exports", []),
+        "not_asked": not_asked(manifests["generate"].facts),
         "funnel": mix["funnel"],
         "funnel_by_task": mix["funnel_by_task"],
         "traces": sum(row["traces"] for row in mix["funnel"]),
@@ -102,6 +103,17 @@ def actual(manifests: Mapping[str, Manifest], lengths: Mapping[str, list[int]]) 
         "truncated_share": len(lengths["cut off"]) / len(tokens) if tokens else None,
         "right_share": judged.get("right", 0) / decided if decided else None,
     }
+
+
+def not_asked(facts: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The problems that generate asked nobody, which therefore have no line in the funnel: how many, and why."""
+    rows = [
+        {"reason": f"no teacher's route fits {name}", "problems": count}
+        for name, count in facts.get("unrouted", {}).items()
+    ]
+    if facts.get("unverifiable_skipped"):
+        rows.append({"reason": "variants whose answer nobody knows", "problems": facts["unverifiable_skipped"]})
+    return rows
 
 
 def points(pairs: Iterable[Any]) -> list[list[float]]:
@@ -286,7 +298,7 @@ _VERDICT = ("id", "outcome", "reasons")
 
 STAGE = Stage(
     name="report",
-    version=3,
+    version=4,
     config=Config,
     run=run,
     reads={

@@ -87,6 +87,22 @@ def test_exports_stand_in_a_table_of_their_own_where_there_are_some(
     assert "student_int812–0.5000.400 to 0.600-0.125-0.200 to 0.100" in text
 
 
+def test_problems_that_no_teacher_was_asked_are_counted(
+    tmp_path: Path, report: dict[str, Any], elements: Elements
+) -> None:
+    assert report["not_asked"] == []
+    assert "no teacher was asked" not in "".join(elements.text)
+    known = synthetic.manifests(synthetic.tables())["generate"]
+    facts = {**known.facts, "unrouted": {"<law>": 1200, "art": 3}, "unverifiable_skipped": 7}
+    output = DeskOutput(tmp_path)
+    run(Config(), inputs(tmp_path, generate=known.model_copy(update={"facts": facts})), output)
+    text = "".join(Elements((output.folder / "page/index.html").read_text(encoding="utf-8")).text)
+    assert (
+        "no teacher was asked: 1,200 (no teacher's route fits <law>); 3 (no teacher's route fits art); "
+        "7 (variants whose answer nobody knows)."
+    ) in text
+
+
 def test_the_page_runs_no_script_and_loads_nothing(elements: Elements) -> None:
     assert not {"script", "iframe", "img", "link", "object", "embed", "base", "form"} & set(elements.tags)
     assert [name for name, _ in elements.attributes if name.startswith("on")] == []
