@@ -22,7 +22,7 @@ VERSION = 1
 RECORD = "seqdistill-student.json"  # what it was made from, in numbers; no loader of a model reads it
 # What a configuration says of each layer by itself, and what it says in a way that numbers taken out would change.
 PER_LAYER = ("layer_types", "no_rope_layers", "mlp_layer_types")
-UNEVEN = ("mlp_only_layers", "moe_layers")
+UNEVEN = ("mlp_only_layers", "moe_layers", "first_k_dense_replace")
 TEXTS = ("*.json", "*.jinja", "*.model", "*.txt")  # what stands beside the weights of a model
 
 
@@ -124,6 +124,8 @@ def _keep(model: Any, source: Path, layers: Sequence[int]) -> None:
     decoder = model.get_decoder()
     decoder.layers = ModuleList(decoder.layers[number] for number in layers)
     config = json.loads((source / "config.json").read_text(encoding="utf-8"))
+    # Of every sixth layer, say, another pattern would remain: what each layer is was worked out when it was read.
+    config |= {name: found for name in PER_LAYER if (found := getattr(model.config, name, None))}
     model.config = type(model.config).from_dict(sliced(config, layers))
 
 

@@ -85,6 +85,13 @@ def in_validation(problem_id: str, share: float) -> bool:
     return int(content_id("validation", problem_id), 16) < share * 2**128
 
 
+def origin(problem: Mapping[str, Any]) -> str:
+    """The id that decides a problem's side. A rewriting goes where its parent goes: training sees no validation problem
+    in other words.
+    """
+    return str(problem.get("parent_id") or problem["id"])
+
+
 def funnel(counts: Mapping[tuple[str, str] | None, int]) -> list[dict[str, Any]]:
     """Rows {stage, reason, traces} in the funnel's order, most frequent first within a stage; the last one is "kept".
     `counts` say how many traces have a first (stage, reason); None: they are kept. The rows add up to them all.
@@ -109,17 +116,15 @@ def example(
     """One EXAMPLE row: the student's prompt, the laid-out trace and where both come from."""
     ended = trace["finish"] != "length"
     spans = lay_out(trace["raw"], thinking, config.trace_format, problem["verifier"] == "code", ended)
-    # A rewriting goes where its parent goes: training sees no validation problem in other words.
-    parent_id = problem.get("parent_id")
     return {
         "id": trace["id"],
         "problem_id": trace["problem_id"],
-        "parent_id": parent_id,
+        "parent_id": problem.get("parent_id"),
         "prompt": prompt,
         "completion": [{"role": "assistant", "content": assemble(trace["raw"], spans)}],
         "spans": spans,
         "finish": trace["finish"],
-        "split": "validation" if in_validation(parent_id or problem["id"], config.validation_share) else "train",
+        "split": "validation" if in_validation(origin(problem), config.validation_share) else "train",
         **{key: problem[key] for key in ("domain", "task", "answer", "source", "license")},
         **{key: trace[key] for key in ("teacher", "weights", "sampling")},
     }
@@ -201,10 +206,10 @@ def all_reasons(said: Mapping[str, Verdicts], codes: Sequence[int], verification
     return merged_reasons(verdicts, verification)
 
 
-def decide(config: Config, inputs: Inputs, domains: Mapping[str, str], rows: Sequence[Row] = ()) -> Decision:
-    """Decide all. `domains` go by problem id; `rows` are the general set's. Raises StageError where shares cannot be
-    held.
-    """
+def decide(
+    config: Config, inputs: Inputs, problems: Mapping[str, Mapping[str, Any]], rows: Sequence[Row] = ()
+) -> Decision:
+    """Decide all. `problems` go by id; `rows` are the general set's. Raises StageError where shares cannot be held."""
     decided = in_band(candidates(config, inputs), config.pass_rate_band)
     decided = revive(hear_best(decided) if config.ensemble == "best" else decided)
     each = config.ensemble == "each"
@@ -218,9 +223,9 @@ def decide(config: Config, inputs: Inputs, domains: Mapping[str, str], rows: Seq
             config,
             decided,
             places,
-            domains,
+            {key: problem["domain"] for key, problem in problems.items()},
             rows,
-            lambda problem_id: in_validation(problem_id, config.validation_share),
+            lambda key: in_validation(origin(problems[key]) if key in problems else key, config.validation_share),
         )
     except Shortage as error:
         raise StageError(str(error)) from error
@@ -341,7 +346,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Decide every trace's fate, then write the kept ones as examples."""
     problems = {row["id"]: row for row in inputs.table("problems").to_pylist()}
     ready = read_general(config, inputs)
-    decision = decide(config, inputs, {key: row["domain"] for key, row in problems.items()}, ready.rows)
+    decision = decide(config, inputs, problems, ready.rows)
     decided = decision.candidates
     for start in range(0, len(decided), ROWS):
         rows = [fate(one, problems[one.problem_id]["task"]) for one in decided[start : start + ROWS]]
@@ -403,7 +408,7 @@ _VERDICT_COLUMNS = ("id", "outcome", "reasons", "detail")
 
 STAGE = Stage(
     name="mix",
-    version=4,
+    version=5,
     config=Config,
     run=run,
     reads={

@@ -128,6 +128,11 @@ def checked(config: Config, inputs: Inputs, tokenizer: Any, output: Output) -> M
     found = audits.faults(material.audit, config.audit)
     if found:
         raise StageError("the audit refuses to train:\n- " + "\n- ".join(found))
+    if not material.train_batches:
+        raise StageError(
+            f"sft.loss_tokens is {config.loss_tokens}, less than half of what the first batch teaches, so that no step "
+            f"would be taken; expected at least a batch's. Raise it, or lower sft.batch_tokens or sft.batch_examples."
+        )
     if not material.validation:
         output.say("no validation examples: no validation loss, no early stopping, the last checkpoint is kept")
     return material
@@ -252,6 +257,7 @@ def plan_of(config: Config, inputs: Inputs, material: Material) -> str:
     if isinstance(values.get("soft_labels"), dict):
         values["soft_labels"] = {name: value for name, value in values["soft_labels"].items() if name not in NO_COURSE}
     paired = [] if material.targets is None else [targets.said_of(material.targets)]
+    ordered = [] if material.places is None else [material.places]
     return content_id(
         values,
         inputs.weights("student"),
@@ -260,6 +266,7 @@ def plan_of(config: Config, inputs: Inputs, material: Material) -> str:
         *start.digest(config.start, inputs.root).values(),
         *(inputs.weights(role) for role in beside(config)),
         *paired,
+        *ordered,
     )
 
 

@@ -34,13 +34,16 @@ class AcrossTrainer(OnPolicy, GOLDTrainer):
         self.plan, self.padding, self.compute_dtype = plan, padding, compute_dtype
         super().__init__(**kwargs)
         self.remove_callback(PrinterCallback)
+        known = self.generation_config.eos_token_id  # the model's own, which may lack what ends a turn
+        others = [known] if isinstance(known, int) else known or []
+        self.generation_config.eos_token_id = list(dict.fromkeys([self._tokenizer.eos_token_id, *others]))
 
     def _prepare_inputs(self, generation_batch: Any) -> Any:
         self.asked = generation_batch["ids"]
         return super()._prepare_inputs(generation_batch)
 
     def _fill_buffer(self, generation_batch: Any, buffer_steps: int) -> None:
-        with self.mixed():
+        with self.answering():
             super()._fill_buffer(generation_batch, buffer_steps)
         made: list[dict[str, Any]] = self._buffered_inputs  # type: ignore[assignment]
         self.answered = sum(int((part["labels"] != IGNORED).sum()) for part in made)

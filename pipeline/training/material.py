@@ -25,6 +25,7 @@ class Material:
     audit: audits.Audit
     train_batches: list[list[int]]
     validation_batches: list[list[int]]
+    places: list[float] | None = None  # of the examples to train on in the order that mix declares, where it does
     targets: Path | None = None  # where the soft targets of the examples lie, for an objective that learns them
 
 
@@ -42,6 +43,7 @@ def prepare(
         if options.on_policy.answers_alone:
             (train, repeated), (validation, _) = asked_once(train), asked_once(validation)
             lengths = [len(one.prompt) for one in train]
+    places = places_of(train, ordered)
     of_epoch = partial(
         batches.epoch_batches,
         lengths,
@@ -49,7 +51,7 @@ def prepare(
         options.seed,
         pool_batches=options.pool_batches,
         batch_examples=count,
-        places=places_of(train, ordered),
+        places=places,
     )
     if options.loss_tokens is None:
         train_batches = [batch for epoch in range(options.epochs) for batch in of_epoch(epoch)]
@@ -70,6 +72,7 @@ def prepare(
             len(validation) + 1,
             None if options.on_policy is None else count,
         ),
+        places=places,
     )
 
 

@@ -5,15 +5,15 @@ It renders and tokenises no prompt, and chooses none; batches, checkpoints and r
 
 import json
 import time
-from collections.abc import Mapping, Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import torch
 from datasets import Dataset
-from transformers import PrinterCallback
+from transformers import GenerationConfig, PrinterCallback
 from trl.trainer.distillation_config import DistillationConfig
 from trl.trainer.distillation_trainer import DistillationTrainer
 
@@ -46,6 +46,11 @@ class Padding:
     head: torch.Tensor | None  # [rows, width]; None where it is tied to the embedding
 
 
+def without_adapter(model: Any) -> Any:
+    """The model without its adapter's wrapping."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def trim(model: Any, size: int) -> Padding:
     """Cut a model's vocabulary to `size` rows, in place; the logits of those that stay do not change.
 
@@ -53,7 +58,7 @@ def trim(model: Any, size: int) -> Padding:
     text ever reaches; with them two models cannot be compared, and mass would be learnt that nobody can say. Raises
     ValueError for a model with fewer rows than the tokenizer has tokens.
     """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = without_adapter(model)
     rows, head = base.get_input_embeddings().weight, base.get_output_embeddings().weight
     if len(rows) < size:
         raise ValueError(
@@ -69,7 +74,7 @@ def trim(model: Any, size: int) -> Padding:
 
 def restore(model: Any, padding: Padding) -> None:
     """Put back the rows that `trim` cut off, as they were: a checkpoint has the shape of the model it came from."""
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    base = without_adapter(model)
     kept = len(base.get_input_embeddings().weight)
     if kept == padding.size:
         return
@@ -92,6 +97,19 @@ class OnPolicy(Planned):
     def mixed(self) -> AbstractContextManager[Any]:
         """Autocast, where products are made in bfloat16."""
         return torch.autocast(self.args.device.type, dtype=torch.bfloat16, enabled=self.compute_dtype != torch.float32)
+
+    @contextmanager
+    def answering(self) -> Iterator[None]:
+        """Autocast, and a student that samples as it is asked alone: what TRL leaves open, transformers takes from the
+        model's own generation configuration (Qwen2.5's penalises repetition).
+        """
+        base = without_adapter(self.model)
+        own, base.generation_config = base.generation_config, GenerationConfig()
+        try:
+            with self.mixed():
+                yield
+        finally:
+            base.generation_config = own
 
     def compute_loss(self, *arguments: Any, **named: Any) -> Any:
         """As TRL does. Raises Diverged, with the ids of the examples, where the loss is not finite."""
@@ -149,7 +167,7 @@ class OnPolicyTrainer(OnPolicy, DistillationTrainer):
         return found
 
     def _generate_single_turn(self, *arguments: Any, **named: Any) -> Any:
-        with self.mixed():
+        with self.answering():
             return super()._generate_single_turn(*arguments, **named)  # type: ignore[no-untyped-call]
 
 

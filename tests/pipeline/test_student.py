@@ -85,6 +85,7 @@ def test_every_number_of_layers_gives_as_many_different_ones() -> None:
         ({"architectures": ["VisionForCausalLM"], "text_config": PLAIN}, 6, "with None layers"),
         ({**PLAIN, "mlp_only_layers": [0]}, 6, "mixes layers with and without experts"),
         ({**PLAIN, "decoder_sparse_step": 2}, 6, "mixes layers with and without experts"),
+        ({**PLAIN, "first_k_dense_replace": 1}, 6, "mixes layers with and without experts"),
     ],
 )
 def test_layers_that_a_model_does_not_have_are_refused(config: dict[str, Any], layers: Any, says: str) -> None:
@@ -212,6 +213,28 @@ def test_sliding_windows_and_a_head_of_its_own_are_kept(tmp_path: Path) -> None:
     assert shallow.config.layer_types == ["full_attention", "sliding_attention"]
     assert not shallow.config.tie_word_embeddings
     assert logits(shallow).equal(logits(by_hand(source, [1, 3])))
+
+
+def test_a_layer_stays_what_it_was_where_a_configuration_names_a_pattern_alone(tmp_path: Path) -> None:
+    """As Gemma 3's does on the hub: every sixth layer sees all of the text, the others a window of it."""
+    import torch
+    from transformers import Gemma3ForCausalLM, Gemma3TextConfig
+
+    source, dest, tokenizer = tmp_path / "source", tmp_path / "made", tiny.tokenizer()
+    torch.manual_seed(1)
+    sizes = {"hidden_size": 32, "intermediate_size": 64, "num_attention_heads": 2, "num_key_value_heads": 1}
+    config = Gemma3TextConfig(
+        vocab_size=len(tokenizer), num_hidden_layers=6, head_dim=16, sliding_window=3, pad_token_id=0, **sizes
+    )
+    Gemma3ForCausalLM(config).save_pretrained(source)
+    tokenizer.save_pretrained(source)
+    written = json.loads((source / "config.json").read_text())
+    assert written.pop("layer_types")[5] == "full_attention"
+    (source / "config.json").write_text(json.dumps({**written, "sliding_window_pattern": 6}))
+    make(source, dest, [1, 5], False)
+    shallow = loaded(dest)
+    assert shallow.config.layer_types == ["sliding_attention", "full_attention"]
+    assert logits(shallow).equal(logits(by_hand(source, [1, 5])))
 
 
 @pytest.mark.parametrize("kind", ["tied", "untied"])

@@ -302,6 +302,25 @@ def test_the_share_that_is_reported_is_that_of_the_rows_where_validation_repeats
     assert there == {"plain": 1, "thinker": 1}
 
 
+@pytest.mark.parametrize("validates", [True, False])
+def test_a_rewriting_is_repeated_where_its_parent_is_trained_on_and_there_alone(
+    tmp_path: Path, validates: bool
+) -> None:
+    inputs = desk(tmp_path, {"t": Teacher(model="thinker", thinking=True)}, {"c"})
+    names = [f"problem {number}" for number in range(100)]
+    parent = next(name for name in names if in_validation(name, 0.5) is validates)
+    own = next(name for name in names if in_validation(name, 0.5) is not validates)
+    changes = {"problems": {"id": own, "parent_id": parent}, "traces": {"problem_id": own}}
+    for name, schema in (("problems", PROBLEM), ("traces", TRACE)):
+        rows = [row | changes[name] for row in inputs.table(name).to_pylist()]
+        inputs._tables[name] = as_table(rows, schema)
+    output = DeskOutput(tmp_path)
+    run(Config(teacher_shares={"plain": 0.25, "thinker": 0.75}, short="repeat", validation_share=0.5), inputs, output)
+    examples = output.rows("examples")
+    assert {row["split"] for row in examples} == {"validation" if validates else "train"}
+    assert [row["id"] for row in examples] == (["a", "b"] if validates else ["a", "b", "b+1", "b+2"])
+
+
 def test_examples_say_where_in_the_order_asked_for_they_stand(tmp_path: Path) -> None:
     inputs = made_up(tmp_path, random.Random(4))
     output = DeskOutput(tmp_path)

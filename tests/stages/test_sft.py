@@ -164,6 +164,24 @@ def test_products_are_made_in_float32_where_that_is_faster(
         assert any("sft.exec.upcast" in line for line in output.lines) is (name == "slow")
 
 
+def test_a_training_that_was_cut_off_starts_over_where_its_examples_come_in_another_order(
+    tmp_path: Path, student: Path
+) -> None:
+    rows, values = tiny.examples(20, validation=4), {"epochs": 2, "batch_tokens": 256, "pool_batches": 1}
+    rising, falling = ([row | {"place": sign * n} for n, row in enumerate(rows)] for sign in (1.0, -1.0))
+    whole = trained(tmp_path / "whole", student, falling, **values)
+    with interrupted_at_save():
+        trained(tmp_path / "cut", student, rising, **values)
+    again = trained(tmp_path / "cut", student, falling, **values)
+    assert again.facts["resumed_at_step"] == 0
+    assert again.facts["loss"] == whole.facts["loss"]
+
+
+def test_fewer_tokens_than_a_step_teaches_are_refused(tmp_path: Path, student: Path) -> None:
+    with pytest.raises(StageError, match=r"sft.loss_tokens is 50, less than half of what the first batch teaches"):
+        trained(tmp_path, student, tiny.examples(20, validation=4), loss_tokens=50)
+
+
 def test_a_long_example_is_dropped_counted_and_named(tmp_path: Path, student: Path) -> None:
     rows = tiny.examples(40, validation=4)
     rows[3]["completion"] = [{"role": "assistant", "content": "<think>\n" + "so " * 300 + "\n</think>\n\nIt is 4."}]

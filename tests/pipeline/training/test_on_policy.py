@@ -294,6 +294,38 @@ def test_the_end_of_an_answer_takes_up_no_bytes(
     assert (rest[:, 0] < rest[:, 1]).all()
 
 
+@pytest.mark.parametrize("across", [False, True])
+def test_the_student_answers_as_the_recipe_says_whatever_its_generation_configuration_does(
+    tmp_path: Path, models: dict[str, Path], foreign: dict[str, Path], monkeypatch: pytest.MonkeyPatch, across: bool
+) -> None:
+    """Qwen2.5's penalises repetition, and that of a base model knows no end of a turn."""
+    import shutil
+
+    from transformers import GenerationConfig, LlamaForCausalLM
+
+    own = shutil.copytree(models["student"], tmp_path / "own")
+    pad = load_tokenizer(own).pad_token_id
+    GenerationConfig(repetition_penalty=1.3, min_p=0.2, do_sample=True, eos_token_id=pad).save_pretrained(own)
+    used: list[Any] = []
+    real = LlamaForCausalLM._prepare_generation_config
+
+    def watched(self: Any, *given: Any, **named: Any) -> Any:
+        used.append(real(self, *given, **named)[0])
+        return real(self, *given, **named)
+
+    monkeypatch.setattr(LlamaForCausalLM, "_prepare_generation_config", watched)
+    on_policy = {"top_p": 0.9, "temperature": 0.7} | ({"across": {}} if across else {})
+    output = trained(tmp_path, {**(foreign if across else models), "student": own}, on_policy=on_policy)
+    assert used
+    for config in used:
+        assert (config.temperature, config.top_p, config.top_k) == (0.7, 0.9, 0)
+        assert config.repetition_penalty == 1.0
+        assert not config.min_p
+        assert set(config.eos_token_id) == {end_token_id(load_tokenizer(own)), pad}
+    kept = GenerationConfig.from_pretrained(output.folder / "checkpoint")
+    assert (kept.repetition_penalty, kept.min_p) == (1.3, 0.2)
+
+
 def test_gold_is_what_this_code_was_written_for() -> None:
     """It is experimental: what is overridden, and what is relied on, by name and by parameters."""
     from trl.experimental.gold import GOLDConfig, GOLDTrainer, gold_trainer
