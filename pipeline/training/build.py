@@ -114,11 +114,12 @@ def _answering(job: Job, config: OnPolicy, models: Models, plan: Plan, settings:
         compute_dtype=job.compute_dtype,
         callbacks=job.callbacks,
     )
-    if config.across is None:
-        return on_policy.build(setting)
-    from pipeline.training import across
+    with model.unrounded(setting.student):
+        if config.across is None:
+            return on_policy.build(setting)
+        from pipeline.training import across
 
-    return across.build(setting)
+        return across.build(setting)
 
 
 def _reading(job: Job, models: Models, plan: Plan, settings: Mapping[str, Any]) -> Planned:
@@ -136,12 +137,13 @@ def _reading(job: Job, models: Models, plan: Plan, settings: Mapping[str, Any]) 
         second=models.second,
     )
     made = objectives.load(options.objective).make(getattr(options, options.objective, None), context)
-    return PlannedTrainer(
-        replace(plan, objective=made),
-        model=student,
-        args=given,
-        train_dataset=as_dataset(material.train),
-        eval_dataset=as_dataset(material.validation) if material.validation else None,
-        processing_class=job.tokenizer,
-        callbacks=job.callbacks,
-    )
+    with model.unrounded(student):
+        return PlannedTrainer(
+            replace(plan, objective=made),
+            model=student,
+            args=given,
+            train_dataset=as_dataset(material.train),
+            eval_dataset=as_dataset(material.validation) if material.validation else None,
+            processing_class=job.tokenizer,
+            callbacks=job.callbacks,
+        )
