@@ -40,7 +40,7 @@ class AcrossTrainer(OnPolicy, GOLDTrainer):
         return super()._prepare_inputs(generation_batch)
 
     def _fill_buffer(self, generation_batch: Any, buffer_steps: int) -> None:
-        with self.mixed():
+        with self.answering():
             super()._fill_buffer(generation_batch, buffer_steps)
         made: list[dict[str, Any]] = self._buffered_inputs  # type: ignore[assignment]
         self.answered = sum(int((part["labels"] != IGNORED).sum()) for part in made)

@@ -102,6 +102,14 @@ def _answering(job: Job, config: OnPolicy, models: Models, plan: Plan, settings:
             f"loss on a student's own answers reads the output head past the adapter, so that they would never be "
             f"learnt. Set sft.method: full, or begin with a checkpoint that knows them (sft.start)."
         )
+    held = {"lora": job.options.master_dtype, "qlora": "4 bits"}.get(job.options.method, "float32")
+    if config.exec.vllm and held != "float32":
+        raise ValueError(
+            f"sft.on_policy.exec.vllm is true, and sft.method is {job.options.method} on weights held in {held}; "
+            f"expected float32: before each step TRL sums the adapter onto the weights for vLLM and takes it off "
+            f"again, and rounded weights drift away by that. Set sft.method: lora and sft.master_dtype: float32, or "
+            f"leave vllm out: transformers writes the answers then."
+        )
     setting = on_policy.Setting(
         config=config,
         shared=settings,
