@@ -1,9 +1,9 @@
-"""The C library's heap: whether memory that was freed stays with the process, and giving it back to the system.
+"""The C library's heap: whether memory that was freed stays with the process, and giving it back, a GPU's too.
 
 By default glibc returns every large block as soon as it is freed, and the kernel clears the next one page by page: at
 tensors of megabytes that is a fifth of a training's time on a CPU (mallopt(3)). Kept are blocks up to the largest size
-that glibc lets the heap hold; keeping the few above it too gains nothing and once doubled a training's memory. It does
-not touch torch's GPU memory. On systems without glibc all of it does nothing.
+that glibc lets the heap hold; keeping the few above it too gains nothing and once doubled a training's memory. On
+systems without glibc nothing of this is done.
 """
 
 import contextlib
@@ -36,8 +36,14 @@ def kept() -> Iterator[None]:
 
 
 def release() -> None:
-    """Give what is free back to the system, after collecting what lies in cycles (as a trainer's weights do)."""
+    """Give what is free back to the system, after collecting what lies in cycles (as a trainer's weights do).
+
+    So with a GPU's memory: torch keeps what it freed for this process, and vLLM does not start beside it.
+    """
     gc.collect()
+    torch = sys.modules.get("torch")  # a process that has not imported it holds nothing there
+    if torch is not None:
+        torch.cuda.empty_cache()  # does nothing where no GPU is in use
     library = _library()
     if library is not None:
         library.malloc_trim(0)

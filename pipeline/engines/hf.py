@@ -3,12 +3,12 @@
 It is slow: a batch ends with its longest sequence. It has no presence and frequency penalties and refuses them.
 """
 
-import gc
 from collections.abc import Iterable, Iterator
 from itertools import islice
 from pathlib import Path
 from typing import Any
 
+from pipeline import heap
 from pipeline.engines import Completion, Request, failed
 from pipeline.roles import Role, Sampling
 
@@ -106,7 +106,7 @@ class Hf:
 
     def close(self) -> None:
         self._model = self._tokenizer = None
-        gc.collect()
+        heap.release()  # the next engine may want the GPU
 
 
 def _alike(requests: list[Request]) -> list[list[Request]]:

@@ -102,6 +102,14 @@ def _answering(job: Job, config: OnPolicy, models: Models, plan: Plan, settings:
             f"loss on a student's own answers reads the output head past the adapter, so that they would never be "
             f"learnt. Set sft.method: full, or begin with a checkpoint that knows them (sft.start)."
         )
+    held = {"lora": job.options.master_dtype, "qlora": "4 bits"}.get(job.options.method, "float32")
+    if config.exec.vllm and held != "float32":
+        raise ValueError(
+            f"sft.on_policy.exec.vllm is true, and sft.method is {job.options.method} on weights held in {held}; "
+            f"expected float32: before each step TRL sums the adapter onto the weights for vLLM and takes it off "
+            f"again, and rounded weights drift away by that. Set sft.method: lora and sft.master_dtype: float32, or "
+            f"leave vllm out: transformers writes the answers then."
+        )
     setting = on_policy.Setting(
         config=config,
         shared=settings,
@@ -114,11 +122,12 @@ def _answering(job: Job, config: OnPolicy, models: Models, plan: Plan, settings:
         compute_dtype=job.compute_dtype,
         callbacks=job.callbacks,
     )
-    if config.across is None:
-        return on_policy.build(setting)
-    from pipeline.training import across
+    with model.unrounded(setting.student):
+        if config.across is None:
+            return on_policy.build(setting)
+        from pipeline.training import across
 
-    return across.build(setting)
+        return across.build(setting)
 
 
 def _reading(job: Job, models: Models, plan: Plan, settings: Mapping[str, Any]) -> Planned:
@@ -136,12 +145,13 @@ def _reading(job: Job, models: Models, plan: Plan, settings: Mapping[str, Any]) 
         second=models.second,
     )
     made = objectives.load(options.objective).make(getattr(options, options.objective, None), context)
-    return PlannedTrainer(
-        replace(plan, objective=made),
-        model=student,
-        args=given,
-        train_dataset=as_dataset(material.train),
-        eval_dataset=as_dataset(material.validation) if material.validation else None,
-        processing_class=job.tokenizer,
-        callbacks=job.callbacks,
-    )
+    with model.unrounded(student):
+        return PlannedTrainer(
+            replace(plan, objective=made),
+            model=student,
+            args=given,
+            train_dataset=as_dataset(material.train),
+            eval_dataset=as_dataset(material.validation) if material.validation else None,
+            processing_class=job.tokenizer,
+            callbacks=job.callbacks,
+        )

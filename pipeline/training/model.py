@@ -3,7 +3,8 @@
 It neither trains (`trainer.py`) nor chooses weights (`models.py`).
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -79,13 +80,28 @@ def _four_bits() -> dict[str, Any]:
     return {"quantization_config": quantised, "device_map": {"": torch.cuda.current_device()}}
 
 
+@contextmanager
+def unrounded(model: Any) -> Iterator[None]:
+    """After it the adapter of a model with 4-bit weights is what it was before, though TRL's trainers cast it to
+    bfloat16 as they are made: there most steps of a small learning rate would be rounded away.
+    """
+    four_bits = getattr(model, "is_loaded_in_4bit", False)
+    adapter = [(weight, weight.data) for weight in model.parameters() if four_bits and weight.requires_grad]
+    yield
+    for weight, values in adapter:
+        weight.data = values.to(weight.device)
+
+
 def merged(model: Any) -> Any:
-    """The model with its LoRA adapter summed in, in float32. One on quantised weights is summed onto the weights that
-    they were made from, which are read again.
+    """The model with its LoRA adapter summed in. One on quantised weights is summed onto the weights that they were
+    made from, which are read again.
+
+    Weights keep their dtype: what was trained in bfloat16 may have no room in float32. torch adds the adapter's float32
+    to them in float32 all the same, and rounds the sum once.
     """
     if getattr(model.get_base_model(), "is_quantized", False):
         model = onto_its_source(model)
-    return model.float().merge_and_unload()
+    return model.merge_and_unload()
 
 
 def onto_its_source(model: Any, weights: Mapping[str, Any] | None = None) -> Any:
@@ -101,6 +117,7 @@ def onto_its_source(model: Any, weights: Mapping[str, Any] | None = None) -> Any
     source: Any = AutoModelForCausalLM.from_pretrained(
         config.base_model_name_or_path, dtype=torch.float32, local_files_only=True
     )
+    allow_sampling(source.generation_config)
     found = get_peft_model_state_dict(model, state_dict=weights, save_embedding_layers=False)
     wrapped: Any = get_peft_model(source, config)
     set_peft_model_state_dict(wrapped, {name: value.cpu() for name, value in found.items()})
@@ -153,7 +170,7 @@ def save(model: Any, tokenizer: Any, folder: Path, dtype: str, weights: Mapping[
     if weights is not None:
         model = whole(model, weights)
     if hasattr(model, "merge_and_unload"):
-        model = merged(model)  # summed in float32; rounded once, below
+        model = merged(model.float() if dtype == "float32" else model)
     model = model.to(getattr(torch, dtype))
     end = end_token_id(tokenizer)
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end)

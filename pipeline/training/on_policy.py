@@ -6,7 +6,7 @@ It renders and tokenises no prompt, and chooses none; batches, checkpoints and r
 import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,6 +20,7 @@ from trl.trainer.distillation_trainer import DistillationTrainer
 from pipeline.objectives.companion import frozen
 from pipeline.objectives.on_policy import Config
 from pipeline.templates import end_token_id, load_tokenizer
+from pipeline.training import model
 from pipeline.training.encode import Encoded
 from pipeline.training.trainer import Diverged, Plan, Planned
 
@@ -100,13 +101,14 @@ class OnPolicy(Planned):
 
     @contextmanager
     def answering(self) -> Iterator[None]:
-        """Autocast, and a student that samples as it is asked alone: what TRL leaves open, transformers takes from the
-        model's own generation configuration (Qwen2.5's penalises repetition).
+        """Autocast where transformers writes the answers (vLLM computes in its own dtype), and a student that samples
+        as it is asked alone: what TRL leaves open, transformers takes from the model's own generation configuration
+        (Qwen2.5's penalises repetition).
         """
         base = without_adapter(self.model)
         own, base.generation_config = base.generation_config, GenerationConfig()
         try:
-            with self.mixed():
+            with nullcontext() if self.args.use_vllm else self.mixed():
                 yield
         finally:
             base.generation_config = own
@@ -209,7 +211,23 @@ def values_of(setting: Setting) -> dict[str, Any]:
         "use_vllm": config.exec.vllm,
         "vllm_mode": "colocate",
         "vllm_gpu_memory_utilization": config.exec.gpu_memory_share,
+        "vllm_max_model_length": longest(setting),  # the model's own may want a larger cache than there is room for
     }
+
+
+def longest(setting: Setting) -> int:
+    """Tokens of the longest prompt with its answer."""
+    return max(len(one.prompt) for one in [*setting.train, *setting.validation]) + setting.config.max_tokens
+
+
+def served(source: Path, tokenizer: Any, dtype: str, folder: Path) -> str:
+    """Write the student of a folder as vLLM has to begin with it: TRL fills in the weights, but neither the size of its
+    vocabulary, which `trim` cuts, nor the token that ends an answer. Returns the folder's name.
+    """
+    made = model.load(source, dtype, "sdpa", None, 0, False)
+    trim(made, vocabulary_size(tokenizer))
+    model.save(made, tokenizer, folder, dtype)
+    return str(folder)
 
 
 def as_prompts(examples: Sequence[Encoded]) -> Dataset:
@@ -235,16 +253,21 @@ def given(setting: Setting, theirs: Any) -> dict[str, Any]:
             "leave sft.on_policy.across out"
         )
     limit = getattr(setting.student.config, "max_position_embeddings", None)
-    longest = max(len(one.prompt) for one in [*setting.train, *setting.validation]) + config.max_tokens
-    if limit is not None and longest > limit:
+    tokens = longest(setting)
+    if limit is not None and tokens > limit:
         raise ValueError(
-            f"sft.on_policy.max_tokens is {config.max_tokens}; with the longest prompt that makes {longest} tokens, "
-            f"and the student has only {limit} positions. Lower it to {config.max_tokens - longest + limit} or less."
+            f"sft.on_policy.max_tokens is {config.max_tokens}; with the longest prompt that makes {tokens} tokens, "
+            f"and the student has only {limit} positions. Lower it to {config.max_tokens - tokens + limit} or less."
         )
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_token_id(tokenizer))  # it ends an answer
     teacher = frozen(setting.teacher, getattr(torch, config.teacher_dtype), "sdpa")
     trim(teacher, vocabulary_size(theirs))
     padding = trim(setting.student, vocabulary_size(tokenizer))
+    if config.exec.vllm:
+        base = without_adapter(setting.student)
+        place = Path(str(setting.shared["output_dir"])) / "served"
+        dtype = str(setting.compute_dtype).removeprefix("torch.")
+        base.name_or_path = served(Path(base.name_or_path), tokenizer, dtype, place)
     return {
         "plan": setting.plan,
         "padding": padding,

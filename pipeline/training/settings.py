@@ -7,6 +7,8 @@ from typing import Any
 
 from pipeline.training.options import Lora, Options, with_liger
 
+# Seconds that processes wait for each other: the first one alone hashes checkpoints and merges and writes the student.
+_PATIENCE_S = 4 * 3600
 _SCHEDULES = {"linear": "linear", "constant": "constant_with_warmup"}
 
 
@@ -61,6 +63,7 @@ def arguments(options: Options, folder: Path, steps: int, evaluated: bool, on_gp
         "disable_tqdm": True,
         "use_cpu": not on_gpu,
         "ddp_find_unused_parameters": False,
+        "ddp_timeout": _PATIENCE_S,
         "remove_unused_columns": False,
         "dataset_kwargs": {"skip_prepare_dataset": True},
         "packing": False,

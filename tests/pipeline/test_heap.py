@@ -3,6 +3,7 @@
 import ctypes
 import subprocess
 import sys
+import weakref
 
 import pytest
 
@@ -48,3 +49,21 @@ def test_without_glibc_nothing_is_done(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ctypes, "CDLL", lambda _name: object())
     with heap.kept():
         heap.release()
+
+
+class Weights:
+    """What a trainer leaves behind: it holds itself."""
+
+    def __init__(self) -> None:
+        self.trainer = self
+
+
+def test_a_gpu_gets_back_what_lay_in_cycles(monkeypatch: pytest.MonkeyPatch) -> None:
+    """torch gives back only what nobody holds any more; else vLLM finds the GPU full after a training."""
+    import torch
+
+    held, seen = weakref.ref(Weights()), []
+    assert held() is not None
+    monkeypatch.setattr(torch.cuda, "empty_cache", lambda: seen.append(held()))
+    heap.release()
+    assert seen == [None]

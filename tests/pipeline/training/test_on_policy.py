@@ -370,3 +370,55 @@ def test_an_adapter_that_could_not_learn_new_tokens_is_refused(tmp_path: Path, m
 def test_vllm_without_a_gpu_is_refused(tmp_path: Path, models: dict[str, Path]) -> None:
     with pytest.raises(ValueError, match="torch sees no GPU"):
         trained(tmp_path, models, on_policy={"exec": {"vllm": True}})
+
+
+def test_vllm_is_refused_weights_that_drift_as_an_adapter_is_put_on_and_taken_off(
+    tmp_path: Path, models: dict[str, Path]
+) -> None:
+    with pytest.raises(ValueError, match=r"sft\.method is lora on weights held in bfloat16; expected float32"):
+        trained(tmp_path, models, method="lora", master_dtype="bfloat16", on_policy={"exec": {"vllm": True}})
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+def test_vllm_begins_with_the_vocabulary_and_the_end_of_an_answer_that_are_trained(
+    tmp_path: Path, models: dict[str, Path], method: str
+) -> None:
+    """TRL has vLLM read the student's folder, and then fills in the weights, whose shapes have to be the same."""
+    import shutil
+
+    import torch
+    from transformers import AutoConfig, GenerationConfig
+
+    from pipeline.objectives.on_policy import Config
+    from pipeline.training import model, on_policy
+    from pipeline.training.encode import Encoded
+    from pipeline.training.options import Lora
+    from pipeline.training.settings import adapter
+    from pipeline.training.trainer import Plan
+
+    student = tmp_path / "student"
+    shutil.copytree(models["student"], student)
+    (student / "generation_config.json").write_text('{"eos_token_id": 0, "temperature": 0.6}')  # a base model's
+    made = model.load(student, "float32", "sdpa", None if method == "full" else adapter(Lora(), []), 0, False)
+    setting = on_policy.Setting(
+        config=Config(exec={"vllm": True}, max_tokens=7),
+        shared={"output_dir": str(tmp_path / "trainer")},
+        plan=Plan(None, [], [], 0),
+        student=made,
+        tokenizer=tiny.tokenizer(),
+        teacher=models["teacher"],
+        train=[Encoded("a", (), "", [5, 6, 7], [8]), Encoded("b", (), "", [5], [8])],
+        validation=[Encoded("c", (), "", [5, 6], [8])],
+        compute_dtype=torch.bfloat16,
+        callbacks=[],
+    )
+    assert on_policy.longest(setting) == 3 + 7
+    given = on_policy.given(setting, tiny.tokenizer())["model"]
+    served = Path(given.name_or_path)
+    assert served != student
+    rows = {name: len(value) for name, value in weights(served).items() if "embed" in name or "head" in name}
+    assert set(rows.values()) == {given.get_input_embeddings().weight.shape[0]} == {len(tiny.tokenizer())}
+    assert AutoConfig.from_pretrained(served).vocab_size == len(tiny.tokenizer())
+    assert GenerationConfig.from_pretrained(served).eos_token_id == [end_token_id(tiny.tokenizer()), 0]
+    assert load_tokenizer(served).eos_token_id == end_token_id(tiny.tokenizer())
+    assert {value.dtype for value in weights(served).values()} == {torch.bfloat16}

@@ -134,6 +134,15 @@ def test_a_batch_in_parts_has_the_loss_and_gradients_of_the_whole(made: Any, pac
         assert torch.allclose(parameter.grad, gradient, atol=1e-6)
 
 
+def test_processes_wait_while_the_first_one_hashes_the_checkpoint_of_a_large_student(tmp_path: Path) -> None:
+    """Weights and both moments of 32 billion parameters in float32, read at 50 MB/s; torch gives up after its limit."""
+    from pipeline.training.settings import arguments
+    from stages import sft
+
+    limit = arguments(sft.Config(), tmp_path / "a" / "b" / "c", 4, evaluated=True, on_gpu=True)["ddp_timeout"]
+    assert limit > 32e9 * 12 / 50e6
+
+
 def guarded(
     losses: list[float], factor: float = 4.0, steps: int = 3, entropies: Iterable[float | None] = repeat(None)
 ) -> Any:
