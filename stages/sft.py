@@ -246,9 +246,9 @@ def refuse_four_bits_without_a_gpu(method: str) -> None:
         )
 
 
-def refuse_mutual_alone(objective: str, peer: bool) -> None:
+def refuse_without_a_peer(peer: bool) -> None:
     """Raises StageError where two students are to learn from each other, and there is one."""
-    if objective == "mutual" and not peer:
+    if not peer:
         raise StageError(
             "found no peer in the recipe; expected a second student, since sft.objective is mutual. Add a section "
             "peer: {model: ...} of the student's family, or set sft.objective: sft."
@@ -257,7 +257,8 @@ def refuse_mutual_alone(objective: str, peer: bool) -> None:
 
 def refuse(config: Config, roles: Mapping[str, Role], root: Path) -> None:
     """Raises StageError or ValueError for what can be told before there are examples to train on."""
-    refuse_mutual_alone(config.objective, "peer" in roles)
+    if config.objective == "mutual":
+        refuse_without_a_peer("peer" in roles)
     refuse_four_bits_without_a_gpu(config.method)
     check_reporters(config.exec.report_to)
     if config.start is not None:
@@ -312,7 +313,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     refuse_four_bits_without_a_gpu(config.method)
     check_reporters(config.exec.report_to)
     (output.folder / DIVERGED_FILE).unlink(missing_ok=True)
-    refuse_mutual_alone(config.objective, inputs.peer is not None)
+    if config.objective == "mutual":
+        refuse_without_a_peer(inputs.peer is not None)
     template = inputs.student.chat_template
     tokenizer = load_tokenizer(inputs.model("student"), inputs.prompt(f"chat/{template}") if template else None)
     material = checked(config, inputs, tokenizer, output)
