@@ -26,7 +26,10 @@ PYTHON ?= $(shell for p in python3.11 python3.12 python3.13 python3.14 python3; 
 BIN := .venv/bin
 READY := .venv/.ready
 SEQDISTILL := $(BIN)/seqdistill
-OPTIONS = $(foreach stage,$(FORCE),--force $(stage)) $(foreach value,$(SET),--set '$(value)')
+# A word for the shell, whatever stands in it.
+quoted = '$(subst ','\'',$(1))'
+SETTINGS = $(foreach value,$(SET),--set $(call quoted,$(value)))
+OPTIONS = $(foreach stage,$(FORCE),--force $(stage)) $(SETTINGS)
 STAGES := seed generate verify filter dedupe decontaminate mix sft export eval report
 
 ifeq ($(DEST)$(filter publish,$(MAKECMDGOALS)),publish)
@@ -39,10 +42,10 @@ endif
 help: ## list the targets
 	@awk -F ':.*## ' '/^[a-z]+:.*## / { printf "%-15s %s\n", $$1, $$2 }' $(firstword $(MAKEFILE_LIST))
 	@echo 'Targets about a recipe take RECIPE=file and SET="a.b=c d.e=f", those that run stages FORCE="stage ..." too.'
-	@echo 'Now: RECIPE=$(RECIPE)'
+	@echo $(call quoted,Now: RECIPE=$(RECIPE))
 
 distill: $(READY) ## the whole recipe: eleven stages, a table of scores and a report
-	$(SEQDISTILL) run '$(RECIPE)' $(OPTIONS)
+	$(SEQDISTILL) run $(call quoted,$(RECIPE)) $(OPTIONS)
 
 # A stage's target runs the stages before it that are not fresh, then itself.
 seed: ## problems; the held-out ones are drawn first
@@ -57,19 +60,19 @@ export: ## the checkpoint as folders to serve, with fewer bits where the recipe 
 eval: ## teacher, untouched and distilled student on held-out problems
 report: ## one HTML page with everything, and its figures as JSON
 $(STAGES): $(READY)
-	$(SEQDISTILL) run '$(RECIPE)' --to $@ $(OPTIONS)
+	$(SEQDISTILL) run $(call quoted,$(RECIPE)) --to $@ $(OPTIONS)
 
 status: $(READY) ## a line per stage: fresh, stale, partial or absent
-	@$(SEQDISTILL) status '$(RECIPE)' $(foreach value,$(SET),--set '$(value)')
+	@$(SEQDISTILL) status $(call quoted,$(RECIPE)) $(SETTINGS)
 
 plan: $(READY) ## tokens, hours and disk, from a pilot whose completions are kept
-	@$(SEQDISTILL) plan '$(RECIPE)' $(foreach value,$(SET),--set '$(value)')
+	@$(SEQDISTILL) plan $(call quoted,$(RECIPE)) $(SETTINGS)
 
 publish: $(READY) ## the training examples as a dataset folder: make publish DEST=folder
-	$(SEQDISTILL) publish '$(RECIPE)' '$(DEST)' $(foreach value,$(SET),--set '$(value)')
+	$(SEQDISTILL) publish $(call quoted,$(RECIPE)) $(call quoted,$(DEST)) $(SETTINGS)
 
 serve: $(READY) ## an OpenAI-compatible server on the exported student, until Ctrl-C: make serve PORT=8000
-	$(SEQDISTILL) serve '$(RECIPE)' --port $(PORT) $(foreach value,$(SET),--set '$(value)')
+	$(SEQDISTILL) serve $(call quoted,$(RECIPE)) --port $(PORT) $(SETTINGS)
 
 models: $(READY) ## fetch the demo's two models now
 	$(SEQDISTILL) models fetch smollm2-135m-instruct

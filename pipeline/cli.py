@@ -4,6 +4,8 @@ import errno
 import json
 import os
 import signal
+import sys
+import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +27,7 @@ from pipeline.text import visible
 
 DONE, FAILED, USAGE, STALE = 0, 1, 2, 3
 INTERRUPTED = 130
+AGAIN_S = 0.05  # until an interruption that was dropped comes again
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # by the disk, not for a mistake in what was typed
 
 app = typer.Typer(
@@ -136,16 +139,30 @@ def run(
 
 @contextmanager
 def _terminable() -> Iterator[None]:
-    """SIGTERM ends a run as Ctrl-C does: finished work is saved."""
+    """SIGTERM ends a run as Ctrl-C does: finished work is saved.
+
+    Python drops an interruption that falls into a callback of its own (of a weak reference, of __del__) and goes on;
+    here it comes again.
+    """
 
     def interrupt(*_: object) -> None:
         raise KeyboardInterrupt
 
+    def unraisable(dropped: Any) -> None:
+        if not issubclass(dropped.exc_type, KeyboardInterrupt):
+            return hook(dropped)
+        # Not at once: this is still within what drops it.
+        again = threading.Timer(AGAIN_S, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
+        again.daemon = True
+        again.start()
+
+    hook, sys.unraisablehook = sys.unraisablehook, unraisable
     before = signal.signal(signal.SIGTERM, interrupt)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
+        sys.unraisablehook = hook
 
 
 def _summary(this: Run) -> None:

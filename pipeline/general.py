@@ -16,7 +16,7 @@ from pipeline.digests import remembered
 from pipeline.records import content_id
 from pipeline.similarity.ngrams import Overlap, Reference
 from pipeline.sources import SOURCES, Candidate, FileSource, HubSource
-from pipeline.sources.file import place_of
+from pipeline.sources.file import existing, place_of
 from pipeline.sources.hub import folder_digest
 
 GeneralSource = Annotated[FileSource | HubSource, Field(discriminator="kind")]
@@ -61,6 +61,13 @@ def read(
 def _rows(sources: Sequence[FileSource | HubSource], root: Path) -> Iterator[Candidate]:
     for source in sources:
         yield from SOURCES[source.kind](source, root)
+
+
+def refuse_missing(sources: Sequence[FileSource | HubSource], root: Path) -> None:
+    """Raise SourceError where a source's file is not there."""
+    for source in sources:
+        if isinstance(source, FileSource):
+            existing(source, root)
 
 
 def example_id(row: Candidate) -> str:

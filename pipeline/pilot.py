@@ -9,7 +9,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipeline.manifest import write_durably
+from pipeline.orders import Order
 from pipeline.records import content_id
+from pipeline.roles import WORDS
 from pipeline.statistics import Estimate, mean_interval, scaled_mean
 
 PILOT_FILE = "pilot.json"
@@ -90,6 +93,50 @@ def told(key: str, estimate: Mapping[str, Any] | None) -> str:
     return form(estimate["value"]) + bounds
 
 
+def subject(values: Mapping[str, Any], made: Mapping[str, Order]) -> str:
+    """An id of what a pilot speaks of: generate's values, its teachers' prompts and weights, and the problems."""
+    asked = {
+        name: [
+            order.weights,
+            order.role.model_dump(mode="json", include={*WORDS, "thinking_budget"}),
+            dict(order.texts),
+            sum(int(content_id(row["id"]), 16) for row in order.problems()) % 2**128,  # in whatever order
+        ]
+        for name, order in made.items()
+    }
+    return content_id("pilot of", dict(values), asked)
+
+
+def note(
+    folder: Path,
+    about: str,
+    share: float,
+    weights: Mapping[str, str],
+    sampled: Sequence[Sampled],
+    of: int,
+    speed: float,
+) -> dict[str, Any]:
+    """Write a pilot into generate's folder; returns what is written.
+
+    about: its `subject`. of: how many problems there are in all. speed: tokens a second, 0 where all was stored and
+    nothing was timed; then the pilot that bought it, of the same teachers, has it.
+    """
+    last = read(folder) or {}
+    tokens_per_s = speed or (last.get("tokens_per_s", 0.0) if last.get("weights") == weights else 0.0)
+    result = {
+        "about": about,
+        "share": share,
+        "weights": weights,
+        "problems": len({one.problem_id for one in sampled}),
+        "of_problems": of,
+        "completions": len(sampled),
+        "tokens_per_s": round(tokens_per_s, 1),
+        "predicted": predict(sampled, of, tokens_per_s),
+    }
+    write_durably(folder / PILOT_FILE, json.dumps(result, indent=1) + "\n")
+    return result
+
+
 def lines(found: Mapping[str, Any]) -> list[str]:
     """A pilot, told to a person."""
     head = (
@@ -113,10 +160,10 @@ def beside(found: Mapping[str, Any] | None, actual: Mapping[str, float | None]) 
     ]
 
 
-def read(folder: Path) -> dict[str, Any] | None:
-    """The last pilot of a generate's folder."""
+def read(folder: Path, about: str | None = None) -> dict[str, Any] | None:
+    """The last pilot of a generate's folder; None where there is none, or none `about` that (`subject`)."""
     path = folder / PILOT_FILE
     if not path.is_file():
         return None
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found
+    return found if about is None or found.get("about") == about else None

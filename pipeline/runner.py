@@ -4,13 +4,14 @@ It prints nothing: what a person should see goes through the callbacks of `Watch
 """
 
 import json
+import os
 import shutil
 import socket
 import subprocess
 import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
-from contextlib import AbstractContextManager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
 from importlib import metadata
@@ -24,13 +25,17 @@ from pipeline.manifest import (
     Intent,
     Manifest,
     write_record,
+    written,
 )
+from pipeline.opinions import JUDGE
 from pipeline.output import RunOutput
 from pipeline.rounds import LAST_STUDENT
 from pipeline.run import Run, RunInputs, State
 from pipeline.shards import read_shards
 from pipeline.stage import Bill, Progress, Stage, StageError
+from pipeline.verifiers import UNVERIFIABLE
 
+PROBE_BYTES = 1 << 20  # a library that ran out of room has left less of it
 NOTE_INTERVAL_S = 30.0  # between two notes of how long a stage has been running
 RECORDED_PACKAGES = (
     "torch",
@@ -114,7 +119,7 @@ class Runner:
         recipe, root = self.run.recipe, self.run.root
         for stage in map(plan.stage, names):
             config = recipe.sections[stage.name]
-            stage.refuse(config, recipe.roles)
+            stage.refuse(config, recipe.roles, root)
             for prompt in stage.prompts(config, recipe.roles):
                 self.run.prompt(prompt)
             stage.contents(config, root)
@@ -123,17 +128,29 @@ class Runner:
                     models.resolve(recipe.roles[name], root)
 
     def _refuse_without(self, key: str, split: str) -> None:
-        """Raise StageError where seed drew no such block: nothing could be scored, which would show after hours."""
+        """Raise StageError where seed drew no such block, or none of its questions has an answer that can be judged:
+        nothing could be scored, which would show after hours.
+        """
         manifest = self.run.manifest("seed")
         assert manifest is not None
         shards = manifest.datasets["problems"].shards
-        tables = read_shards(self.run.stage_folder("seed"), shards, ("split",))
-        blocks = {value for table in tables for value in table.column("split").unique().to_pylist()}
+        tables = read_shards(self.run.stage_folder("seed"), shards, ("split", "verifier"))
+        rows = [row for table in tables for row in table.group_by(["split", "verifier"]).aggregate([]).to_pylist()]
+        blocks = {row["split"] for row in rows}
         if split not in blocks:
             raise StageError(
                 f"No problem is in the block {split!r}, which {key} names. Blocks that seed wrote: "
                 f"{', '.join(sorted(blocks))}. Set {key} to one that holds questions, or hold such a block out: in "
                 f"seed.held_out, or by the split of a source."
+            )
+        unjudged = {UNVERIFIABLE} if JUDGE in self.run.recipe.roles else {UNVERIFIABLE, JUDGE}
+        verifiers = {row["verifier"] for row in rows if row["split"] == split}
+        if verifiers <= unjudged:
+            fix = "name a model under `judge`, " if JUDGE in verifiers else ""
+            raise StageError(
+                f"No answer to a question of the block {split!r}, which {key} names, could be judged: the verifier is "
+                f"{' or '.join(sorted(verifiers))}. Expected questions whose answers can be judged: {fix}give them "
+                f"another verifier, or set {key} to another block."
             )
 
     def execute(self, names: Iterable[str], force: Iterable[str] = ()) -> None:
@@ -257,7 +274,7 @@ class Runner:
             spent = {"seconds": state.intent.seconds, "peak_memory_mib": state.intent.peak_memory_mib}
             intent = intent.model_copy(update=spent)
         write_record(folder / INTENT_FILE, intent)
-        with _Attempt(folder / INTENT_FILE, intent) as attempt:
+        with _Attempt(folder / INTENT_FILE, intent) as attempt, _asking_the_disk(folder):
             stage.run(self.run.recipe.sections[stage.name], self._inputs(stage), output)
         heap.release()  # what one stage held, before the next one needs it
         datasets, artifacts = output.seal()
@@ -281,6 +298,29 @@ class Runner:
         write_record(folder / MANIFEST_FILE, manifest)
         output.sweep()
         return manifest
+
+
+@contextmanager
+def _asking_the_disk(folder: Path) -> Iterator[None]:
+    """Where a library fails, see whether the disk takes what is written, and raise OSError for `folder` where not.
+
+    Those that write weights and optimizers meet a full disk with errors of their own, which need not say so.
+    """
+    try:
+        yield
+    except (StageError, ValueError, OSError):
+        raise
+    except Exception as error:
+        probe = folder / ".probe.tmp"
+        try:
+            with written(folder, probe), open(probe, "wb") as file:
+                file.write(bytes(PROBE_BYTES))
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as refused:
+            raise refused from error
+        probe.unlink()
+        raise
 
 
 class _Attempt:

@@ -173,7 +173,7 @@ def no_names(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
     return ()
 
 
-def no_refusal(config: Any, roles: Mapping[str, Role]) -> None:
+def no_refusal(config: Any, roles: Mapping[str, Role], root: Path) -> None:
     """A stage that any valid recipe can run."""
 
 
@@ -209,8 +209,9 @@ class Stage:
     prompts: Callable[[Any, Mapping[str, Role]], tuple[str, ...]] = no_names
     # Digests of the files that a config names: their content is identity, their path is not.
     contents: Callable[[Any, Path], dict[str, str]] = no_contents
-    # Raises StageError for what its run would refuse, where the recipe alone says so: asked before any stage is run.
-    refuse: Callable[[Any, Mapping[str, Role]], None] = no_refusal
+    # Raises StageError or ValueError for what its run would refuse, where the recipe, the files it names (relative ones
+    # from the folder) or this machine say so: asked before any stage is run.
+    refuse: Callable[[Any, Mapping[str, Role], Path], None] = no_refusal
     shows_rounds: bool = False  # it reads the scores of every round, where there are rounds
     on_stale: Literal["rebuild", "ask"] = "rebuild"  # ask: costs too much to do again unasked
     bill: Callable[[Any, Inputs, Output], Bill] | None = None  # for a stage that reuses by id what it once bought

@@ -14,11 +14,12 @@ from typing import Any
 from pydantic import Field
 
 from pipeline.records import VERDICT, content_id
+from pipeline.roles import Role
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.similarity.ngrams import Hit, Overlap, Reference
 from pipeline.similarity.normal import normal_words
-from pipeline.sources.benchmark import Benchmarks, digests, held_out, kept, references
+from pipeline.sources.benchmark import Benchmarks, digests, held_out, kept, references, refuse_missing
 from pipeline.sources.candidate import SourceError
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
 
@@ -45,6 +46,11 @@ class Config(Section):
 def benchmark_digests(config: Config, root: Path) -> dict[str, str]:
     """The digest of what each benchmark holds, by its name."""
     return digests(config.benchmarks, root)
+
+
+def refuse(config: Config, roles: Mapping[str, Role], root: Path) -> None:
+    """Raise SourceError where a benchmark's file is not there."""
+    refuse_missing(config.benchmarks, root)
 
 
 def collected(config: Config, inputs: Inputs, problems: Iterable[Mapping[str, Any]]) -> list[Reference]:
@@ -202,4 +208,5 @@ STAGE = Stage(
     },
     writes={"verdicts": VERDICT},
     contents=benchmark_digests,
+    refuse=refuse,
 )

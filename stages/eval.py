@@ -8,6 +8,7 @@ serve every later student.
 """
 
 import json
+from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from itertools import groupby
@@ -112,7 +113,7 @@ def examined(config: Config, student: Role) -> Role:
     return student
 
 
-def refuse(config: Config, roles: Mapping[str, Role]) -> None:
+def refuse(config: Config, roles: Mapping[str, Role], root: Path) -> None:
     """Raise StageError where the student could not be asked."""
     examined(config, roles["student"])
 
@@ -419,8 +420,10 @@ def tell(config: Config, output: Output, subject: Subject, answers: Sequence[sco
     """Count a subject's outcomes and say how it did. Raises StageError where not one answer could be judged."""
     found = scoring.figures(answers, config.samples)
     if found["pass_at_1"] is None:
+        why = Counter(reason for answer in answers for reason in answer.reasons).most_common(1)
         raise StageError(
-            f"No answer of the {subject.label} could be judged; see eval's scores, and the verifiers' limits."
+            f"No answer of the {subject.label} could be judged{f', mostly for {why[0][0]}' if why else ''}. Look at "
+            f"the verifiers of the block {config.split!r} and at their limits (eval.timeout_s, eval.memory_mib)."
         )
     output.say(f"{subject.label}: pass@1 {found['pass_at_1']:.3f}, cut off {found['truncated_share'] or 0:.1%}")
     for name, row in found.get("classes", {}).items():

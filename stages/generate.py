@@ -4,7 +4,6 @@ It drops and cuts nothing: a truncated or failed completion is a row that says s
 its continuation is the row, and names it.
 """
 
-import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
@@ -20,7 +19,7 @@ from pipeline import engines, labelling, orders, sampling, traces, verifiers, wa
 from pipeline import pilot as pilots
 from pipeline.adaptive import DECIDED, REFERENCE, Adaptive, References, decision_row, judging, references, settled
 from pipeline.key_index import KeyIndex
-from pipeline.manifest import Manifest, write_durably
+from pipeline.manifest import Manifest
 from pipeline.orders import LOCAL, Enough, Order, Row, Truncated
 from pipeline.readings import Reading
 from pipeline.records import DECISION, SOFT_LABELS, TRACE, content_id
@@ -28,7 +27,7 @@ from pipeline.roles import WORDS, Role, Sampling, Teacher, thinking_budget
 from pipeline.routing import KNOWN_LIMIT, Route, fitting, idle
 from pipeline.sampling import Figures
 from pipeline.schedule import Decision
-from pipeline.section import Section
+from pipeline.section import Section, declared
 from pipeline.shards import as_table
 from pipeline.stage import Bill, Failures, Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.store import Store
@@ -301,7 +300,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     if config.logprobs:
         output.facts["soft_labels"] = label(config, inputs, output, groups.values(), stored)
     output.write("decisions", as_table(decisions, DECISION))
-    report(output, facts, decisions)
+    report(output, pilots.subject(declared(config), made), facts, decisions)
     if skipped := skipped_of(config, inputs):
         output.facts["unverifiable_skipped"] = len(skipped)
         output.say(
@@ -428,21 +427,8 @@ def pilot(config: Config, inputs: Inputs, output: Output, share: float) -> dict[
             judge = judging(known, pool, inputs.teachers[name].thinking)
             sampled += pilots.measured(orders.completions(few, store), judge)
     weights = {name: order.weights for name, order in made.items()}
-    last = pilots.read(output.folder) or {}
-    # Where all was stored nothing was timed: then the pilot that bought it, of the same teachers, has the speed.
-    known_speed = last.get("tokens_per_s", 0.0) if last.get("weights") == weights else 0.0
-    speed = sampling.together(figures).tokens_per_s or known_speed
-    result = {
-        "share": share,
-        "weights": weights,
-        "problems": len({one.problem_id for one in sampled}),
-        "of_problems": len(ids),
-        "completions": len(sampled),
-        "tokens_per_s": round(speed, 1),
-        "predicted": pilots.predict(sampled, len(ids), speed),
-    }
-    write_durably(output.folder / pilots.PILOT_FILE, json.dumps(result, indent=1) + "\n")
-    return result
+    speed, about = sampling.together(figures).tokens_per_s, pilots.subject(declared(config), made)
+    return pilots.note(output.folder, about, share, weights, sampled, len(ids), speed)
 
 
 def _among(order: Order, part: set[str]) -> Iterator[Row]:
@@ -456,10 +442,12 @@ def failures(manifest: Manifest) -> Failures:
     return replace(found, count=found.count + refused)
 
 
-def report(output: Output, figures: Mapping[str, Figures], decisions: list[dict[str, Any]]) -> None:
-    """Facts for the manifest, and what a person should hear."""
+def report(output: Output, about: str, figures: Mapping[str, Figures], decisions: list[dict[str, Any]]) -> None:
+    """Facts for the manifest, and what a person should hear. `about`: what a pilot must have been of to say something
+    of this run.
+    """
     output.facts.update(sampling.together(list(figures.values())).facts())
-    predicted = pilots.read(output.folder)
+    predicted = pilots.read(output.folder, about)
     if predicted is not None:
         output.facts["pilot"] = predicted
     if len(figures) > 1:

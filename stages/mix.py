@@ -394,6 +394,11 @@ def contents(config: Config, root: Path) -> dict[str, str]:
     return general.digests(config.general, root)
 
 
+def refuse(config: Config, roles: Mapping[str, Role], root: Path) -> None:
+    """Raise SourceError where a file of the general set is not there."""
+    general.refuse_missing(config.general, root)
+
+
 def by_judge(config: Config) -> bool:
     """Whether ratings decide."""
     return config.prefer == "judge"
@@ -435,4 +440,5 @@ STAGE = Stage(
     roles={"student": ("prompt", "task_prompts", "system", "chat_template"), "teachers": ("thinking",)},
     prompts=prompts,
     contents=contents,
+    refuse=refuse,
 )

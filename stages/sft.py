@@ -235,10 +235,10 @@ def refuse_many_gpus() -> None:
 
 def refuse_four_bits_without_a_gpu(method: str) -> None:
     """Raises StageError where the method is QLoRA and this machine has no GPU, or not the library, to run it."""
-    import torch
-
     if method != "qlora":
         return
+    import torch
+
     if not torch.cuda.is_available():
         raise StageError(
             "sft.method is qlora, and torch sees no CUDA GPU; expected one, since weights held in 4 bits are trained "
@@ -249,6 +249,27 @@ def refuse_four_bits_without_a_gpu(method: str) -> None:
             "sft.method is qlora, and bitsandbytes is not installed; expected it, since it holds the weights in 4 "
             "bits. The extra `gpu` has it (make clean, then any target); or set sft.method: lora."
         )
+
+
+def refuse_without_a_peer(peer: bool) -> None:
+    """Raises StageError where two students are to learn from each other, and there is one."""
+    if not peer:
+        raise StageError(
+            "found no peer in the recipe; expected a second student, since sft.objective is mutual. Add a section "
+            "peer: {model: ...} of the student's family, or set sft.objective: sft."
+        )
+
+
+def refuse(config: Config, roles: Mapping[str, Role], root: Path) -> None:
+    """Raises StageError or ValueError for what can be told before there are examples to train on."""
+    if config.objective == "mutual":
+        refuse_without_a_peer("peer" in roles)
+    refuse_four_bits_without_a_gpu(config.method)
+    check_reporters(config.exec.report_to)
+    if config.start is not None:
+        start.existing(config.start, root)
+    if config.exec.launcher != "none":  # to look further takes torch, and seconds
+        to_start(config, root)
 
 
 def plan_of(config: Config, inputs: Inputs, material: Material) -> str:
@@ -299,11 +320,8 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     refuse_four_bits_without_a_gpu(config.method)
     check_reporters(config.exec.report_to)
     (output.folder / DIVERGED_FILE).unlink(missing_ok=True)
-    if config.objective == "mutual" and inputs.peer is None:
-        raise StageError(
-            "found no peer in the recipe; expected a second student, since sft.objective is mutual. Add a section "
-            "peer: {model: ...} of the student's family, or set sft.objective: sft."
-        )
+    if config.objective == "mutual":
+        refuse_without_a_peer(inputs.peer is not None)
     template = inputs.student.chat_template
     tokenizer = load_tokenizer(inputs.model("student"), inputs.prompt(f"chat/{template}") if template else None)
     material = checked(config, inputs, tokenizer, output)
@@ -478,5 +496,6 @@ STAGE = Stage(
     weights=weights,
     prompts=prompts,
     contents=contents,
+    refuse=refuse,
     on_stale="ask",
 )

@@ -14,6 +14,7 @@ thinks of the right traces, where the recipe asks for it.
 from collections import Counter
 from collections.abc import Iterator, Mapping, Set
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, ClassVar
 
 import pyarrow as pa
@@ -195,10 +196,20 @@ def ratings(inputs: Inputs, output: Output, problems: pa.Table, right: Set[str])
         output.say("The judge model rated no trace: it calls texts that say nothing good, or answers in another form.")
 
 
+def refuse_unrated(config: Config, judge: bool) -> None:
+    """Raise StageError where traces are to be rated, and there is no judge model to do so."""
+    if config.rate and not judge:
+        raise StageError("verify.rate is true, and no model is named to rate. Name one under `judge`, or unset it.")
+
+
+def refuse(config: Config, roles: Mapping[str, Role], root: Path) -> None:
+    """Raise StageError where the recipe names no model for what it wants."""
+    refuse_unrated(config, JUDGE in roles)
+
+
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Judge the traces as they stream by. `counts` holds the traces that pass, and how many each other reason has."""
-    if config.rate and inputs.judge is None:
-        raise StageError("verify.rate is true, and no model is named to rate. Name one under `judge`, or unset it.")
+    refuse_unrated(config, inputs.judge is not None)
     problems = inputs.table("problems")
     if why := lacking(problems["verifier"].unique().to_pylist()):
         raise StageError(f"Some problems cannot be judged on this machine: {why}")
@@ -271,5 +282,6 @@ STAGE = Stage(
     weights=(JUDGE,),
     prompts=prompts,
     contents=version,
+    refuse=refuse,
     failures=lambda manifest: Failures.among(manifest.facts.get(key, {}) for key in ("opinions", "ratings")),
 )

@@ -53,6 +53,8 @@ def test_every_stage_is_a_target_that_runs_up_to_it(stage: str) -> None:
     [
         (["distill"], "run 'pipeline/recipes/demo.yaml'"),
         (["distill", "RECIPE=my recipe.yaml"], "run 'my recipe.yaml'"),
+        (["distill", "RECIPE=it's.yaml", "SET=a=it's"], r"run 'it'\''s.yaml' --set 'a=it'\''s'"),
+        (["publish", "DEST=it's here"], r"publish 'pipeline/recipes/demo.yaml' 'it'\''s here'"),
         (
             ["sft", "FORCE=generate sft", "SET=a.b=1 c.d=[2,3]"],
             "run 'pipeline/recipes/demo.yaml' --to sft --force generate --force sft --set 'a.b=1' --set 'c.d=[2,3]'",

@@ -91,6 +91,17 @@ def references(benchmarks: Iterable[Benchmark], root: Path, taken: Collection[st
     return found
 
 
+def refuse_missing(benchmarks: Iterable[Benchmark], root: Path) -> None:
+    """Raise SourceError where a benchmark's file is not there."""
+    for benchmark in benchmarks:
+        source = benchmark.source
+        if isinstance(source, FileSource):
+            try:
+                file.existing(source, root)
+            except SourceError as error:
+                raise SourceError(f"benchmark {benchmark.name!r}: {error}") from error
+
+
 def held_out(problems: Iterable[Mapping[str, Any]]) -> list[Reference]:
     """The problems (id, text, task, split) that nothing is trained on: each block a set, each task a group."""
     return [Reference(row["split"], row["id"], row["text"], row["task"]) for row in problems if row["split"] != TRAIN]

@@ -44,11 +44,7 @@ class FileSource(RowSource):
 
 def candidates(source: FileSource, root: Path) -> Iterator[Candidate]:
     """A candidate a row, in the file's order. Raises SourceError where the file cannot be read as what it is."""
-    path = place_of(source, root)
-    if not path.is_file():
-        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
-        what = "is not a file" if path.exists() else f"does not exist{nearest(path.name, beside)}"
-        raise SourceError(f"{path} {what}. Give the problem file's path, absolute or relative to {root}")
+    path = existing(source, root)
     name = source.name or path.name
     mapped = {column for column in source.columns.model_dump().values() if column is not None}
     readers: dict[str, Callable[[Path], Iterator[Row]]] = {
@@ -75,6 +71,16 @@ def candidates(source: FileSource, root: Path) -> Iterator[Candidate]:
 def place_of(source: FileSource, root: Path) -> Path:
     """Where the file lies."""
     return root / Path(source.path).expanduser()
+
+
+def existing(source: FileSource, root: Path) -> Path:
+    """Where the file lies. Raises SourceError where there is none."""
+    path = place_of(source, root)
+    if not path.is_file():
+        beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
+        what = "is not a file" if path.exists() else f"does not exist{nearest(path.name, beside)}"
+        raise SourceError(f"{path} {what}. Give the problem file's path, absolute or relative to {root}")
+    return path
 
 
 def _jsonl(path: Path) -> Iterator[Row]:

@@ -17,14 +17,20 @@ def place(start: str, root: Path) -> Path:
     return root / Path(start).expanduser()
 
 
-def checked(start: str, own: Path, root: Path) -> Path:
-    """The folder to begin with. Raises ValueError where it holds no checkpoint of the student in `own`."""
+def existing(start: str, root: Path) -> Path:
+    """The folder that a recipe means. Raises ValueError where no model is there."""
     folder = place(start, root)
     if not (folder / "config.json").is_file():
         raise ValueError(
             f"sft.start is {start}, and {folder} holds no config.json; expected the folder of a checkpoint, for "
             f"example data/runs/RUN/sft/checkpoint."
         )
+    return folder
+
+
+def checked(start: str, own: Path, root: Path) -> Path:
+    """The folder to begin with. Raises ValueError where it holds no checkpoint of the student in `own`."""
+    folder = existing(start, root)
     mine, theirs = _sizes(own), _sizes(folder)
     if mine != theirs:
         raise ValueError(

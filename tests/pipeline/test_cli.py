@@ -1,5 +1,8 @@
-"""What the command line prints can be read, however narrow the terminal."""
+"""What the command line prints can be read, however narrow the terminal, and an interruption ends it."""
 
+import signal
+import time
+import weakref
 from pathlib import Path
 
 import pytest
@@ -38,3 +41,21 @@ def test_status_is_a_line_per_stage_that_names_it_and_its_state(
     assert [line.split()[0] for line in lines] == list(ORDER)
     assert {line.split()[1] for line in lines} == {"fresh", "absent"}
     assert all(len(line) <= columns for line in lines)
+
+
+class Thing:
+    """Something that a weak reference can be of."""
+
+
+@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+def test_an_interruption_that_python_drops_comes_again(name: str) -> None:
+    things = [Thing()]
+    watched = weakref.ref(things[0], lambda _: signal.raise_signal(getattr(signal, name)))
+
+    def drop_and_wait() -> None:
+        things.clear()  # what the callback raises is dropped
+        time.sleep(60)
+
+    with cli._terminable(), pytest.raises(KeyboardInterrupt):
+        drop_and_wait()
+    assert watched() is None

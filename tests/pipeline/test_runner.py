@@ -78,6 +78,15 @@ def edit(path: Path, change: Any) -> None:
         (["eval.base_prompts=[foo]"], "No prompt template", []),
         (["student.engine=replay"], "Set eval.student_engine", []),
         (["eval.split=test"], "in the block 'test', which eval.split names. Blocks that seed wrote: ", ["seed"]),
+        (["seed.sources.1.defaults.verifier=unverifiable"], "the verifier is unverifiable. Expected", ["seed"]),
+        (["seed.sources.1.defaults.verifier=judge"], "name a model under `judge`, give them another", ["seed"]),
+        (["verify.rate=true"], "no model is named to rate", []),
+        (["decontaminate.benchmarks=[{name: exam, path: gone.csv}]"], "benchmark 'exam': /", []),
+        (["mix.general=[{kind: file, path: gone.jsonl}]"], "gone.jsonl does not exist", []),
+        (["sft.start=gone"], "gone holds no config.json", []),
+        (["sft.objective=mutual"], "found no peer in the recipe", []),
+        (["sft.exec.report_to=[wandb]"], "wandb, which is not installed", []),
+        (["sft.exec={launcher: accelerate, config: gone}"], "no accelerate configuration 'gone'", []),
     ],
 )
 def test_what_a_later_stage_would_refuse_is_refused_before_anything_is_bought(

@@ -532,6 +532,17 @@ def test_a_pilot_buys_a_share_predicts_the_whole_and_is_reused(desk: Desk, monke
     assert full.facts["pilot"] == found
 
 
+@pytest.mark.parametrize("changed", [{"samples": 3}, {"max_tokens": 5}, {"sampling": {"temperature": 0.1}}, {}])
+def test_a_pilot_of_other_values_or_problems_is_not_put_beside_what_came(desk: Desk, changed: dict[str, Any]) -> None:
+    rows = [judged(number, number + 1) for number in range(3)]
+    for number in range(3):
+        desk.can(number, *[final(number + 1)] * 3)
+    pilot(Config(samples=2), desk.inputs(rows, desk.teacher()), Finished(desk.folder, [], []), 0.01)
+    ran = desk.run(rows if changed else rows[:2], **{"samples": 2, **changed})
+    assert "pilot" not in ran.facts
+    assert "pilot" in desk.run(rows[::-1], samples=2).facts
+
+
 def test_a_pilot_that_buys_nothing_keeps_the_speed_of_the_one_before(
     desk: Desk, monkeypatch: pytest.MonkeyPatch
 ) -> None:
