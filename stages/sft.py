@@ -353,10 +353,7 @@ def with_products(config: Config, output: Output, goes_on: bool) -> Config:
     made = products.chosen(config.compute_dtype, config.exec.upcast == "auto", output.work / "trainer", goes_on)
     output.facts["products"] = made.dtype
     if made.dtype != config.compute_dtype:
-        output.say(
-            f"products are made in {made.dtype}, {made.gain} times as fast here as in {config.compute_dtype} "
-            f"(sft.exec.upcast)"
-        )
+        output.say(made.line(config.compute_dtype))
     return config.model_copy(update={"compute_dtype": made.dtype})
 
 
