@@ -390,7 +390,7 @@ def train(
 
 def to_start(config: Config, root: Path) -> "Start | None":
     """The processes to train in; None where this one does it. Raises StageError for an objective or a configuration
-    that several cannot share.
+    that several cannot share. A vLLM that writes answers beside the trainer has a process of its own with it.
     """
     import torch
 
@@ -398,7 +398,7 @@ def to_start(config: Config, root: Path) -> "Start | None":
 
     if config.exec.launcher == "none":
         refuse_many_gpus()
-        return None
+        return process.APART if config.on_policy is not None and config.on_policy.exec.vllm else None
     if config.objective not in SPREADABLE:
         raise StageError(
             f"sft.exec.launcher is accelerate, and objective {config.objective} has a second model; expected one of "

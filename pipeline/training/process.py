@@ -1,4 +1,5 @@
-"""Training in several processes: accelerate starts them from a job on the disk, and the first one's result comes back.
+"""Training in processes of its own: accelerate starts several from a job on the disk, and the first one's result comes
+back.
 
 It knows no training (a job is any function of a module and its arguments), and which processes there are is for
 accelerate's configuration to say. Machines beside this one are started by hand, with a command that it tells.
@@ -81,6 +82,10 @@ class Start:
     layout: str = "whole"  # of LAYOUTS
 
 
+# One process without accelerate: what its libraries hold of a GPU, and set in their environment, ends with it.
+APART = Start(SHIPPED / "ddp.yaml", 1, 1)
+
+
 def start(name: str, root: Path, here: int | None) -> Start:
     """The processes of a configuration that ships, or of one by its path; `here` are those of this machine (None: as
     the configuration says). Raises ValueError for no configuration, and for processes of another kind.
@@ -130,7 +135,7 @@ def launch(
     tell: Callable[[str, Any], None],
     variables: Mapping[str, str],
 ) -> Any:
-    """Run function(*arguments) in several processes, and return what the first one returns.
+    """Run function(*arguments) in processes, and return what the first one returns.
 
     `folder` is where the job and its log lie, on a disk that all machines share.
     tell(kind, value) is given what the job tells (see Telling); `variables` go over the environment. Processes end with
@@ -141,15 +146,12 @@ def launch(
         old.unlink(missing_ok=True)
     with open(folder / JOB, "wb") as file:
         pickle.dump((function, arguments), file)
-    command = [*_launcher(start), "--machine_rank", "0"]
-    if start.machines == 1:
-        command += ["--main_process_port", str(_free_port())]
     for rank in range(1, start.machines):
-        told = shlex.join([*_launcher(start), "--machine_rank", str(rank), *_module(folder)])
+        told = shlex.join([*_launcher(start), "--machine_rank", str(rank), "--module", *_module(folder)])
         tell("say", f"start on machine {rank} of {start.machines}, in this folder of a shared disk: {told}")
     lifeline = Lifeline()
     try:
-        code = _run([*command, *_module(folder)], folder / LOG, tell, variables)
+        code = _run(_command(start, folder), folder / LOG, tell, variables)
     finally:
         lifeline.cut()
     if code or not (folder / RESULT).is_file():
@@ -158,13 +160,20 @@ def launch(
         return pickle.load(file)
 
 
+def _command(start: Start, folder: Path) -> list[str]:
+    if start == APART:
+        return [sys.executable, "-m", *_module(folder)]
+    port = ["--main_process_port", str(_free_port())] if start.machines == 1 else []
+    return [*_launcher(start), "--machine_rank", "0", *port, "--module", *_module(folder)]
+
+
 def _launcher(start: Start) -> list[str]:
     program = [sys.executable, "-m", "accelerate.commands.launch"]
     return [*program, "--config_file", str(start.config), "--num_processes", str(start.count)]
 
 
 def _module(folder: Path) -> list[str]:
-    return ["--module", "pipeline.training.process", str(folder / JOB)]
+    return ["pipeline.training.process", str(folder / JOB)]
 
 
 def _free_port() -> int:

@@ -8,7 +8,9 @@ from typing import Any
 import pyarrow as pa
 import pytest
 
+from pipeline.objectives.on_policy import OnPolicyExec
 from pipeline.roles import Student, Teacher
+from pipeline.stage import StageError
 from pipeline.templates import end_token_id, load_tokenizer, prompt_ids
 from stages import sft
 from tests import tiny
@@ -367,15 +369,34 @@ def test_an_adapter_that_could_not_learn_new_tokens_is_refused(tmp_path: Path, m
         trained(tmp_path, {**models, "student": tmp_path / "given"}, method="lora")
 
 
+def test_in_a_process_of_its_own_the_student_learns_the_same(
+    tmp_path: Path, models: dict[str, Path], done: DeskOutput, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """There vLLM would leave its memory and its environment, and here it leaves neither."""
+    from pipeline.training import process
+
+    def to_start(config: sft.Config, root: Path) -> process.Start | None:
+        asking = config.model_copy(update={"on_policy": config.on_policy.model_copy(update={"exec": vllm})})  # type: ignore[union-attr]
+        return real(asking, root)
+
+    real, vllm = sft.to_start, OnPolicyExec(vllm=True)
+    monkeypatch.setattr(sft, "to_start", to_start)
+    apart = trained(tmp_path, models)
+    assert apart.facts["loss"] == done.facts["loss"]
+    assert (apart.work / "processes" / process.RESULT).is_file()
+    before, after = weights(done.folder / "checkpoint"), weights(apart.folder / "checkpoint")
+    assert {name for name, value in before.items() if not value.equal(after[name])} == set()
+
+
 def test_vllm_without_a_gpu_is_refused(tmp_path: Path, models: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match="torch sees no GPU"):
+    with pytest.raises(StageError, match="torch sees no GPU"):
         trained(tmp_path, models, on_policy={"exec": {"vllm": True}})
 
 
 def test_vllm_is_refused_weights_that_drift_as_an_adapter_is_put_on_and_taken_off(
     tmp_path: Path, models: dict[str, Path]
 ) -> None:
-    with pytest.raises(ValueError, match=r"sft\.method is lora on weights held in bfloat16; expected float32"):
+    with pytest.raises(StageError, match=r"sft\.method is lora on weights held in bfloat16; expected float32"):
         trained(tmp_path, models, method="lora", master_dtype="bfloat16", on_policy={"exec": {"vllm": True}})
 
 
