@@ -150,7 +150,8 @@ def _terminable() -> Iterator[None]:
 
     def unraisable(dropped: Any) -> None:
         if not issubclass(dropped.exc_type, KeyboardInterrupt):
-            return hook(dropped)
+            hook(dropped)
+            return
         # Not at once: this is still within what drops it.
         again = threading.Timer(AGAIN_S, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
         again.daemon = True

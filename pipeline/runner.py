@@ -24,6 +24,7 @@ from pipeline.manifest import (
     MANIFEST_FILE,
     Intent,
     Manifest,
+    fingerprint,
     write_record,
     written,
 )
@@ -72,6 +73,7 @@ class Runner:
 
     run: Run
     watcher: Watcher = field(default_factory=Watcher)
+    seen: dict[Path, str] = field(default_factory=dict)  # by its folder, what a stage that is fresh by now holds
 
     def through(self, to: str, force: Iterable[str] = (), number: int | None = None) -> None:
         """Bring a stage and all before it to fresh, round after round where the recipe has rounds. Raises as `execute`.
@@ -100,7 +102,7 @@ class Runner:
         found = self.run.standing()
         self.watcher.tells(f"{found.why}; the student of round {found.chosen} is examined")
         stages = plan.ORDER[plan.ORDER.index("eval") : plan.ORDER.index(to) + 1]
-        Runner(self.run.closing(), self.watcher).execute(stages, force)
+        Runner(self.run.closing(), self.watcher, self.seen).execute(stages, force)
 
     def _rounds(self, last: int, to: str, force: Sequence[str]) -> None:
         """Rounds up to a stage of the `last` one, and no further than to the one where accuracy stopped rising."""
@@ -110,7 +112,7 @@ class Runner:
                 return
             self.watcher.tells(f"round {number} of at most {self.run.recipe.rounds.count}")
             stages = plan.ROUND if number < last else plan.ROUND[: plan.ROUND.index(to) + 1]
-            Runner(self.run.in_round(number), self.watcher).execute(stages, force)
+            Runner(self.run.in_round(number), self.watcher, self.seen).execute(stages, force)
 
     def _foresee(self, names: Iterable[str]) -> None:
         """Raise StageError or ValueError for what one of these stages would refuse after hours of those before it:
@@ -181,6 +183,7 @@ class Runner:
         state = self.run.state(stage.name)
         if state.word == "fresh":
             assert state.manifest is not None
+            self.seen[self.run.stage_folder(stage.name)] = _held(state.manifest)
             if stage.name not in forced or not stage.failures(state.manifest).count:
                 self._tell_failures(stage, state.manifest)
                 self.watcher.ends(stage.name, state.manifest, False)
@@ -192,10 +195,25 @@ class Runner:
         if state.changes and stage.on_stale == "ask" and stage.bill is None and folder.exists():
             _move_aside(folder)
             state = State("absent", state.changes, None, None)
+        self._refuse_rewritten(stage)
         self.watcher.starts(stage.name, state)
         manifest = self._carry_out(stage, state)
+        self.seen[folder] = _held(manifest)
         self._tell_failures(stage, manifest)
         self.watcher.ends(stage.name, manifest, True)
+
+    def _refuse_rewritten(self, stage: Stage) -> None:
+        """Raise StageError where what a stage reads is no longer what this runner left: another process, with other
+        values, made it anew meanwhile. What came of both would be told as one run's.
+        """
+        for name in self.run.upstream(stage.name):
+            manifest, left = self.run.manifest(name), self.seen.get(self.run.stage_folder(name))
+            if left is not None and (manifest is None or _held(manifest) != left):
+                raise StageError(
+                    f"Stage {stage.name} reads {name}, which another process made anew with other values since this "
+                    f"run had it. Run again, one at a time, or give the other recipe a name of its own: what is as "
+                    f"this one's values say is kept."
+                )
 
     def _tell_failures(self, stage: Stage, manifest: Manifest) -> None:
         found = stage.failures(manifest)
@@ -372,6 +390,11 @@ class _Attempt:
                 return
             if time.monotonic() - self._noted > NOTE_INTERVAL_S:
                 self._note()
+
+
+def _held(manifest: Manifest) -> str:
+    """What a stage was made from, and what it wrote."""
+    return f"{fingerprint(manifest.identity)} {manifest.fingerprint}"
 
 
 def _move_aside(folder: Path) -> None:

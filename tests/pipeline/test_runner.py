@@ -261,6 +261,20 @@ def test_a_second_run_at_the_same_time_says_who_holds_the_lock(path: Path) -> No
         ran(path)
 
 
+def test_what_another_process_made_anew_meanwhile_is_not_read_as_this_runs(path: Path) -> None:
+    ours, others = "filter.max_tokens=12", "filter.max_tokens=11"
+    this, before = run_of(path, ours), rows(path, "mix", "examples")
+
+    def ends(name: str, manifest: Any, did: bool) -> None:
+        if name == "dedupe":
+            assert small.ran(run_of(path, others), "filter") == ["filter"]
+
+    with pytest.raises(StageError, match="Stage mix reads filter, which another process made anew"):
+        Runner(this, Watcher(ends=ends)).through("mix")
+    assert rows(path, "mix", "examples") == before
+    assert small.ran(this, "mix") == ["filter", "mix"]
+
+
 def test_a_stage_that_fails_leaves_what_was_there(path: Path) -> None:
     before = rows(path, "mix", "examples")
     with pytest.raises(StageError, match="None of 72 traces is left"):
