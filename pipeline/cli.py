@@ -6,6 +6,8 @@ import os
 import signal
 import sys
 import threading
+import time
+import traceback
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -27,7 +29,7 @@ from pipeline.text import visible
 
 DONE, FAILED, USAGE, STALE = 0, 1, 2, 3
 INTERRUPTED = 130
-AGAIN_S = 0.05  # until an interruption that was dropped comes again
+AGAIN_S = 0.05  # between two looks whether an interruption that was dropped can come again
 REFUSALS = (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EIO)  # by the disk, not for a mistake in what was typed
 
 app = typer.Typer(
@@ -152,10 +154,18 @@ def _terminable() -> Iterator[None]:
         if not issubclass(dropped.exc_type, KeyboardInterrupt):
             hook(dropped)
             return
-        # Not at once: this is still within what drops it.
-        again = threading.Timer(AGAIN_S, signal.pthread_kill, (threading.main_thread().ident, signal.SIGINT))
-        again.daemon = True
-        again.start()
+        threading.Thread(target=again, daemon=True).start()
+
+    def again() -> None:
+        """Interrupt the main thread once it has left what dropped the interruption."""
+        main = threading.main_thread().ident
+        assert main is not None
+        dropping = True
+        while dropping:
+            time.sleep(AGAIN_S)
+            frames = traceback.walk_stack(sys._current_frames()[main])
+            dropping = any(frame.f_code is unraisable.__code__ for frame, _ in frames)
+        signal.pthread_kill(main, signal.SIGINT)
 
     hook, sys.unraisablehook = sys.unraisablehook, unraisable
     before = signal.signal(signal.SIGTERM, interrupt)
