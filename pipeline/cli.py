@@ -379,7 +379,7 @@ def serve(
         out.print(escape(f"model {name}, from {folder}; it was taught with the prompt {student.prompt}"))
         words = serving.command(folder, name, student, host, port, more or ())
         with _terminable():
-            code = serving.serve(words, f"http://{host}:{port}", lambda line: out.print(escape(line)))
+            code = serving.serve(words, serving.address(host, port), lambda line: out.print(escape(line)))
         if code:
             raise StageError(f"vLLM's server ended with code {code}; what it said stands above.")
 

@@ -72,6 +72,11 @@ def command(folder: Path, name: str, role: Role, host: str, port: int, more: Seq
     return [sys.executable, "-m", SERVER, "--model", str(folder), *options, *eager, *more]
 
 
+def address(host: str, port: int) -> str:
+    """Where a client finds the server: an IPv6 address stands in brackets."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
+
+
 def environment() -> Mapping[str, str]:
     """What the server's process finds in its environment."""
     own = {"VLLM_NO_USAGE_STATS": "1", "HF_HUB_OFFLINE": "1"}

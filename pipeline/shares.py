@@ -48,7 +48,8 @@ class Shares(Section):
     @model_validator(mode="after")
     def _sums_to_one(self) -> "Shares":
         for name, shares in (("domain_shares", self.domain_shares), ("teacher_shares", self.teacher_shares)):
-            if shares and (min(shares.values()) < 0 or abs(sum(shares.values()) - 1) > 1e-6):
+            # As this is written, .nan is refused too.
+            if shares and not (all(each >= 0 for each in shares.values()) and abs(sum(shares.values()) - 1) <= 1e-6):
                 raise ValueError(f"{name} are {shares}, which sum to {sum(shares.values()):g}; expected shares of 1")
         if self.size is not None and not self.blends:
             raise ValueError(

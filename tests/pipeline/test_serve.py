@@ -5,6 +5,7 @@ import subprocess
 import sys
 from itertools import pairwise
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -49,6 +50,14 @@ def test_on_a_gpu_it_takes_the_gpus_that_the_role_names(monkeypatch: pytest.Monk
 
 
 EXEC_OF_GPU = Student(model="m", exec=EXEC).exec
+
+
+@pytest.mark.parametrize(
+    ("host", "address"), [("127.0.0.1", "http://127.0.0.1:80"), ("::1", "http://[::1]:80"), ("gpu", "http://gpu:80")]
+)
+def test_the_address_is_one_that_clients_take(host: str, address: str) -> None:
+    assert serve.address(host, 80) == address
+    assert urlsplit(address).port == 80
 
 
 def test_only_a_fresh_export_is_served_and_only_in_a_format_it_has(

@@ -154,6 +154,7 @@ def test_without_verification_all_stay_but_those_without_an_answer() -> None:
     [
         ({"domain_shares": {"math": 0.5, "code": 0.4}}, "sum to 0.9; expected shares of 1"),
         ({"teacher_shares": {"one": 1.5, "two": -0.5}}, "expected shares of 1"),
+        ({"domain_shares": {"math": float("nan"), "code": 0.5}}, "expected shares of 1"),
         ({"pass_rate_band": (0.8, 0.2)}, r"pass_rate_band is \[0.8, 0.2\]; expected"),
         ({"size": 10}, "size is 10, and no kind has a share"),
     ],
