@@ -69,6 +69,7 @@ class Outcome:
     tokens: int  # that it learnt from
     questions: str  # a digest of the ids of those it was asked, in their order
     right: list[float | None]  # of each question the share of right answers; None where none could be judged
+    commit: str | None  # of the code that asked and judged
 
 
 def control_checkpoint(student: str, seed: int, data: Path) -> Path:
@@ -104,7 +105,7 @@ def ran(values: dict[str, Any], settings: list[str], data: Path) -> Outcome:
     training, evaluation = read_manifest(run / "sft"), read_manifest(run / "eval")
     assert training is not None
     assert evaluation is not None
-    return Outcome(int(training.facts["loss_tokens"]), *right(evaluation, run / "eval"))
+    return Outcome(int(training.facts["loss_tokens"]), *right(evaluation, run / "eval"), evaluation.commit)
 
 
 def right(manifest: Manifest, folder: Path) -> tuple[str, list[float | None]]:
