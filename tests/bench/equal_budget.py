@@ -12,7 +12,7 @@ the teacher and of `verified`'s student, same seed, for a fresh student: the sec
 bfloat16: as verified, but the optimizer changes weights held in bfloat16, where the others' are in float32.
 
 With --record, what came of a run is a line of FILE, and a run that has one is not done again on any machine: a table
-takes hours. tests/bench/results/equal_budget.jsonl has those of the README, but for SmolLM2's.
+takes hours. tests/bench/results/equal_budget.jsonl has those of the README, but for SmolLM2's; give it the same --set.
 
 Intervals are over questions of the block `eval`, each question's share of right answers over the seeds; differences are
 paired with `verified` of the same student. A seed changes batches alone. The last line is JSON; exit code 1 where an
