@@ -160,10 +160,12 @@ def beside(found: Mapping[str, Any] | None, actual: Mapping[str, float | None]) 
     ]
 
 
-def read(folder: Path, about: str | None = None) -> dict[str, Any] | None:
-    """The last pilot of a generate's folder; None where there is none, or none `about` that (`subject`)."""
+def read(folder: Path, about: Callable[[], str] | None = None) -> dict[str, Any] | None:
+    """The last pilot of a generate's folder; None where there is none, or none of what `about` tells (`subject`), which
+    reads all problems and so is asked only where there is a pilot.
+    """
     path = folder / PILOT_FILE
     if not path.is_file():
         return None
     found: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
-    return found if about is None or found.get("about") == about else None
+    return found if about is None or found.get("about") == about() else None

@@ -300,7 +300,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     if config.logprobs:
         output.facts["soft_labels"] = label(config, inputs, output, groups.values(), stored)
     output.write("decisions", as_table(decisions, DECISION))
-    report(output, pilots.subject(declared(config), made), facts, decisions)
+    report(output, partial(pilots.subject, declared(config), made), facts, decisions)
     if skipped := skipped_of(config, inputs):
         output.facts["unverifiable_skipped"] = len(skipped)
         output.say(
@@ -442,9 +442,11 @@ def failures(manifest: Manifest) -> Failures:
     return replace(found, count=found.count + refused)
 
 
-def report(output: Output, about: str, figures: Mapping[str, Figures], decisions: list[dict[str, Any]]) -> None:
-    """Facts for the manifest, and what a person should hear. `about`: what a pilot must have been of to say something
-    of this run.
+def report(
+    output: Output, about: Callable[[], str], figures: Mapping[str, Figures], decisions: list[dict[str, Any]]
+) -> None:
+    """Facts for the manifest, and what a person should hear. `about` tells what a pilot must have been of to say
+    something of this run.
     """
     output.facts.update(sampling.together(list(figures.values())).facts())
     predicted = pilots.read(output.folder, about)

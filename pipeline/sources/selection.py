@@ -270,16 +270,18 @@ class Selection:
 
 def _same_answer(one: Candidate, other: Candidate) -> bool:
     """Whether two candidates have one answer, as far as is known."""
-    unknown = UNVERIFIABLE in (one.verifier, other.verifier)
-    return unknown or fold(one.answer) == fold(other.answer)
+    return not _answers_known(one, other) or fold(one.answer) == fold(other.answer)
+
+
+def _answers_known(one: Candidate, other: Candidate) -> bool:
+    return UNVERIFIABLE not in (one.verifier, other.verifier)
 
 
 def _may_ask_the_same(one: Candidate, other: Candidate) -> bool:
     """Whether two texts that a model takes for the same may be. Models see little of what is calculated: "gives 4 to"
     and "gets 4 from" lie closer than most paraphrases, so with numbers both answers must be known, and be one.
     """
-    unknown = UNVERIFIABLE in (one.verifier, other.verifier)
-    return _same_answer(one, other) and not (unknown and numbers_of(one.text))
+    return _same_answer(one, other) and (_answers_known(one, other) or not numbers_of(one.text))
 
 
 def _named(twin: Candidate) -> str:
