@@ -10,8 +10,8 @@ import os
 import re
 import shutil
 import time
-from collections.abc import Callable, Mapping
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -263,6 +263,21 @@ def pin(wanted: str | Role, root: Path, say: Say) -> Model:
     return resolve(wanted, root)
 
 
+def foresee(wanted: str | Role, root: Path, say: Say) -> None:
+    """Pin a model that a later stage will fetch. Raises ModelError as `pin`, and for layers that a student is to be
+    made of where the model they come from is at hand and does not have them.
+    """
+    model = pin(wanted, root, say)
+    if model.base is None or not model.base.present:
+        return
+    assert isinstance(wanted, Student)
+    base = model.base
+    source = _snapshot(base.hub, base.commit) if base.hub and base.commit and not base.folder else base.folder
+    assert source is not None
+    with _makable(wanted):
+        _layers(source, wanted)
+
+
 def newest_commit(hub: str, wanted: str | Role) -> str:
     """The commit a hub repository stands at; offline, the one this machine's cache has as its main branch."""
     from httpx2 import HTTPError  # the hub's library speaks through it, and lets its errors out
@@ -331,17 +346,27 @@ def _make(model: Model, wanted: Student, root: Path, say: Say) -> Path:
         started = time.monotonic()
         new, aside = (model.folder.with_name(f".{model.folder.name}.{word}") for word in ("partial", "replaced"))
         shutil.rmtree(new, ignore_errors=True)
-        try:
-            layers = None if wanted.layers is None else student.chosen(_config(source), wanted.layers)
+        with _makable(wanted):
+            layers = _layers(source, wanted)
             say(f"making the student from {wanted.model}")
             student.run_make(source, new, layers, wanted.think_tokens)
-        except student.StudentError as error:
-            raise ModelError(f"No student can be made from {wanted.model}: {error}.") from error
         mirror.seal(new, model.identity)
         replace_folder(new, model.folder, aside)
         shutil.rmtree(aside, ignore_errors=True)
         say(f"the student is ready in {model.folder} after {time.monotonic() - started:.0f} s")
     return model.folder
+
+
+@contextmanager
+def _makable(wanted: Student) -> Iterator[None]:
+    try:
+        yield
+    except student.StudentError as error:
+        raise ModelError(f"No student can be made from {wanted.model}: {error}.") from error
+
+
+def _layers(source: Path, wanted: Student) -> list[int] | None:
+    return None if wanted.layers is None else student.chosen(_config(source), wanted.layers)
 
 
 def _config(folder: Path) -> dict[str, Any]:

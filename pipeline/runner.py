@@ -116,7 +116,8 @@ class Runner:
 
     def _foresee(self, names: Iterable[str]) -> None:
         """Raise StageError or ValueError for what one of these stages would refuse after hours of those before it:
-        prompts, models and files that are not there, and what the stage itself refuses of a recipe.
+        prompts, models and files that are not there, and what the stage itself refuses of a recipe. Hub ids without a
+        commit get one now: a slip in one shows, and all models of a run are of the same day.
         """
         recipe, root = self.run.recipe, self.run.root
         for stage in map(plan.stage, names):
@@ -127,7 +128,7 @@ class Runner:
             stage.contents(config, root)
             for role in stage.weights_of(config):
                 for name in recipe.named(role):
-                    models.resolve(recipe.roles[name], root)
+                    models.foresee(recipe.roles[name], root, self.watcher.tells)
 
     def _refuse_without(self, key: str, split: str) -> None:
         """Raise StageError where seed drew no such block, or none of its questions has an answer that can be judged:

@@ -40,6 +40,7 @@ NO_COURSE = frozenset(
     {"wild_loss_factor", "wild_loss_steps", "audit", "save_dtype", "min_covered_share", "max_unlabelled_share"}
 )
 DIVERGED_FILE = "diverged.json"  # in the stage's folder: the batches at which a training was stopped
+DEVICES = Path("/dev")  # where the driver shows its GPUs, looked at without torch
 
 
 class Config(Options):
@@ -268,7 +269,7 @@ def refuse(config: Config, roles: Mapping[str, Role], root: Path) -> None:
     check_reporters(config.exec.report_to)
     if config.start is not None:
         start.existing(config.start, root)
-    if config.exec.launcher != "none":  # to look further takes torch, and seconds
+    if config.exec.launcher != "none" or len(list(DEVICES.glob("nvidia[0-9]*"))) > 1:  # torch takes seconds to look
         to_start(config, root)
 
 

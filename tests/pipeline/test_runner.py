@@ -74,6 +74,7 @@ def edit(path: Path, change: Any) -> None:
     ("settings", "says", "done"),
     [
         (["student.model=nope"], "No model 'nope'", []),
+        (["student.model=owner/slip"], "The commit of owner/slip cannot be learned", []),
         (["student.chat_template=foo"], "No prompt template", []),
         (["eval.base_prompts=[foo]"], "No prompt template", []),
         (["student.engine=replay"], "Set eval.student_engine", []),

@@ -176,8 +176,9 @@ def test_a_student_is_made_once_and_again_where_its_files_changed(
 
 
 def test_a_student_that_cannot_be_made_says_why(source: Path, tmp_path: Path) -> None:
-    with pytest.raises(models.ModelError, match=r"No student can be made from .*asks for layer 7; the model has 4"):
-        models.fetch(role(source, layers=[0, 7]), tmp_path, silent)
+    for early in (models.foresee, models.fetch):
+        with pytest.raises(models.ModelError, match=r"No student can be made from .*asks for layer 7; the model has 4"):
+            early(role(source, layers=[0, 7]), tmp_path, silent)
     with pytest.raises(models.ModelError, match="No model 'nowhere'"):
         models.resolve(role("nowhere", layers=2), tmp_path)
 

@@ -247,8 +247,15 @@ def test_several_visible_gpus_are_refused_before_anything_is_loaded(
 
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(sft, "load_tokenizer", lambda *_: pytest.fail("loaded a tokenizer"))
-    with pytest.raises(StageError, match=r"found 3 visible GPUs; .* one GPU\. .*CUDA_VISIBLE_DEVICES=0"):
+    several = r"found 3 visible GPUs; .* one GPU\. .*CUDA_VISIBLE_DEVICES=0"
+    with pytest.raises(StageError, match=several):
         trained(tmp_path, student, tiny.examples(4))
+    monkeypatch.setattr(sft, "DEVICES", tmp_path)
+    sft.refuse(sft.Config(), {}, tmp_path)
+    for number in range(3):
+        (tmp_path / f"nvidia{number}").touch()
+    with pytest.raises(StageError, match=several):
+        sft.refuse(sft.Config(), {}, tmp_path)
 
 
 def test_a_loss_that_explodes_stops_with_its_batches_in_a_file(
