@@ -52,9 +52,9 @@ ARMS: dict[str, dict[str, dict[str, Any]]] = {
 }
 STUDENTS: dict[str, dict[str, dict[str, Any]]] = {
     "smollm2": {},
-    # The teacher's 24 layers without the four that are missed least (`tests.bench.layers`), mended by an adapter, as
-    # Gromov et al. do (arXiv 2403.17887). With 20 evenly spaced ones and all weights trained, two seeds of one arm ended
-    # .14 apart; with 12 no arm got over .05 in 60,000 tokens.
+    # The teacher's 24 layers without the four that are missed least (`tests.bench.layers`), mended by an adapter as
+    # Gromov et al. do it (arXiv 2403.17887). With 20 layers spaced evenly and all weights trained, two seeds of one arm
+    # ended .14 apart; with 12 no arm got over .05 in 60,000 tokens.
     # Asked in the demo's template as the other student is: its own adds a system message of 21 tokens to prompts of 30.
     "shallow-qwen": {
         "student": {"model": None, "from": "teacher", "layers": [n for n in range(24) if n not in (4, 7, 18, 21)]},
