@@ -10,13 +10,14 @@ from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from pipeline.ballots import Ballot, agreements
 from pipeline.orders import Order
 from pipeline.records import content_id
 from pipeline.roles import Sampling
 from pipeline.section import Section
 from pipeline.sources.candidate import TRAIN, Candidate, canonical_json
 from pipeline.sources.selection import Found, Selection
-from pipeline.variants import Ballot, agreements, flaw, options, rewritten
+from pipeline.variants import flaw, options, rewritten
 from pipeline.verifiers import UNVERIFIABLE
 from pipeline.verifiers.judging import Answered, answer_of
 from pipeline.verifiers.pool import Pool, processors

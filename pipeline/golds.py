@@ -12,9 +12,9 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
+from pipeline.ballots import LONGEST, Agreement, Ballot, agreements
 from pipeline.section import Section
 from pipeline.text import fold
-from pipeline.variants import Agreement, Ballot, agreements
 from pipeline.verifiers import UNVERIFIABLE, VERIFIERS, Judgement, undecided
 from pipeline.verifiers.judging import Answered, verdict_row
 from pipeline.verifiers.plain import plain
@@ -24,8 +24,6 @@ SUSPECTED = "gold_suspected"  # the attempts agree with each other, and never wi
 PSEUDO = "pseudo_gold"  # judged against the majority of the attempts, for want of a reference
 NO_MAJORITY = "no_majority"
 MINORITY = "minority_answer"  # of a trace that contradicts the pseudo-gold: not known to be wrong
-BALLOTS = 256  # problems whose votes are compared at once
-VOTE_LIMIT = 500  # characters; a longer answer is no vote, and is not held
 
 Row = Mapping[str, Any]
 
@@ -84,7 +82,7 @@ class Attempts:
         elif verdict["outcome"] == "fail":
             votes = self._wrong.setdefault(problem_id, [])
             answer = _answer(verdict)
-            if votes is not None and answer is not None and len(answer) <= VOTE_LIMIT:
+            if votes is not None and answer is not None and len(answer) <= LONGEST:
                 self._verifiers[problem_id] = verifier
                 votes.append(answer)
         return False
@@ -122,7 +120,7 @@ class Attempts:
     def _majorities(self, rule: PseudoGolds, pool: Pool) -> dict[str, Agreement]:
         votes: dict[str, list[str]] = {}
         for held in self._held:
-            if 0 < len(held.answer) <= VOTE_LIMIT:
+            if 0 < len(held.answer) <= LONGEST:
                 votes.setdefault(held.problem_id, []).append(held.answer)
         ballots = {
             key: Ballot(found, rule.verifier)
@@ -141,11 +139,9 @@ class Attempts:
 
 def _agreed(ballots: Mapping[str, Ballot], pool: Pool) -> Iterator[tuple[str, Agreement]]:
     keys = sorted(ballots)
-    for start in range(0, len(keys), BALLOTS):
-        part = keys[start : start + BALLOTS]
-        for key, agreement in zip(part, agreements([ballots[key] for key in part], pool), strict=True):
-            if agreement is not None:
-                yield key, agreement
+    for key, agreement in zip(keys, agreements([ballots[key] for key in keys], pool), strict=True):
+        if agreement is not None:
+            yield key, agreement
 
 
 def _may_agree(votes: Sequence[str], share: float) -> bool:

@@ -20,7 +20,7 @@ FAILED = "generation_error"
 
 @dataclass(frozen=True)
 class Answer:
-    """One judged sample. `vote` is its final answer in a normal form, for cons@k; None where it gave none."""
+    """One judged sample. `vote` is its final answer, for cons@k: equal where two answers are one; None for none."""
 
     problem_id: str
     task: str

@@ -1,5 +1,4 @@
-"""What a teacher's answer to a rewriting prompt is worth: the new problem in it, what is wrong with that, and the
-answer that several attempts at it agree on.
+"""What a teacher's answer to a rewriting prompt is worth: the new problem in it, and what is wrong with that.
 
 It asks no model, and does not know which problems there are already (`sources/selection.py` does).
 """
@@ -8,8 +7,6 @@ import json
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from itertools import combinations
 
 from pipeline.similarity.normal import normal_words, numbers
 from pipeline.sources.candidate import Candidate
@@ -17,7 +14,6 @@ from pipeline.text import boxed, fold
 from pipeline.think import split
 from pipeline.verifiers.math import NUMBER_WORDS
 from pipeline.verifiers.plain import plain
-from pipeline.verifiers.pool import Item, Pool
 
 _OPENING = re.compile(r"<problem>", re.IGNORECASE)
 _CLOSING = re.compile(r"</problem>", re.IGNORECASE)
@@ -117,65 +113,3 @@ def _in_order(choices: Sequence[str], text: str) -> bool:
             return False
         place += len(choice)
     return True
-
-
-@dataclass(frozen=True)
-class Ballot:
-    """The final answers of several attempts at a problem (None: an attempt without one), and how they compare."""
-
-    votes: Sequence[str | None]
-    verifier: str = "math"
-
-
-@dataclass(frozen=True)
-class Agreement:
-    """The answer that most votes give, as it was written most often, and how many of them."""
-
-    answer: str
-    count: int
-
-
-def agreements(ballots: Sequence[Ballot], pool: Pool) -> list[Agreement | None]:
-    """The commonest answer of each ballot; None where nobody voted. Of equally common ones any may be given.
-
-    Votes are one where their texts are, typography aside, or where the verifier takes one for the other: 1/2 and 0.5.
-    """
-    tallies = [_tally(ballot.votes) for ballot in ballots]
-    pairs = [
-        (number, one, other)
-        for number, forms in enumerate(tallies)
-        for one, other in combinations(range(len(forms)), 2)
-    ]
-    items = (
-        Item(ballots[number].verifier, tallies[number][other][0], tallies[number][one][0])
-        for number, one, other in pairs
-    )
-    equal: list[set[tuple[int, int]]] = [set() for _ in tallies]
-    for index, judgement in pool.judge(items):
-        if judgement.outcome == "right":
-            number, one, other = pairs[index]
-            equal[number].add((one, other))
-    return [_commonest(forms, same) for forms, same in zip(tallies, equal, strict=True)]
-
-
-def _tally(votes: Sequence[str | None]) -> list[tuple[str, int]]:
-    """(as written most often, count) of votes that differ in more than typography, the commonest first."""
-    written: dict[str, Counter[str]] = {}
-    for vote in votes:
-        if vote is not None:
-            written.setdefault(fold(plain(vote)), Counter())[vote] += 1
-    forms = [
-        (min(counts, key=lambda text: (-counts[text], len(text), text)), counts.total()) for counts in written.values()
-    ]
-    return sorted(forms, key=lambda form: (-form[1], form[0]))
-
-
-def _commonest(forms: Sequence[tuple[str, int]], equal: set[tuple[int, int]]) -> Agreement | None:
-    counts: dict[int, int] = {}
-    for place, (_, count) in enumerate(forms):
-        leader = next((one for one in counts if (one, place) in equal), place)
-        counts[leader] = counts.get(leader, 0) + count
-    if not counts:
-        return None
-    best = max(counts, key=lambda place: (counts[place], -place))
-    return Agreement(forms[best][0], counts[best])

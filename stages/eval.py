@@ -10,7 +10,7 @@ serve every later student.
 import json
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
 from typing import Any, Literal
@@ -18,6 +18,7 @@ from typing import Any, Literal
 from pydantic import Field
 
 from pipeline import orders, quantisation, sampling, scoring
+from pipeline.ballots import Ballot, alike
 from pipeline.opinions import JUDGE, JudgeModel, Panel
 from pipeline.orders import Order
 from pipeline.records import SCORE, content_id
@@ -26,7 +27,6 @@ from pipeline.sampling import Figures
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Failures, Inputs, Output, Progress, Reads, Stage, StageError
-from pipeline.text import fold
 from pipeline.verifiers import label, lacking, version
 from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Pool, processors
@@ -199,12 +199,6 @@ def score(subject: Subject, completion: Row, question: Row, verdict: Row) -> dic
     }
 
 
-def vote(verdict: Row) -> str | None:
-    """The final answer as cons@k counts it: by its text, case and white space aside."""
-    answer = json.loads(verdict["detail"])["answer"]
-    return None if answer is None else fold(answer)
-
-
 def classes(question: Row, verdict: Row) -> tuple[str | None, str | None]:
     """The class that is right and the one that an answer names; None for either where there is none."""
     if question["verifier"] != "label":
@@ -229,7 +223,7 @@ def scored(subject: Subject, completion: Row, question: Row, verdict: Row) -> tu
     return row, scoring.Answer(
         **values,
         reasons=tuple(row["reasons"]),
-        vote=vote(verdict),
+        vote=json.loads(verdict["detail"])["answer"],
         sample=completion["sample"],
         expected=expected,
         said=said,
@@ -325,6 +319,24 @@ def opinions(
     output.facts["opinions"] = model.figures
 
 
+def with_votes(answers: Iterable[scoring.Answer], known: Mapping[str, Row], pool: Pool) -> list[scoring.Answer]:
+    """The answers as cons@k counts them: one vote for what `math` takes for one answer (1/2 and 0.5), by their texts,
+    typography aside, where another verifier judges, which compares with the reference alone.
+    """
+    groups: dict[str, list[scoring.Answer]] = {}
+    for answer in answers:
+        groups.setdefault(answer.problem_id, []).append(answer)
+    ballots = [
+        Ballot([one.vote for one in group], "math" if known[key]["verifier"] == "math" else None)
+        for key, group in groups.items()
+    ]
+    return [
+        replace(one, vote=None if number is None else str(number))
+        for group, numbers in zip(groups.values(), alike(ballots, pool), strict=True)
+        for one, number in zip(group, numbers, strict=True)
+    ]
+
+
 def summary(config: Config, examined: Sequence[tuple[Subject, list[scoring.Answer]]], asked: int) -> dict[str, Any]:
     """The facts: figures of every model and prompt, the better prompt of the untouched student, and the comparisons."""
     answers = {(subject.model, subject.prompt_name): found for subject, found in examined}
@@ -386,6 +398,10 @@ def prompts(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
     return tuple(dict.fromkeys(name for role in asked for name in orders.prompt_names(role)))
 
 
+def judges(config: Config) -> Pool:
+    return Pool(config.exec.workers or processors(), config.timeout_s, config.memory_mib)
+
+
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Examine every subject in turn, then compare them."""
     known = questions(config, inputs)
@@ -394,7 +410,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     examined: list[tuple[Subject, list[scoring.Answer]]] = []
     generation = {}
     # One pool for all subjects: to import what verifiers need takes seconds.
-    with Pool(config.exec.workers or processors(), config.timeout_s, config.memory_mib) as pool:
+    with judges(config) as pool:
         for model, group in groupby(subjects(config, inputs), key=lambda subject: subject.model):
             found, figures = examine(config, inputs, output, pool, list(group), known, held)
             generation[model] = figures.facts()
@@ -410,6 +426,9 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
         output.write("scores", as_table(rows, SCORE))
         for subject, answers in examined:
             tell(config, output, subject, answers)
+    if config.samples > 1:
+        with judges(config) as pool:
+            examined = [(subject, with_votes(answers, known, pool)) for subject, answers in examined]
     facts = summary(config, examined, len(known))
     output.facts.update({**facts, "generation": generation})
     if beside := exports(examined, facts["models"], generation):
@@ -435,7 +454,7 @@ def tell(config: Config, output: Output, subject: Subject, answers: Sequence[sco
 
 STAGE = Stage(
     name="eval",
-    version=2,
+    version=3,
     config=Config,
     run=run,
     reads={

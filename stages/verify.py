@@ -22,6 +22,7 @@ import pyarrow.compute as pc
 from pydantic import Field
 
 from pipeline import adaptive, orders
+from pipeline.ballots import Agreement
 from pipeline.golds import PSEUDO, SUSPECTED, Attempts, Doubt, PseudoGolds
 from pipeline.opinions import JUDGE, JudgeModel, Panel
 from pipeline.ratings import PROMPT as RATE
@@ -32,7 +33,6 @@ from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Failures, Inputs, Output, Progress, Reads, Stage, StageError
 from pipeline.statistics import wilson
-from pipeline.variants import Agreement
 from pipeline.verifiers import VERIFIERS, lacking, version
 from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Pool, PoolError, processors

@@ -55,6 +55,7 @@ LAYERS = (
         "sources",
         "page",
         "scoring",
+        "ballots",
         "variants",
         "golds",
     ),

@@ -5,7 +5,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from pipeline.golds import VOTE_LIMIT, Attempts, Doubt, PseudoGolds
+from pipeline.ballots import LONGEST
+from pipeline.golds import Attempts, Doubt, PseudoGolds
 from pipeline.verifiers.pool import Pool
 
 DOUBT = Doubt(votes=3, agreement_share=0.6)
@@ -44,7 +45,7 @@ def doubts(pool: Pool, verdicts: list[dict[str, Any]], verifier: str = "math") -
         ([*wrongly("7", "7", "7"), verdict("r", "pass", "5")], {}),
         ([verdict("r", "pass", "5"), *wrongly("7", "7", "7")], {}),
         ([verdict(str(n), "undecided", "7", ("verifier_timeout",)) for n in range(5)], {}),
-        (wrongly(*["7" * (VOTE_LIMIT + 1)] * 3), {}),
+        (wrongly(*["7" * (LONGEST + 1)] * 3), {}),
         ([], {}),
     ],
 )

@@ -2,7 +2,6 @@
 
 import json
 from collections import Counter
-from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,8 +9,7 @@ import pytest
 from pipeline.augment import Paraphrase
 from pipeline.section import declared
 from pipeline.sources.candidate import Candidate
-from pipeline.variants import Agreement, Ballot, agreements, flaw, quantities, rewritten
-from pipeline.verifiers.pool import Pool
+from pipeline.variants import flaw, quantities, rewritten
 
 TALE = "Ann has 12 apples and eats 3. How many are left?"
 
@@ -125,37 +123,6 @@ def test_options_stay_in_their_order() -> None:
 )
 def test_numbers_count_in_digits_and_words(text: str, found: dict[str, int]) -> None:
     assert quantities(text) == Counter(found)
-
-
-@pytest.fixture(scope="module")
-def pool() -> Iterator[Pool]:
-    with Pool(1, 60.0, 1024) as opened:
-        yield opened
-
-
-@pytest.mark.parametrize(
-    ("votes", "agreement"),
-    [
-        (["5", "5", "6"], Agreement("5", 2)),
-        (["0.5", "1/2", "\\frac{1}{2}", "3", "3"], Agreement("0.5", 3)),
-        (["x = 4", "4", "5", "5", None], Agreement("5", 2)),  # as often as 4: any of the two
-        (["**7**", "7", "$7$"], Agreement("7", 3)),
-        (["7", "$7$", "$7$"], Agreement("$7$", 3)),
-        ([None, None], None),
-        ([None, "1"], Agreement("1", 1)),
-        ([], None),
-    ],
-)
-def test_votes_are_one_where_the_verifier_says_so(
-    votes: list[str | None], agreement: Agreement | None, pool: Pool
-) -> None:
-    assert agreements([Ballot(votes)], pool) == [agreement]
-    assert agreements([Ballot(votes[::-1])], pool) == [agreement], "the order of votes decides nothing"
-
-
-def test_ballots_do_not_mix(pool: Pool) -> None:
-    ballots = [Ballot(["1", "1.0"]), Ballot(["2", "3"]), Ballot(["1,0", "10"], "exact")]
-    assert [found and found.count for found in agreements(ballots, pool)] == [2, 1, 1]
 
 
 def test_numbers_may_change_where_the_answer_does_not_hang_on_them() -> None:

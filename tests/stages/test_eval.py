@@ -22,7 +22,8 @@ from tests import synthetic
 from tests.desk import DeskInputs, DeskOutput
 
 OPEN, CLOSE = "<th" + "ink>", "</th" + "ink>"
-# Answers by model folder and question: question i is answered rightly where the pattern has a 1; - gives no answer.
+# Answers by model folder and question: question i is answered rightly where the pattern has a 1; - gives no answer,
+# ~ a wrong one first, then the right one in two spellings.
 PATTERNS = {"teacher": "11111110", "base": "1000000-", "checkpoint": "11110000"}
 
 
@@ -74,6 +75,8 @@ class Canned(Replay):
             mark = self.fake.patterns[self.name][number]
             right = mark == "1" or (mark == "x" and "[examples]" in request.messages[-1]["content"])
             answer = str(number + 1 if right else 0)
+            if mark == "~":  # one wrong answer, then the right one written in two ways
+                answer = ("0", f"{number + 1}.0", f"{2 * number + 2}/2")[request.sample]
             text = "I do not know" if mark == "-" else f"The answer is {answer}"
             if self.name not in ("teacher", "base"):
                 text = f"{OPEN}\nThe answer is 77\n{CLOSE}\n\n{text}"
@@ -89,16 +92,17 @@ def fake(monkeypatch: pytest.MonkeyPatch) -> Fake:
     return made
 
 
-def inputs(tmp_path: Path, **student: Any) -> Bench:
+def inputs(tmp_path: Path, verifier: str = "exact", **student: Any) -> Bench:
     mix = synthetic.manifest("mix").model_copy(
         update={"identity": synthetic.manifest("mix").identity.model_copy(update={"config": {"trace_format": "think"}})}
     )
     manifests: dict[str, Manifest] = {"mix": mix, "checkpoint": synthetic.manifest("sft")}
     for name in PATTERNS:
         (tmp_path / name).mkdir(exist_ok=True)
+    asked = [*map(problem, range(8)), problem(8, "train")]
     return Bench(
         tmp_path,
-        tables={"problems": as_table([*map(problem, range(8)), problem(8, "train")], PROBLEM)},
+        tables={"problems": as_table([row | {"verifier": verifier} for row in asked], PROBLEM)},
         teacher=Teacher(model="big", engine="vllm"),
         student=Student(**{"model": "small", "engine": "vllm", **student}),
         folders={"checkpoint": tmp_path / "checkpoint"},
@@ -207,6 +211,14 @@ def test_several_samples_give_consensus_and_pass_at_k(tmp_path: Path, fake: Fake
     assert student["answers"] == 24
     assert student["cons_at_k"] == {"3": 0.5}
     assert student["pass_at_k"] == {"3": 0.5}
+
+
+@pytest.mark.parametrize(("verifier", "agreed"), [("math", 0.5), ("exact", 0.0)])
+def test_answers_that_math_takes_for_one_are_one_vote(tmp_path: Path, fake: Fake, verifier: str, agreed: float) -> None:
+    fake.patterns["checkpoint"] = "~~~~0000"
+    output = DeskOutput(tmp_path)
+    run(Config(samples=3, exec={"workers": 1}), inputs(tmp_path, verifier), output)
+    assert output.facts["models"]["student"]["cons_at_k"] == {"3": agreed}
 
 
 def test_exports_with_fewer_bits_are_examined_beside_the_student(tmp_path: Path, fake: Fake) -> None:
