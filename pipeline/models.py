@@ -39,6 +39,8 @@ NEEDED = ("*.safetensors", "*.gguf", *student.TEXTS, POOLING)
 # JSON that trainers and this project leave beside weights, which no loader of a model reads.
 BESIDE = ("trainer_state.json", mirror.SEAL, student.RECORD)
 
+ALLOWED = "VLLM_ALLOW_LONG_MAX_MODEL_LEN"  # set: vLLM reads beyond a model's positions
+
 Say = Callable[[str], None]
 Kind = Literal["mirror", "hub", "path", "served", "made"]
 
@@ -264,18 +266,41 @@ def pin(wanted: str | Role, root: Path, say: Say) -> Model:
 
 
 def foresee(wanted: str | Role, root: Path, say: Say) -> None:
-    """Pin a model that a later stage will fetch. Raises ModelError as `pin`, and for layers that a student is to be
-    made of where the model they come from is at hand and does not have them.
+    """Pin a model that a later stage will fetch. Raises ModelError as `pin`, and, where the model's files (a made
+    student's source's) are at hand, for layers that it does not have and for more tokens than it can read.
     """
     model = pin(wanted, root, say)
-    if model.base is None or not model.base.present:
-        return
-    assert isinstance(wanted, Student)
-    base = model.base
-    source = _snapshot(base.hub, base.commit) if base.hub and base.commit and not base.folder else base.folder
-    assert source is not None
-    with _makable(wanted):
-        _layers(source, wanted)
+    if isinstance(wanted, Student) and model.base is not None and (source := _at_hand(model)):
+        with _makable(wanted):
+            _layers(source, wanted)
+    limit = positions(wanted, root) if isinstance(wanted, Role) and wanted.engine == "vllm" else None
+    if limit is not None and isinstance(wanted, Role) and wanted.max_model_len > limit and ALLOWED not in os.environ:
+        role = type(wanted).__name__.lower()
+        raise ModelError(
+            f"{role}.max_model_len is {wanted.max_model_len}, but {model.name} has only {limit} positions, and vLLM "
+            f"serves no more. Set it to {limit} or less, or name another model."
+        )
+
+
+def positions(wanted: str | Role, root: Path) -> int | None:
+    """The longest text that a model can read, in tokens; None where its files are not at hand, or do not say it
+    plainly: a scaled rotation of positions makes more of them.
+    """
+    folder = _at_hand(resolve(wanted, root))
+    if folder is None:
+        return None
+    config = _config(folder)
+    scaled = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    limit = config.get("max_position_embeddings")
+    return limit if isinstance(limit, int) and scaled.get("rope_type", "default") == "default" else None
+
+
+def _at_hand(model: Model) -> Path | None:
+    """The folder of a model whose files are here; of a student that is made, its source's."""
+    model = model.base or model
+    kept = _snapshot(model.hub, model.commit) if model.hub and model.commit else None
+    folder = (model.folder or kept) if model.present else None
+    return folder if folder is not None and (folder / "config.json").is_file() else None
 
 
 def newest_commit(hub: str, wanted: str | Role) -> str:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pipeline import heap, labelling
+from pipeline import heap, labelling, models
 from pipeline import student as students
 from pipeline.manifest import write_durably
 from pipeline.objectives import targets
@@ -22,7 +22,7 @@ from pipeline.section import declared
 from pipeline.stage import Inputs, Output, Progress, Reads, Roles, Stage, StageError
 from pipeline.templates import load_tokenizer
 from pipeline.training import audit as audits
-from pipeline.training import checkpoints, model, options, pairing, products, start
+from pipeline.training import checkpoints, model, options, pairing, products, refusals, start
 from pipeline.training.encode import digest
 from pipeline.training.material import Material, prepare
 from pipeline.training.options import SPREADABLE, Options, attention, beside, is_packed
@@ -40,7 +40,6 @@ NO_COURSE = frozenset(
     {"wild_loss_factor", "wild_loss_steps", "audit", "save_dtype", "min_covered_share", "max_unlabelled_share"}
 )
 DIVERGED_FILE = "diverged.json"  # in the stage's folder: the batches at which a training was stopped
-DEVICES = Path("/dev")  # where the driver shows its GPUs, looked at without torch
 
 
 class Config(Options):
@@ -110,12 +109,7 @@ def checked(config: Config, inputs: Inputs, tokenizer: Any, output: Output) -> M
                 f"{role}.model is the file {folder.name}; expected a model, since objective {config.objective} runs "
                 f"it. Name one with weights as {role}.model, or set sft.objective: sft."
             )
-        limit = model.positions(folder)
-        if limit is not None and config.max_length > limit:
-            raise StageError(
-                f"sft.max_length is {config.max_length}, but the {role} has only {limit} positions. Set it to {limit} "
-                f"or less."
-            )
+        refusals.longer(config.max_length, role, model.positions(folder))
     student = inputs.student
     system = inputs.prompt(student.system).strip() if student.system else None
     packed = is_packed(config, attention(config.exec.attention, 0, torch.cuda.is_available(), config.compute_dtype))
@@ -221,55 +215,17 @@ def soft_targets(config: Config, inputs: Inputs, output: Output, tokenizer: Any,
     return folder
 
 
-def refuse_many_gpus() -> None:
-    """Raises StageError where torch sees several GPUs: the trainer would spread a batch over them and fail on ours."""
-    import torch
-
-    visible = torch.cuda.device_count()
-    if visible > 1:
-        raise StageError(
-            f"found {visible} visible GPUs; the student is trained by one process on one GPU. Train on all of them "
-            f"with sft.exec.launcher: accelerate, or show it one: run again with CUDA_VISIBLE_DEVICES=0 in front (make "
-            f"sft: CUDA_VISIBLE_DEVICES=0 make sft)."
-        )
-
-
-def refuse_four_bits_without_a_gpu(method: str) -> None:
-    """Raises StageError where the method is QLoRA and this machine has no GPU, or not the library, to run it."""
-    if method != "qlora":
-        return
-    import torch
-
-    if not torch.cuda.is_available():
-        raise StageError(
-            "sft.method is qlora, and torch sees no CUDA GPU; expected one, since weights held in 4 bits are trained "
-            "on a GPU alone. Set sft.method: lora, or run on a machine with a GPU."
-        )
-    if not options.installed("bitsandbytes"):
-        raise StageError(
-            "sft.method is qlora, and bitsandbytes is not installed; expected it, since it holds the weights in 4 "
-            "bits. The extra `gpu` has it (make clean, then any target); or set sft.method: lora."
-        )
-
-
-def refuse_without_a_peer(peer: bool) -> None:
-    """Raises StageError where two students are to learn from each other, and there is one."""
-    if not peer:
-        raise StageError(
-            "found no peer in the recipe; expected a second student, since sft.objective is mutual. Add a section "
-            "peer: {model: ...} of the student's family, or set sft.objective: sft."
-        )
-
-
 def refuse(config: Config, roles: Mapping[str, Role], root: Path) -> None:
     """Raises StageError or ValueError for what can be told before there are examples to train on."""
     if config.objective == "mutual":
-        refuse_without_a_peer("peer" in roles)
-    refuse_four_bits_without_a_gpu(config.method)
+        refusals.without_a_peer("peer" in roles)
+    for role in ("student", *beside(config)):
+        refusals.longer(config.max_length, role, models.positions(roles[role], root))
+    refusals.four_bits_without_a_gpu(config.method)
     check_reporters(config.exec.report_to)
     if config.start is not None:
         start.existing(config.start, root)
-    if config.exec.launcher != "none" or len(list(DEVICES.glob("nvidia[0-9]*"))) > 1:  # torch takes seconds to look
+    if config.exec.launcher != "none" or refusals.several_gpus():  # to look further takes torch, and seconds
         to_start(config, root)
 
 
@@ -318,11 +274,11 @@ def begun_at(output: Output, plan: str, layout: str) -> Path | None:
 def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Audit, train (or go on training), and write the checkpoint."""
     started = to_start(config, inputs.root)
-    refuse_four_bits_without_a_gpu(config.method)
+    refusals.four_bits_without_a_gpu(config.method)
     check_reporters(config.exec.report_to)
     (output.folder / DIVERGED_FILE).unlink(missing_ok=True)
     if config.objective == "mutual":
-        refuse_without_a_peer(inputs.peer is not None)
+        refusals.without_a_peer(inputs.peer is not None)
     template = inputs.student.chat_template
     tokenizer = load_tokenizer(inputs.model("student"), inputs.prompt(f"chat/{template}") if template else None)
     material = checked(config, inputs, tokenizer, output)
@@ -398,7 +354,7 @@ def to_start(config: Config, root: Path) -> "Start | None":
     from pipeline.training import process
 
     if config.exec.launcher == "none":
-        refuse_many_gpus()
+        refusals.many_gpus()
         return process.APART if config.on_policy is not None and config.on_policy.exec.vllm else None
     if config.objective not in SPREADABLE:
         raise StageError(
@@ -413,7 +369,7 @@ def to_start(config: Config, root: Path) -> "Start | None":
         raise StageError(f"sft.exec.config: {error}.") from error
     if found.count > 1:
         return found
-    refuse_many_gpus()
+    refusals.many_gpus()
     return None
 
 

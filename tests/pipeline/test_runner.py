@@ -75,6 +75,8 @@ def edit(path: Path, change: Any) -> None:
     [
         (["student.model=nope"], "No model 'nope'", []),
         (["student.model=owner/slip"], "The commit of owner/slip cannot be learned", []),
+        (["student.engine=vllm", "student.max_model_len=9999"], "student.max_model_len is 9999, but ", []),
+        (["sft.max_length=9999"], "but the student has only ", []),
         (["student.chat_template=foo"], "No prompt template", []),
         (["eval.base_prompts=[foo]"], "No prompt template", []),
         (["student.engine=replay"], "Set eval.student_engine", []),

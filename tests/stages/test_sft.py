@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from pipeline.roles import Student
 from pipeline.section import declared
 from pipeline.stage import StageError
-from pipeline.training import material, options, products, results, settings
+from pipeline.training import material, options, products, refusals, results, settings
 from pipeline.training.encode import Encoded
 from stages import sft
 from tests import tiny
@@ -115,7 +115,7 @@ def test_an_adapter_learns_the_tokens_that_a_student_was_given(tmp_path: Path, s
 
 
 def test_weights_in_four_bits_are_refused_without_a_gpu(tmp_path: Path, student: Path) -> None:
-    with pytest.raises(StageError, match=r"torch sees no CUDA GPU; expected one.*Set sft.method: lora"):
+    with pytest.raises(ValueError, match=r"torch sees no CUDA GPU; expected one.*Set sft.method: lora"):
         trained(tmp_path, student, tiny.examples(4), method="qlora")
 
 
@@ -205,7 +205,7 @@ def test_a_template_that_drops_reasoning_is_refused_before_training(tmp_path: Pa
 
 def test_more_tokens_than_the_student_has_positions_are_refused(tmp_path: Path, student: Path) -> None:
     inputs, output = desk(tmp_path, student, tiny.examples(8))
-    with pytest.raises(StageError, match="Set it to 2048 or less"):
+    with pytest.raises(ValueError, match="Set it to 2048 or less"):
         sft.run(sft.Config(**FAST, max_length=4096), inputs, output)
 
 
@@ -248,14 +248,15 @@ def test_several_visible_gpus_are_refused_before_anything_is_loaded(
     monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
     monkeypatch.setattr(sft, "load_tokenizer", lambda *_: pytest.fail("loaded a tokenizer"))
     several = r"found 3 visible GPUs; .* one GPU\. .*CUDA_VISIBLE_DEVICES=0"
-    with pytest.raises(StageError, match=several):
+    with pytest.raises(ValueError, match=several):
         trained(tmp_path, student, tiny.examples(4))
-    monkeypatch.setattr(sft, "DEVICES", tmp_path)
-    sft.refuse(sft.Config(), {}, tmp_path)
+    monkeypatch.setattr(refusals, "DEVICES", tmp_path)
+    roles = {"student": Student(model=str(student))}
+    sft.refuse(sft.Config(max_length=64), roles, tmp_path)
     for number in range(3):
         (tmp_path / f"nvidia{number}").touch()
-    with pytest.raises(StageError, match=several):
-        sft.refuse(sft.Config(), {}, tmp_path)
+    with pytest.raises(ValueError, match=several):
+        sft.refuse(sft.Config(max_length=64), roles, tmp_path)
 
 
 def test_a_loss_that_explodes_stops_with_its_batches_in_a_file(

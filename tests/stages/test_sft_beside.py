@@ -125,13 +125,13 @@ def test_the_second_student_belongs_to_the_run(tmp_path: Path, models: dict[str,
 
 def test_a_mutual_training_without_a_peer_is_refused(tmp_path: Path, models: dict[str, Path]) -> None:
     inputs = DeskInputs(tmp_path, student=Student(model="s"), models=models)
-    with pytest.raises(StageError, match="found no peer in the recipe"):
+    with pytest.raises(ValueError, match="found no peer in the recipe"):
         sft.run(sft.Config(objective="mutual"), inputs, DeskOutput(tmp_path))
 
 
 def test_more_tokens_than_the_teacher_has_positions_are_refused(tmp_path: Path, models: dict[str, Path]) -> None:
     short = tiny.build(tmp_path / "short", positions=256)
-    with pytest.raises(StageError, match="the teacher has only 256 positions"):
+    with pytest.raises(ValueError, match="the teacher has only 256 positions"):
         trained(tmp_path, models | {"teacher": short}, objective="features", max_length=300)
 
 
