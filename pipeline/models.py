@@ -290,9 +290,11 @@ def positions(wanted: str | Role, root: Path) -> int | None:
     if folder is None:
         return None
     config = _config(folder)
-    scaled = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    rotation = config.get("rope_scaling") or config.get("rope_parameters") or {}
+    kinds = {rotation.get("rope_type"), rotation.get("type")} - {None, "default"}
+    nested = any(isinstance(value, dict) for value in rotation.values())  # of each kind of layer its own
     limit = config.get("max_position_embeddings")
-    return limit if isinstance(limit, int) and scaled.get("rope_type", "default") == "default" else None
+    return limit if isinstance(limit, int) and not kinds and not nested else None
 
 
 def _at_hand(model: Model) -> Path | None:

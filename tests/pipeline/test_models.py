@@ -9,6 +9,7 @@ import sys
 import threading
 import zipfile
 from pathlib import Path
+from typing import Any
 
 import httpx2
 import pytest
@@ -472,3 +473,28 @@ def test_the_shipped_catalogue_has_the_demos_two_models() -> None:
         ("smollm2-135m-instruct", "HuggingFaceTB/SmolLM2-135M-Instruct", "apache-2.0"),
         ("qwen2.5-coder-0.5b-instruct", "Qwen/Qwen2.5-Coder-0.5B-Instruct", "apache-2.0"),
     ]
+
+
+@pytest.mark.parametrize(
+    ("config", "limit"),
+    [
+        ({"max_position_embeddings": 64}, 64),
+        ({"max_position_embeddings": 64, "rope_parameters": {"rope_type": "default", "rope_theta": 1.0}}, 64),
+        ({"max_position_embeddings": 64, "rope_scaling": {"type": "yarn", "factor": 4.0}}, None),
+        ({"max_position_embeddings": 64, "rope_scaling": {"rope_type": "llama3"}}, None),
+        ({"max_position_embeddings": 64, "rope_parameters": {"full_attention": {"rope_type": "linear"}}}, None),
+        ({"rope_scaling": None}, None),
+    ],
+)
+def test_how_far_a_model_reads_is_known_where_its_configuration_says_it_plainly(
+    tmp_path: Path, config: dict[str, Any], limit: int | None
+) -> None:
+    folder = tmp_path / "model"
+    folder.mkdir()
+    (folder / "config.json").write_text(json.dumps(config))
+    (folder / "model.safetensors").touch()
+    assert models.positions(str(folder), tmp_path) == limit
+
+
+def test_how_far_a_model_reads_is_unknown_before_it_is_fetched(root: Path) -> None:
+    assert models.positions(f"owner/large@{COMMIT}", root) is None
