@@ -165,7 +165,7 @@ def _terminable() -> Iterator[None]:
             time.sleep(AGAIN_S)
             frames = traceback.walk_stack(sys._current_frames()[main])
             dropping = any(frame.f_code is unraisable.__code__ for frame, _ in frames)
-        signal.pthread_kill(main, signal.SIGINT)
+        signal.pthread_kill(main, signal.SIGTERM)  # SIGINT may be ignored: a shell's script begins jobs with & so
 
     hook, sys.unraisablehook = sys.unraisablehook, unraisable
     before = signal.signal(signal.SIGTERM, interrupt)

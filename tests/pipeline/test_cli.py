@@ -3,6 +3,7 @@
 import signal
 import time
 import weakref
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -47,7 +48,24 @@ class Thing:
     """Something that a weak reference can be of."""
 
 
-@pytest.mark.parametrize("name", ["SIGINT", "SIGTERM"])
+@pytest.fixture
+def handled(request: pytest.FixtureRequest) -> Iterator[None]:
+    """SIGINT is handled so, whatever started the tests."""
+    before = signal.signal(signal.SIGINT, request.param)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.parametrize(
+    ("name", "handled"),
+    [
+        ("SIGINT", signal.default_int_handler),
+        ("SIGTERM", signal.default_int_handler),
+        ("SIGTERM", signal.SIG_IGN),  # as in what a shell's script begins with &
+    ],
+    indirect=["handled"],
+)
+@pytest.mark.usefixtures("handled")
 def test_an_interruption_that_python_drops_comes_again(name: str) -> None:
     things = [Thing()]
     watched = weakref.ref(things[0], lambda _: signal.raise_signal(getattr(signal, name)))
