@@ -50,7 +50,7 @@ def alike(ballots: Sequence[Ballot], pool: Pool) -> list[list[int | None]]:
     found: list[list[int | None]] = []
     for ballot, (forms, leaders) in zip(ballots, _tallied(ballots, pool), strict=True):
         numbers = {form.key: leader for form, leader in zip(forms, leaders, strict=True)}
-        found.append([None if vote is None else numbers[_key(vote)] for vote in ballot.votes])
+        found.append([None if vote is None else numbers[normal(vote)] for vote in ballot.votes])
     return found
 
 
@@ -85,7 +85,8 @@ def _short(forms: Sequence[_Form]) -> list[int]:
     return [place for place, form in enumerate(forms) if len(form.written) <= LONGEST]
 
 
-def _key(vote: str) -> str:
+def normal(vote: str) -> str:
+    """The text of a vote without typography: equal for votes that are one by their texts."""
     return fold(plain(vote))
 
 
@@ -93,7 +94,7 @@ def _forms(votes: Sequence[str | None]) -> list[_Form]:
     written: dict[str, Counter[str]] = {}
     for vote in votes:
         if vote is not None:
-            written.setdefault(_key(vote), Counter())[vote] += 1
+            written.setdefault(normal(vote), Counter())[vote] += 1
     forms = [
         _Form(min(counts, key=lambda text: (-counts[text], len(text), text)), counts.total(), key)
         for key, counts in written.items()

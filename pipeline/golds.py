@@ -12,12 +12,10 @@ from typing import Any
 
 from pydantic import Field, field_validator
 
-from pipeline.ballots import LONGEST, Agreement, Ballot, agreements
+from pipeline.ballots import LONGEST, Agreement, Ballot, agreements, normal
 from pipeline.section import Section
-from pipeline.text import fold
 from pipeline.verifiers import UNVERIFIABLE, VERIFIERS, Judgement, undecided
 from pipeline.verifiers.judging import Answered, verdict_row
-from pipeline.verifiers.plain import plain
 from pipeline.verifiers.pool import Item, Pool
 
 SUSPECTED = "gold_suspected"  # the attempts agree with each other, and never with the reference
@@ -147,7 +145,7 @@ def _agreed(ballots: Mapping[str, Ballot], pool: Pool) -> Iterator[tuple[str, Ag
 def _may_agree(votes: Sequence[str], share: float) -> bool:
     """Whether the votes are alike enough, by their letters alone, for comparing every two of them to be worth it: an
     answer is seldom spelled in more than two ways."""
-    return max(Counter(fold(plain(vote)) for vote in votes).values()) >= share * len(votes) / 2
+    return max(Counter(normal(vote) for vote in votes).values()) >= share * len(votes) / 2
 
 
 def _answer(verdict: Row) -> str | None:

@@ -265,20 +265,22 @@ def pin(wanted: str | Role, root: Path, say: Say) -> Model:
     return resolve(wanted, root)
 
 
-def foresee(wanted: str | Role, root: Path, say: Say) -> None:
-    """Pin a model that a later stage will fetch. Raises ModelError as `pin`, and, where the model's files (a made
-    student's source's) are at hand, for layers that it does not have and for more tokens than it can read.
+def foresee(role: Role, root: Path, say: Say) -> None:
+    """Pin a role's model, which a later stage will fetch. Raises ModelError as `pin`, and, where the model's files (a
+    made student's source's) are at hand, for layers that it does not have and for more tokens than it can read.
     """
-    model = pin(wanted, root, say)
-    if isinstance(wanted, Student) and model.base is not None and (source := _at_hand(model)):
-        with _makable(wanted):
-            _layers(source, wanted)
-    limit = positions(wanted, root) if isinstance(wanted, Role) and wanted.engine == "vllm" else None
-    if limit is not None and isinstance(wanted, Role) and wanted.max_model_len > limit and ALLOWED not in os.environ:
-        role = type(wanted).__name__.lower()
+    model = pin(role, root, say)
+    folder = _at_hand(model)
+    if folder is None:
+        return
+    if isinstance(role, Student):
+        with _makable(role):
+            _layers(folder, role)
+    limit = _positions(folder)
+    if limit is not None and role.engine == "vllm" and role.max_model_len > limit and ALLOWED not in os.environ:
         raise ModelError(
-            f"{role}.max_model_len is {wanted.max_model_len}, but {model.name} has only {limit} positions, and vLLM "
-            f"serves no more. Set it to {limit} or less, or name another model."
+            f"{type(role).__name__.lower()}.max_model_len is {role.max_model_len}, but {model.name} has only {limit} "
+            f"positions, and vLLM serves no more. Set it to {limit} or less, or name another model."
         )
 
 
@@ -287,8 +289,10 @@ def positions(wanted: str | Role, root: Path) -> int | None:
     plainly: a scaled rotation of positions makes more of them.
     """
     folder = _at_hand(resolve(wanted, root))
-    if folder is None:
-        return None
+    return None if folder is None else _positions(folder)
+
+
+def _positions(folder: Path) -> int | None:
     config = _config(folder)
     rotation = config.get("rope_scaling") or config.get("rope_parameters") or {}
     kinds = {rotation.get("rope_type"), rotation.get("type")} - {None, "default"}

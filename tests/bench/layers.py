@@ -47,12 +47,12 @@ class Layers:
         import torch
         from transformers import AutoModelForCausalLM
 
+        from pipeline.training.trainer import collate
+
         self._network: Any = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32).eval()
         self._layers = list(self._network.model.layers)
-        width = max(example.length for example in shown)
-        self._ids = torch.tensor([one.input_ids + [0] * (width - one.length) for one in shown])
-        self._real = torch.tensor([[1] * one.length + [0] * (width - one.length) for one in shown])
-        labels = torch.tensor([one.labels + [IGNORED] * (width - one.length) for one in shown])[:, 1:]
+        self._batch = collate([{"id": one.id, "input_ids": one.input_ids, "labels": one.labels} for one in shown], 0)
+        labels = self._batch["labels"][:, 1:]
         self._learnt = labels != IGNORED
         self._targets = labels[self._learnt]
 
@@ -66,7 +66,8 @@ class Layers:
         inner.layers = torch.nn.ModuleList([self._layers[number] for number in numbers])
         inner.config.num_hidden_layers = len(numbers)
         with torch.inference_mode():
-            hidden = inner(input_ids=self._ids, attention_mask=self._real, use_cache=False)[0][:, :-1]
+            read = {name: self._batch[name] for name in ("input_ids", "attention_mask")}
+            hidden = inner(**read, use_cache=False)[0][:, :-1]
             logits = self._network.lm_head(hidden[self._learnt])
             return float(torch.nn.functional.cross_entropy(logits, self._targets))
 
