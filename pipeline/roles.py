@@ -114,7 +114,8 @@ class Role(Section):
         return Path(self.model).name if self.model.startswith(("/", ".", "~")) else self.model
 
 
-# The keys of a Role that can change its model's words, but for `model`, whose weights are identity by themselves.
+# The keys of a Role that can change its model's words, but for `model`, whose weights are identity by themselves. Where
+# data names the model too, `label` is one more.
 WORDS = ("engine", "prompt", "system", "chat_template", "dtype", "quantization", "max_model_len", "task_prompts")
 
 
@@ -212,14 +213,21 @@ def thinking_budget(role: Role) -> int | None:
 def thinkers(teachers: Mapping[str, Teacher]) -> dict[str, bool]:
     """Whether a teacher thinks by itself, by the label that its traces carry.
 
-    Raises ValueError where two teachers of one label differ: their traces could not be told apart.
+    Raises ValueError where two teachers of one label are different models, or one of them thinks and the other does
+    not: their traces could not be told apart.
     """
-    found: dict[str, bool] = {}
+    found: dict[str, tuple[str, Teacher]] = {}
     for name, teacher in teachers.items():
-        if found.setdefault(teacher.label, teacher.thinking) != teacher.thinking:
+        other, first = found.setdefault(teacher.label, (name, teacher))
+        if first.model != teacher.model:
             raise ValueError(
-                f"found thinking: {str(teacher.thinking).lower()} for {name}, and the other way round for another "
+                f"found {first.model} for {other} and {teacher.model} for {name}, and traces name them both "
+                f"{teacher.label}; expected a name for each. Give one of them a name of its own in data/models.yaml."
+            )
+        if first.thinking != teacher.thinking:
+            raise ValueError(
+                f"found thinking: {str(teacher.thinking).lower()} for {name}, and the other way round for {other}, a "
                 f"teacher of the same model {teacher.label}; expected the same for both. Give one of them a name of "
                 f"its own in data/models.yaml."
             )
-    return found
+    return {label: teacher.thinking for label, (_, teacher) in found.items()}

@@ -177,8 +177,8 @@ class Run:
         return {name: content_id(one.model_dump(mode="json")) if one else "" for name, one in found.items()}
 
     def _role_keys(self, name: str, keys: Sequence[str]) -> dict[str, object]:
-        role = self.recipe.roles[name]
-        values = declared(role)
+        role, teachers = self.recipe.roles[name], self.recipe.named("teachers")
+        values = declared(role) | {"label": role.label, "place": teachers.index(name) if name in teachers else None}
         return {key: values[key] for key in keys if role.hashed(key)}
 
     def _input_identity(self, read: Reads) -> dict[str, str]:

@@ -293,7 +293,7 @@ def contents(config: Config, root: Path) -> dict[str, str]:
 
 def roles(config: Config) -> Roles:
     """The teachers' names, where their order decides."""
-    return {"teachers": ("model",)} if "first_teacher" in config.survivor else {}
+    return {"teachers": ("label", "place")} if "first_teacher" in config.survivor else {}
 
 
 STAGE = Stage(

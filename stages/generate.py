@@ -480,7 +480,7 @@ STAGE = Stage(
         "variants": Reads("seed", "problems", ("id", "verifier"), when=Config.skips, later=("parent_id",)),
     },
     writes={"traces": TRACE, "decisions": DECISION, "soft_labels": SOFT_LABELS},
-    roles={"teachers": (*WORDS, "thinking_budget")},
+    roles={"teachers": (*WORDS, "thinking_budget", "label")},
     weights=("teachers",),
     prompts=names,
     contents=judge_version,

@@ -268,9 +268,18 @@ def test_a_judge_is_a_model_of_its_own_where_there_is_one(tmp_path: Path) -> Non
         load(write(tmp_path, MINIMAL + "more_teachers: {judge: {model: c}}\n"))
 
 
-def test_teachers_whose_traces_look_alike_must_think_alike(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match="found thinking: true for twin, and the other way round for another teacher"):
-        load(write(tmp_path, MINIMAL + "more_teachers: {twin: {model: t, thinking: true}}\n"))
+@pytest.mark.parametrize(
+    ("twin", "says"),
+    [
+        ("model: t, thinking: true", "found thinking: true for twin, and the other way round for teacher"),
+        ("model: /elsewhere/t", "found t for teacher and /elsewhere/t for twin, and traces name them both t"),
+    ],
+)
+def test_teachers_whose_traces_look_alike_must_be_one_model_that_thinks_alike(
+    tmp_path: Path, twin: str, says: str
+) -> None:
+    with pytest.raises(RecipeError, match=says):
+        load(write(tmp_path, MINIMAL + f"more_teachers: {{twin: {{{twin}}}}}\n"))
 
 
 def test_the_reviews_are_all_taken_and_as_many_of_each_label(tmp_path: Path) -> None:

@@ -148,6 +148,25 @@ def test_a_copy_of_the_recipe_under_another_name_asks_for_nothing(path: Path) ->
     assert rows(other, "generate", "traces") == rows(path, "generate", "traces")
 
 
+def test_another_name_for_the_teacher_is_told_by_what_reads_it_and_asks_for_nothing(path: Path) -> None:
+    named = path.with_name("teacher-v2.jsonl")
+    shutil.copy(path.with_name("canned.jsonl"), named)
+    settings = (f"teacher.model={named}", "mix.traces_per_problem=1")
+    assert ran(path, *settings) == ["generate", "verify", "filter", "dedupe", "mix"]
+    assert facts(path, "generate")["bought"] == 0
+    assert {row["teacher"] for row in rows(path, "generate", "traces")} == {named.name}
+
+
+def test_the_order_of_teachers_decides_where_their_place_is_asked(path: Path) -> None:
+    same = {name: {"model": str(path.with_name("canned.jsonl")), "engine": "replay"} for name in ("one", "two")}
+    for rule, stale in (([], False), (["dedupe.survivor=[first_teacher]"], True)):
+        edit(path, lambda values: values.update(more_teachers=same))
+        ran(path, *rule)
+        turned = dict(reversed(same.items()))
+        edit(path, lambda values, turned=turned: values.update(more_teachers=turned))
+        assert (run_of(path, *rule).state("dedupe").word == "stale") == stale
+
+
 def test_editing_a_license_rebuilds_what_reads_it_and_asks_for_nothing(path: Path) -> None:
     edit(path, lambda values: values["seed"]["sources"][0]["defaults"].update(license="MIT"))
     assert ran(path) == ["seed", "mix"]
