@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any, Literal
 
 import yaml
@@ -276,7 +277,7 @@ def foresee(role: Role, root: Path, say: Say) -> None:
     if isinstance(role, Student):
         with _makable(role):
             _layers(folder, role)
-    limit = _positions(folder)
+    limit = positions_in(folder, (model.base or model).config)
     if limit is not None and role.engine == "vllm" and role.max_model_len > limit and ALLOWED not in os.environ:
         raise ModelError(
             f"{type(role).__name__.lower()}.max_model_len is {role.max_model_len}, but {model.name} has only {limit} "
@@ -284,16 +285,25 @@ def foresee(role: Role, root: Path, say: Say) -> None:
         )
 
 
-def positions(wanted: str | Role, root: Path) -> int | None:
-    """The longest text that a model can read, in tokens; None where its files are not at hand, or do not say it
-    plainly: a scaled rotation of positions makes more of them.
+def at_hand(wanted: str | Role, root: Path) -> Path | None:
+    """The folder of a model whose files are on this machine; of a student that is made, its source's. None where they
+    are not, or where the model has none here.
     """
-    folder = _at_hand(resolve(wanted, root))
-    return None if folder is None else _positions(folder)
+    return _at_hand(resolve(wanted, root))
 
 
-def _positions(folder: Path) -> int | None:
-    config = _config(folder)
+def positions(wanted: str | Role, root: Path) -> int | None:
+    """The longest sequence that a model reads, in tokens. None where its files are not at hand, or do not say it."""
+    model = resolve(wanted, root)
+    folder = _at_hand(model)
+    return None if folder is None else positions_in(folder, (model.base or model).config)
+
+
+def positions_in(folder: Path, changed: Mapping[str, Any] = MappingProxyType({})) -> int | None:
+    """The longest sequence that the model in a folder reads, in tokens, its configuration with values `changed`. None
+    where it does not say so plainly: a scaled rotation of positions makes more of them.
+    """
+    config = _config(folder) | dict(changed)
     rotation = config.get("rope_scaling") or config.get("rope_parameters") or {}
     kinds = {rotation.get("rope_type"), rotation.get("type")} - {None, "default"}
     nested = any(isinstance(value, dict) for value in rotation.values())  # of each kind of layer its own

@@ -13,14 +13,13 @@ from typing import Any, Literal, TypeVar
 from pipeline import templates
 from pipeline.engines import vllm
 from pipeline.records import content_id
-from pipeline.roles import Role, Sampling, thinking_budget
+from pipeline.roles import LOCAL, Role, Sampling, thinking_budget
 from pipeline.store import Entry, Store
 from pipeline.think import CLOSE, OPEN
 
 Row = Mapping[str, Any]
 ROWS = 256  # stored rows held in memory at once: with long completions a megabyte each
 # Engines that run here: they are given token ids and a seed. A server applies its own chat template and keeps its seed.
-LOCAL = ("vllm", "hf")
 # What becomes of a completion that its limit cut off: nothing, a second request with more tokens, or the rest of it.
 Truncated = Literal["keep", "again", "continue"]
 
@@ -110,8 +109,8 @@ def prompt_names(role: Role) -> tuple[str, ...]:
 def open_tokenizer(role: Role, model: Callable[[], Path], texts: Mapping[str, str]) -> Any:
     """The tokenizer that renders a role's prompts, or None where its engine is given messages.
 
-    `model` finds the local folder and is called only where it is needed. Raises ValueError for a chat_template that the
-    engine would ignore, and for a thinking budget that could not be counted.
+    `model` finds the local folder and is called only where it is needed. Raises ValueError for a thinking budget that
+    could not be counted.
     """
     if role.engine in LOCAL:
         template = None if role.chat_template is None else texts[f"chat/{role.chat_template}"]
@@ -119,11 +118,6 @@ def open_tokenizer(role: Role, model: Callable[[], Path], texts: Mapping[str, st
         if thinking_budget(role) is not None:
             _check_tags(role, tokenizer)
         return tokenizer
-    if role.chat_template is not None:
-        raise ValueError(
-            f"engine {role.engine} applies no chat template of ours; found chat_template: {role.chat_template}. Unset "
-            f"it, or use one of {', '.join(LOCAL)}."
-        )
     return None
 
 

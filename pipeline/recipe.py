@@ -3,7 +3,7 @@
 It computes nothing and reads no data: values in, frozen sections out.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import cache
 from pathlib import Path
@@ -13,12 +13,10 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from pipeline import plan
-from pipeline.roles import Judge, Peer, Role, Student, Teacher, thinkers
+from pipeline.roles import LOCAL, Judge, Peer, Role, Student, Teacher, thinkers
 from pipeline.rounds import LAST_STUDENT, Rounds, as_teacher
 from pipeline.section import Section
 from pipeline.text import closest
-
-WITH_WEIGHTS = ("vllm", "hf")  # engines that run a model of this machine
 
 
 class RecipeError(Exception):
@@ -156,6 +154,7 @@ def check(values: dict[str, Any], name: str, where: str) -> Recipe:
     try:
         thinkers(recipe.teachers)
         _check_teachers_named(recipe)
+        _check_fitting(recipe)
     except ValueError as error:
         raise RecipeError(f"{where}: {error}") from error
     return recipe
@@ -184,11 +183,59 @@ def _check_rounds(recipe: Recipe, where: str) -> None:
             f"{where}: rounds.split and eval.split are both {rounds.split!r}; a round chosen by a block's scores looks "
             f"better there than it is. Expected two blocks: one that decides (rounds.split), one that is reported."
         )
-    if recipe.student.engine not in WITH_WEIGHTS:
+    if recipe.student.engine not in LOCAL:
         raise RecipeError(
             f"{where}: student.engine is {recipe.student.engine}; with rounds the student is a teacher too, and a "
-            f"checkpoint on the disk runs on {' or '.join(WITH_WEIGHTS)}. Set student.engine to one of them."
+            f"checkpoint on the disk runs on {' or '.join(LOCAL)}. Set student.engine to one of them."
         )
+
+    if sections["generate"].logprobs and recipe.student.engine != "vllm":
+        raise RecipeError(
+            f"{where}: generate.logprobs is {sections['generate'].logprobs}, and student.engine is "
+            f"{recipe.student.engine}; with rounds the student is a teacher too, and vllm alone tells what it held for "
+            f"likely. Set student.engine: vllm, or generate.logprobs: 0."
+        )
+    shares = sections["mix"].teacher_shares
+    if shares and LAST_STUDENT not in shares:
+        raise RecipeError(
+            f"{where}: mix.teacher_shares has no share of {LAST_STUDENT}, whose traces would be bought from round 2 on "
+            f"and dropped; expected one, since rounds.count is {rounds.count}. Add it, or leave teacher_shares out."
+        )
+
+
+def _check_fitting(recipe: Recipe) -> None:
+    """Raises ValueError for sections of which one wants what another one does not give."""
+    sections = cast(dict[str, Any], recipe.sections)
+    generate, evaluate = sections["generate"], sections["eval"]
+    if sections["sft"].objective == "soft_labels" and not generate.logprobs:
+        raise ValueError(
+            "sft.objective is soft_labels, and generate.logprobs is 0: nothing is kept of the teachers' distributions. "
+            "Set generate.logprobs (50, say), or another objective."
+        )
+    if sections["mix"].prefer == "judge" and not sections["verify"].rate:
+        raise ValueError(
+            "mix.prefer is judge, and verify.rate is false: no trace is rated. Set verify.rate: true and name a model "
+            "under `judge`, or prefer shortest, diverse or first."
+        )
+    made = {"generate.max_tokens": generate.max_tokens, "generate.second_max_tokens": generate.second_max_tokens or 0}
+    examined = {"eval.max_tokens": evaluate.max_tokens}
+    short = [*_short(recipe.teachers, made), *_short({"teacher": recipe.teacher, "student": recipe.student}, examined)]
+    if recipe.judge is not None:
+        short += _short({"judge": recipe.judge}, {"judge.max_tokens": recipe.judge.max_tokens})
+    if short:
+        raise ValueError(
+            f"answers would be cut off below their limit, since max_model_len holds prompt and answer together: "
+            f"{', '.join(short)}. Raise max_model_len there, or lower the limit."
+        )
+
+
+def _short(roles: Mapping[str, Role], limits: Mapping[str, int]) -> Iterator[str]:
+    """Limits of answers that their models are opened with no room for."""
+    for name, role in roles.items():
+        for key, limit in limits.items():
+            if role.engine in LOCAL and limit >= role.max_model_len:
+                place = name if name in _TAKEN else f"more_teachers.{name}"
+                yield f"{key} is {limit}, and {place}.max_model_len is {role.max_model_len}"
 
 
 def _check_teachers_named(recipe: Recipe) -> None:
@@ -219,10 +266,10 @@ def _with_model(student: Student, role: str, teachers: Mapping[str, Teacher], wh
         raise RecipeError(
             f"{where}: {role}.from is {student.source!r}; expected one of the teachers, {', '.join(teachers)}.{hint}"
         )
-    if teacher.engine not in WITH_WEIGHTS:
+    if teacher.engine not in LOCAL:
         raise RecipeError(
             f"{where}: {role}.from is {student.source}, whose engine is {teacher.engine}: it has no weights here to "
-            f"make a student from. Expected a teacher on engine {' or '.join(WITH_WEIGHTS)}; or name the student's "
+            f"make a student from. Expected a teacher on engine {' or '.join(LOCAL)}; or name the student's "
             f"source by itself: {role}.model with the same layers."
         )
     return student.model_copy(update={"model": teacher.model, "source": None})

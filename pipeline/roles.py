@@ -13,6 +13,7 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.section import Section
 
 EngineName = Literal["vllm", "openai", "replay", "hf"]
+LOCAL = ("vllm", "hf")  # engines that run a model of this machine, by its weights and its tokenizer
 
 
 class Speculative(Section):
@@ -105,6 +106,15 @@ class Role(Section):
             raise ValueError(
                 f"exec.speculative is set with engine {self.engine}; only vllm is told by us what to guess with. Unset "
                 f"it (a server has options of its own), or set engine: vllm"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _formats_where_it_can(self) -> "Role":
+        if self.chat_template is not None and self.engine not in LOCAL:
+            raise ValueError(
+                f"chat_template is {self.chat_template!r} with engine {self.engine}, which applies none of ours. Unset "
+                f"it, or use engine {' or '.join(LOCAL)}"
             )
         return self
 

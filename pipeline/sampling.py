@@ -17,8 +17,9 @@ from typing import Any
 from pipeline import engines, templates
 from pipeline.engines import Completion, Engine, Request
 from pipeline.key_index import KeyIndex
-from pipeline.orders import LOCAL, Order, Row, Step, lacking, samples
+from pipeline.orders import Order, Row, Step, lacking, samples
 from pipeline.records import content_id
+from pipeline.roles import LOCAL
 from pipeline.schedule import Decision, Schedule
 from pipeline.store import Store
 from pipeline.text import cut

@@ -4,6 +4,7 @@ It reads no prompt files (a stage is handed their text), runs no model, and know
 """
 
 import datetime
+import json
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -197,6 +198,14 @@ def _without_opened_tag(prompt: str, completion: str) -> str:
     if opened.strip() != OPEN or not completion.startswith(OPEN):
         return completion
     return completion.removeprefix(opened if completion.startswith(opened) else OPEN)
+
+
+def same_tokenizer(one: Any, other: Any) -> bool:
+    """Whether two tokenizers give every text the same ids: the same tokens by id, and the same model behind them."""
+    if one.get_vocab() != other.get_vocab():
+        return False
+    first, second = (json.loads(each.backend_tokenizer.to_str()) for each in (one, other))
+    return all(first[part] == second[part] for part in ("model", "pre_tokenizer", "normalizer"))
 
 
 def end_token_id(tokenizer: Any) -> int:

@@ -22,7 +22,7 @@ from pipeline.ballots import Ballot, alike
 from pipeline.opinions import JUDGE, JudgeModel, Panel
 from pipeline.orders import Order
 from pipeline.records import SCORE, content_id
-from pipeline.roles import WORDS, Role, Sampling
+from pipeline.roles import LOCAL, WORDS, Role, Sampling
 from pipeline.sampling import Figures
 from pipeline.section import Section
 from pipeline.shards import as_table
@@ -105,10 +105,10 @@ def examined(config: Config, student: Role) -> Role:
     """The student as it is asked. Raises StageError for an engine that runs no checkpoint."""
     if config.student_engine is not None:
         student = student.model_copy(update={"engine": config.student_engine})
-    if student.engine not in orders.LOCAL:
+    if student.engine not in LOCAL:
         raise StageError(
             f"the student's engine is {student.engine}; a checkpoint on the disk runs on "
-            f"{' or '.join(orders.LOCAL)}. Set eval.student_engine to one of them."
+            f"{' or '.join(LOCAL)}. Set eval.student_engine to one of them."
         )
     return student
 

@@ -20,10 +20,10 @@ from pipeline import pilot as pilots
 from pipeline.adaptive import DECIDED, REFERENCE, Adaptive, References, decision_row, judging, references, settled
 from pipeline.key_index import KeyIndex
 from pipeline.manifest import Manifest
-from pipeline.orders import LOCAL, Enough, Order, Row, Truncated
+from pipeline.orders import Enough, Order, Row, Truncated
 from pipeline.readings import Reading
 from pipeline.records import DECISION, SOFT_LABELS, TRACE, content_id
-from pipeline.roles import WORDS, Role, Sampling, Teacher, thinking_budget
+from pipeline.roles import LOCAL, WORDS, Role, Sampling, Teacher, thinking_budget
 from pipeline.routing import KNOWN_LIMIT, Route, fitting, idle
 from pipeline.sampling import Figures
 from pipeline.schedule import Decision
@@ -64,6 +64,11 @@ class Config(Section):
             raise ValueError(
                 f"truncated is {self.truncated!r} with second_max_tokens {second}; expected a number above max_tokens "
                 f"({self.max_tokens}), the tokens of the whole completion"
+            )
+        if self.truncated == "keep" and second is not None:
+            raise ValueError(
+                f"second_max_tokens is {second} beside truncated: keep, which asks once alone. Set truncated: again or "
+                f"continue, or leave it out"
             )
         if self.truncated == "continue" and (self.sampling.presence_penalty or self.sampling.frequency_penalty):
             raise ValueError(

@@ -17,7 +17,7 @@ from pipeline import student as students
 from pipeline.manifest import write_durably
 from pipeline.objectives import targets
 from pipeline.records import SOFT_LABELS, base_id, content_id
-from pipeline.roles import Role
+from pipeline.roles import Role, Student
 from pipeline.section import declared
 from pipeline.stage import Inputs, Output, Progress, Reads, Roles, Stage, StageError
 from pipeline.templates import load_tokenizer
@@ -46,8 +46,12 @@ class Config(Options):
     """How the student is trained."""
 
 
-def added_tokens(inputs: Inputs, tokenizer: Any) -> list[int]:
-    """The ids of the tokens that the student was given when it was made."""
+def added_tokens(config: Config, inputs: Inputs, tokenizer: Any) -> list[int]:
+    """The ids of the tokens that the student was given when it was made, and that an adapter has to learn. On its own
+    answers it cannot (see `build`), and a checkpoint to begin with has learnt them.
+    """
+    if config.on_policy is not None and config.start is not None:
+        return []
     found = students.figures(inputs.model("student")).get("added_tokens", ())
     return [int(tokenizer.convert_tokens_to_ids(token)) for token in found]
 
@@ -91,7 +95,7 @@ def build_trainer(
             material=material,
             tokenizer=tokenizer,
             folder=partial(folder_of, config, inputs),
-            added_tokens=added_tokens(inputs, tokenizer),
+            added_tokens=added_tokens(config, inputs, tokenizer),
             place=output.work / "trainer",
             callbacks=callbacks(config, output, material, begun),
         )
@@ -109,10 +113,10 @@ def checked(config: Config, inputs: Inputs, tokenizer: Any, output: Output) -> M
                 f"{role}.model is the file {folder.name}; expected a model, since objective {config.objective} runs "
                 f"it. Name one with weights as {role}.model, or set sft.objective: sft."
             )
-        refusals.longer(config.max_length, role, model.positions(folder))
+        refusals.longer(config.max_length, role, models.positions_in(folder))
     student = inputs.student
     system = inputs.prompt(student.system).strip() if student.system else None
-    packed = is_packed(config, attention(config.exec.attention, 0, torch.cuda.is_available(), config.compute_dtype))
+    packed = is_packed(config, attention(config, 0, torch.cuda.is_available()))
     material = prepare(config, tokenizer, inputs.table("examples").to_pylist(), system, packed)
     output.facts["audit"] = material.audit.model_dump()
     output.facts["left_out"] = [vars(one) for one in material.left_out[:100]]
@@ -215,17 +219,41 @@ def soft_targets(config: Config, inputs: Inputs, output: Output, tokenizer: Any,
     return folder
 
 
+def refuse_other_tokens(config: Config, roles: Mapping[str, Role], role: str, root: Path) -> None:
+    """Raises ValueError where the model beside the student cannot be compared with it token by token, as far as files
+    at hand tell: think tags may still make tokens that the other one lacks.
+    """
+    folders = [models.at_hand(roles[name], root) for name in ("student", role)]
+    mine, theirs = folders
+    if mine is None or theirs is None or (isinstance(student := roles["student"], Student) and student.think_tokens):
+        return
+    tokenizer = load_tokenizer(mine)
+    if config.on_policy is not None:
+        refusals.other_tokenizer(tokenizer, load_tokenizer(theirs), config.on_policy.across is not None)
+        return
+    from pipeline.objectives import companion
+
+    companion.refuse_other_vocabulary(tokenizer, theirs, role)
+
+
 def refuse(config: Config, roles: Mapping[str, Role], root: Path) -> None:
     """Raises StageError or ValueError for what can be told before there are examples to train on."""
     if config.objective == "mutual":
         refusals.without_a_peer("peer" in roles)
+        same = models.resolve(roles["peer"], root).identity == models.resolve(roles["student"], root).identity
+        refusals.a_twin(same and config.method == "full" and config.start is None)
     for role in ("student", *beside(config)):
         refusals.longer(config.max_length, role, models.positions(roles[role], root))
+    for role in beside(config):
+        refusals.without_weights(config.objective, role, roles[role].engine)
+        refuse_other_tokens(config, roles, role, root)
     refusals.four_bits_without_a_gpu(config.method)
+    refusals.kernels_that_are_not_here(config.exec)
     check_reporters(config.exec.report_to)
     if config.start is not None:
         start.existing(config.start, root)
-    if config.exec.launcher != "none" or refusals.several_gpus():  # to look further takes torch, and seconds
+    asks_vllm = config.on_policy is not None and config.on_policy.exec.vllm
+    if asks_vllm or config.exec.launcher != "none" or refusals.several_gpus():  # to look further takes torch's seconds
         to_start(config, root)
 
 

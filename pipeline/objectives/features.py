@@ -31,7 +31,7 @@ class Hidden(Section):
 
 
 class Attention(Section):
-    """What each position looks at; needs sft.exec.attention: eager."""
+    """What each position looks at; sft.exec.attention is eager for it."""
 
     weight: float = Field(0.0, ge=0)  # 0: not a term
     loss: Literal["kl", "mse"] = "kl"  # of the distributions (MiniLM), or of their values (TinyBERT)

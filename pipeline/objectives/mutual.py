@@ -15,6 +15,12 @@ from pipeline.section import Section
 if TYPE_CHECKING:
     import torch
 
+TWIN = (
+    "found a peer with the student's own weights; expected others: on the same batches the two would stay one model, "
+    "and teach each other nothing. Choose another peer.model, or set sft.method: lora, whose adapters are drawn by "
+    "different seeds."
+)
+
 
 class Config(Section):
     """How much the students listen to each other."""
@@ -34,11 +40,7 @@ def make(config: Config, context: Context) -> Objective:
     peer = context.second("peer")
     forward.refuse_changed_logits(peer)
     if companion.equal(context.student, peer):
-        raise ValueError(
-            "found a peer with the student's own weights; expected others: on the same batches the two would stay one "
-            "model, and teach each other nothing. Choose another peer.model, or set sft.method: lora, whose adapters "
-            "are drawn by different seeds."
-        )
+        raise ValueError(TWIN)
     return Mutual(config, peer, len(context.tokenizer), context.compute_dtype)
 
 

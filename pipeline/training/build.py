@@ -77,7 +77,7 @@ def trainer(job: Job) -> Planned:
     on_gpu = torch.cuda.is_available()
     settings = arguments(options, job.place, len(material.train_batches), bool(material.validation), on_gpu)
     longest = max(one.length for one in [*material.train, *material.validation])
-    attending = attention(options.exec.attention, longest, on_gpu, options.compute_dtype)
+    attending = attention(options, longest, on_gpu)
     models = Models(job, attending, settings["gradient_checkpointing"])
     plan = Plan(
         objective=None,

@@ -3,12 +3,13 @@
 It neither trains (`trainer.py`) nor chooses weights (`models.py`).
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
 from pipeline.templates import end_token_id
+from pipeline.text import closest
 
 Attention = Literal["eager", "sdpa", "flash_attention_2"]
 
@@ -52,11 +53,25 @@ def load(
 
     if four_bits:
         model = prepare_model_for_kbit_training(model, use_gradient_checkpointing=checkpointing)
+    _refuse_idle(model, adapter["target_modules"])
     torch.manual_seed(seed)
     wrapped: Any = get_peft_model(model, LoraConfig(task_type="CAUSAL_LM", **adapter))
     if checkpointing:
         wrapped.enable_input_require_grads()  # the frozen embedding would leave recomputed layers without gradients
     return wrapped
+
+
+def _refuse_idle(model: Any, targets: Iterable[str]) -> None:
+    """Raises ValueError for a target of an adapter that no layer is called by: PEFT passes over it in silence."""
+    layers = {name: module for name, module in model.named_modules() if name and not list(module.children())}
+    weighing = {name.rpartition(".")[2] for name, layer in layers.items() if getattr(layer, "weight", None) is not None}
+    for target in targets:
+        if not any(f".{name}".endswith(f".{target}") for name in layers):
+            near = closest(target, weighing)
+            raise ValueError(
+                f"sft.lora.targets has {target!r}, and no layer of the student is called so. "
+                f"{f'Did you mean {near!r}? ' if near else ''}Those with weights: {', '.join(sorted(weighing))}."
+            )
 
 
 def allow_sampling(config: Any) -> None:
@@ -140,15 +155,6 @@ def whole(model: Any, weights: Mapping[str, Any]) -> Any:
     made.tie_weights()
     made.generation_config = model.generation_config
     return made
-
-
-def positions(folder: Path) -> int | None:
-    """The longest sequence the model's configuration allows, in tokens; None where it sets no limit."""
-    from transformers import AutoConfig
-
-    config = AutoConfig.from_pretrained(str(folder), local_files_only=True)
-    limit = getattr(config, "max_position_embeddings", None)
-    return None if limit is None else int(limit)
 
 
 def quiet() -> None:

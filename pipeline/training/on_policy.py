@@ -3,7 +3,6 @@
 It renders and tokenises no prompt, and chooses none; batches, checkpoints and resuming are those of `trainer.py`.
 """
 
-import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
@@ -17,10 +16,11 @@ from transformers import GenerationConfig, PrinterCallback
 from trl.trainer.distillation_config import DistillationConfig
 from trl.trainer.distillation_trainer import DistillationTrainer
 
+from pipeline import models
 from pipeline.objectives.companion import frozen
 from pipeline.objectives.on_policy import Config
 from pipeline.templates import end_token_id, load_tokenizer
-from pipeline.training import model
+from pipeline.training import model, refusals
 from pipeline.training.encode import Encoded
 from pipeline.training.trainer import Diverged, Plan, Planned
 
@@ -28,14 +28,6 @@ from pipeline.training.trainer import Diverged, Plan, Planned
 def vocabulary_size(tokenizer: Any) -> int:
     """How many rows of an embedding the tokenizer can name: its highest id and one."""
     return int(max(tokenizer.get_vocab().values())) + 1
-
-
-def same_tokenizer(one: Any, other: Any) -> bool:
-    """Whether two tokenizers give every text the same ids: the same tokens by id, and the same model behind them."""
-    if one.get_vocab() != other.get_vocab():
-        return False
-    first, second = (json.loads(each.backend_tokenizer.to_str()) for each in (one, other))
-    return all(first[part] == second[part] for part in ("model", "pre_tokenizer", "normalizer"))
 
 
 @dataclass(frozen=True)
@@ -241,24 +233,18 @@ def given(setting: Setting, theirs: Any) -> dict[str, Any]:
     Raises ValueError where the teacher has another tokenizer and the recipe does not say so, and the other way round.
     """
     config, tokenizer = setting.config, setting.tokenizer
-    same = same_tokenizer(tokenizer, theirs)
-    if not same and config.across is None:
-        raise ValueError(
-            "the teacher has another tokenizer than the student, and their distributions are over other tokens. "
-            "Expected the same; to compare across tokenizers (GOLD, experimental in TRL) set sft.on_policy.across: {}"
-        )
-    if same and config.across is not None:
-        raise ValueError(
-            "teacher and student have the same tokenizer, so their distributions compare token by token; expected to "
-            "leave sft.on_policy.across out"
-        )
-    limit = getattr(setting.student.config, "max_position_embeddings", None)
-    tokens = longest(setting)
-    if limit is not None and tokens > limit:
-        raise ValueError(
-            f"sft.on_policy.max_tokens is {config.max_tokens}; with the longest prompt that makes {tokens} tokens, "
-            f"and the student has only {limit} positions. Lower it to {config.max_tokens - tokens + limit} or less."
-        )
+    same_tokens = config.across is None
+    refusals.other_tokenizer(tokenizer, theirs, not same_tokens)
+    read = {"student": Path(without_adapter(setting.student).name_or_path)}
+    if same_tokens:  # another tokenizer makes more or fewer of them
+        read["teacher"] = setting.teacher
+    for role, folder in read.items():
+        limit, tokens = models.positions_in(folder), longest(setting)
+        if limit is not None and tokens > limit:
+            raise ValueError(
+                f"sft.on_policy.max_tokens is {config.max_tokens}; with the longest prompt that makes {tokens} tokens, "
+                f"and the {role} has only {limit} positions. Lower it to {config.max_tokens - tokens + limit} or less."
+            )
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_token_id(tokenizer))  # it ends an answer
     teacher = frozen(setting.teacher, getattr(torch, config.teacher_dtype), "sdpa")
     trim(teacher, vocabulary_size(theirs))

@@ -132,6 +132,49 @@ class Options(Section):
             )
         return self
 
+    @model_validator(mode="after")
+    def _read(self) -> "Options":
+        """Raises ValueError for a value that a choice beside it leaves unread."""
+        if self.method == "full" and self.lora != Lora():
+            raise ValueError(
+                "found values for lora beside method full, which trains all weights and reads none of them. Set "
+                "method: lora, or leave them out"
+            )
+        if self.schedule != "cosine" and self.final_learning_rate_share:
+            raise ValueError(
+                f"found final_learning_rate_share {self.final_learning_rate_share:g} beside schedule {self.schedule}, "
+                f"which does not read it. Set schedule: cosine, or leave it out"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _laid_out_as_the_objective_needs(self) -> "Options":
+        if self.exec.layout == "packed" and self.objective not in PACKABLE:
+            raise ValueError(
+                f"exec.layout is packed, and objective {self.objective} compares whole rows; expected one of "
+                f"{', '.join(PACKABLE)}. Set exec.layout: padded"
+            )
+        if self.looks_at_attention and self.exec.attention not in ("auto", "eager"):
+            raise ValueError(
+                f"found exec.attention {self.exec.attention} beside features.attention.weight; expected eager, the "
+                f"only kind that hands out what it looks at. Set exec.attention: auto, or the weight to 0"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _adapts_what_it_trains(self) -> "Options":
+        if self.method != "full" and "lm_head" in self.lora.targets:
+            raise ValueError(
+                "found lm_head in lora.targets; losses are computed from its own weights, so that an adapter on it "
+                "would learn nothing. Leave it out"
+            )
+        return self
+
+    @property
+    def looks_at_attention(self) -> bool:
+        """Whether the objective compares attention maps, which eager attention alone hands out."""
+        return self.features is not None and self.features.attention.weight > 0
+
     def without_teachers(self, labels: Collection[str]) -> Self:
         """The same, but that teachers of these labels are given no weight: for where they teach nothing."""
         soft = self.soft_labels
@@ -158,30 +201,27 @@ def installed(name: str) -> bool:
     return find_spec(name) is not None
 
 
-def attention(choice: str, longest: int, on_gpu: bool, compute_dtype: str = "bfloat16") -> Any:
+def attention(options: Options, longest: int, on_gpu: bool) -> Any:
     """The attention to run. On the CPU plain attention is the faster one while texts are short."""
-    if choice != "auto":
-        return choice
-    if on_gpu and compute_dtype == "bfloat16" and installed("flash_attn"):
+    if options.exec.attention != "auto":
+        return options.exec.attention
+    if options.looks_at_attention:
+        return "eager"
+    if on_gpu and options.compute_dtype == "bfloat16" and installed("flash_attn"):
         return "flash_attention_2"
     return "eager" if longest <= 512 and not on_gpu else "sdpa"
 
 
 def is_packed(options: Options, attending: str) -> bool:
-    """Whether batches lie packed. Raises ValueError where they cannot."""
-    if options.exec.layout == "packed" and options.objective not in PACKABLE:
-        raise ValueError(
-            f"sft.exec.layout is packed, and objective {options.objective} compares whole rows; expected one of "
-            f"{', '.join(PACKABLE)}. Set sft.exec.layout: padded."
-        )
+    """Whether batches lie packed."""
     automatic = attending == "flash_attention_2" and options.objective in PACKABLE
     return options.exec.layout == "packed" or (options.exec.layout == "auto" and automatic)
 
 
-def with_liger(options: Options, on_gpu: bool) -> bool:
+def with_liger(chosen: Exec, on_gpu: bool) -> bool:
     """Whether Liger's kernels run. Raises ValueError where they are wanted and cannot."""
-    if options.exec.liger != "on":
-        return options.exec.liger == "auto" and on_gpu and installed("liger_kernel")
+    if chosen.liger != "on":
+        return chosen.liger == "auto" and on_gpu and installed("liger_kernel")
     if not on_gpu or not installed("liger_kernel"):
         raise ValueError(
             f"sft.exec.liger is on, and there is {'no liger_kernel' if on_gpu else 'no GPU'}. "

@@ -58,7 +58,7 @@ def arguments(options: Options, folder: Path, steps: int, evaluated: bool, on_gp
         "report_to": "none",  # the callbacks are given
         "project": "seqdistill",
         "run_name": run_name(folder.parents[2]),  # the folder that holds sft's
-        "use_liger_kernel": with_liger(options, on_gpu),
+        "use_liger_kernel": with_liger(options.exec, on_gpu),
         "liger_kernel_config": {"fused_linear_cross_entropy": False, "cross_entropy": False},  # losses are objectives'
         "disable_tqdm": True,
         "use_cpu": not on_gpu,

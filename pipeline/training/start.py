@@ -8,6 +8,8 @@ from pathlib import Path
 
 from pipeline.digests import remembered
 from pipeline.records import content_id
+from pipeline.soft_labels import vocabulary_fingerprint
+from pipeline.templates import load_tokenizer
 
 SIZES = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers")  # of config.json; they tell two models apart
 
@@ -37,6 +39,14 @@ def checked(start: str, own: Path, root: Path) -> Path:
             f"sft.start is {start}, a model of {theirs}, and the student is one of {mine} ({', '.join(SIZES)}). Name a "
             f"checkpoint of the same student, or change student.model."
         )
+    if (folder / "tokenizer.json").is_file():
+        words, known = (vocabulary_fingerprint(load_tokenizer(each)) for each in (own, folder))
+        if words != known:
+            raise ValueError(
+                f"sft.start is {start}, whose tokenizer has other tokens than the student's: those that it lacks "
+                f"(think tags, say) would begin with rows that nobody trained. Name a checkpoint of the same student, "
+                f"or set student.think_tokens as it was there."
+            )
     return folder
 
 

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from accelerate import DistributedType
 from datasets import Dataset
-from safetensors.torch import load_model, save_model
+from safetensors.torch import load_file, save_file
 from torch.nn.utils.rnn import pad_sequence
 from torch.utils.data import DataLoader, Sampler
 from transformers import PrinterCallback, TrainerCallback, TrainerState
@@ -298,6 +298,13 @@ class Planned:
         """None is sent."""
 
 
+def _trained(module: torch.nn.Module) -> Iterator[tuple[str, torch.nn.Parameter]]:
+    """What a checkpoint holds of a module beside the student: frozen weights are read again, and those in 4 bits could
+    not be loaded into a module.
+    """
+    return ((name, value) for name, value in module.named_parameters() if value.requires_grad)
+
+
 def _add(sums: Sums, figures: Mapping[str, tuple[Any, int]], counted: bool) -> None:
     """What does not count is there with nothing: all processes have the same names."""
     for name, (total, count) in figures.items():
@@ -406,7 +413,9 @@ class PlannedTrainer(Planned, SFTTrainer):
     def save_beside(self, folder: Path) -> None:
         """See `Planned`: what the objective trains beside the student."""
         for name, module in self.beside.items():
-            save_model(module, str(folder / BESIDE.format(name)))
+            save_file(
+                {key: value.detach().contiguous() for key, value in _trained(module)}, folder / BESIDE.format(name)
+            )
 
     def create_optimizer(self, model: Any = None) -> Any:
         """As the parent does, with what the objective's own modules train in a group of their own."""
@@ -448,4 +457,6 @@ class PlannedTrainer(Planned, SFTTrainer):
 
     def _load_beside(self, folder: Path) -> None:
         for name, module in self.beside.items():
-            load_model(module, str(folder / BESIDE.format(name)), device=str(self.args.device))
+            saved = load_file(folder / BESIDE.format(name), device=str(self.args.device))
+            for key, value in _trained(module):
+                value.data.copy_(saved[key])

@@ -83,6 +83,8 @@ OFFLINE = [
     "teacher.engine=replay",
     "seed.benchmarks=[]",
     "generate.logprobs=0",
+    "sft.objective=sft",
+    "sft.soft_labels=null",
     "seed.held_out={}",
     "seed.augment=[]",
     "seed.sources=[{kind: file, path: data/problems/word_problems.jsonl, columns: {task: task}}]",
@@ -98,6 +100,31 @@ def test_every_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
     lines = estimate(run)
     assert lines[0].startswith(f"generate wants {24 * samples} completions; 0 are in the store")
     assert any(line.startswith("Tokens to generate: at most") for line in lines)
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        (["sft.objective=soft_labels"], r"objective is soft_labels, and generate\.logprobs is 0"),
+        (["mix.prefer=judge"], r"mix\.prefer is judge, and verify\.rate is false"),
+        (["generate.second_max_tokens=2000"], "beside truncated: keep"),
+        (["student.max_model_len=1024"], r"eval\.max_tokens is 1024, and student\.max_model_len is 1024\. Raise"),
+        (
+            ["teacher.engine=vllm", "generate.max_tokens=4096", "eval.max_tokens=2048", "student.max_model_len=4096"],
+            r"generate\.max_tokens is 4096, and teacher\.max_model_len is 2048, eval\.max_tokens is 2048, and teacher",
+        ),
+        (
+            ["more_teachers={coder: {model: c}}", "generate.truncated=again", "generate.second_max_tokens=4096"],
+            r"generate\.second_max_tokens is 4096, and more_teachers\.coder\.max_model_len is 2048",
+        ),
+        (["judge={model: j, max_tokens: 2048}"], r"judge\.max_tokens is 2048, and judge\.max_model_len is 2048"),
+    ],
+)
+def test_sections_of_which_one_wants_what_another_does_not_give_are_refused(
+    tmp_path: Path, settings: list[str], says: str
+) -> None:
+    with pytest.raises(RecipeError, match=says):
+        load(write(tmp_path, MINIMAL), settings)
 
 
 def test_a_minimal_recipe_takes_the_stages_defaults(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ def made(**more: Any) -> recipe.Recipe:
     [
         ({"rounds": {"count": 2, "split": "eval"}}, "rounds.split and eval.split are both 'eval'"),
         ({"rounds": 2, "student": {"model": "s", "engine": "openai"}}, "student.engine is openai"),
+        ({"rounds": 2, "generate": {"logprobs": 5}}, "generate.logprobs is 5, and student.engine is hf"),
+        ({"rounds": 2, "mix": {"teacher_shares": {"t": 1.0}}}, "mix.teacher_shares has no share of last_student"),
         ({"rounds": 0}, "rounds.count"),
         ({"rounds": {"counts": 2}}, "rounds.counts: unknown key. Did you mean count?"),
         ({"more_teachers": {LAST_STUDENT: {"model": "c"}}}, "more_teachers has the name 'last_student'"),
@@ -85,9 +87,10 @@ def test_the_last_student_is_asked_as_it_was_trained(trace_format: str, thinks: 
 def test_without_its_teachers_a_round_hears_the_last_student_alone() -> None:
     routes = {"coder": {"share": 2.0}, LAST_STUDENT: {"share": 3.0}}
     generate = {"routes": routes, "logprobs": 5, "labelled_by": ["coder", LAST_STUDENT]}
+    student = {"model": "s", "engine": "vllm"}
     weights = {"teachers": {"c": 2.0, LAST_STUDENT: 0.5}, "domains": {"code": {"c": 3.0}}}
     sft = {"objective": "soft_labels", "soft_labels": {"weights": weights}}
-    found = made(rounds={"count": 2, "keep_teachers": False}, generate=generate, sft=sft)
+    found = made(rounds={"count": 2, "keep_teachers": False}, student=student, generate=generate, sft=sft)
     first, second = found.in_round(None, True), found.in_round(Path("/x"), True)
     assert list(first.teachers) == ["teacher", "coder"]
     assert list(second.teachers) == [LAST_STUDENT]

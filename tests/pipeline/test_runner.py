@@ -20,7 +20,7 @@ from pipeline.runner import Runner, Stale, Watcher
 from pipeline.shards import add_sums, read_shard, write_shard
 from pipeline.stage import StageError
 from pipeline.verifiers import VERSION
-from tests import small, synthetic
+from tests import small, synthetic, tiny
 from tests.small import manifest, run_of
 
 TO_MIX = plan.ORDER[: plan.ORDER.index("mix") + 1]
@@ -39,6 +39,14 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def path(template: Path, tmp_path: Path) -> Path:
     """The recipe of a copy of the finished run."""
     return small.moved(template, tmp_path / "copy")
+
+
+@pytest.fixture(scope="module")
+def foreign(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model whose tokenizer is not the small student's."""
+    folder = tiny.build(tmp_path_factory.mktemp("foreign"))
+    tiny.other_tokenizer().save_pretrained(folder)
+    return folder
 
 
 def runner(path: Path, *settings: str) -> Runner:
@@ -70,6 +78,9 @@ def edit(path: Path, change: Any) -> None:
     path.write_text(yaml.safe_dump(values, sort_keys=False))
 
 
+BESIDE = ("teacher.engine=hf", "teacher.model={foreign}")  # a teacher of another tokenizer
+
+
 @pytest.mark.parametrize(
     ("settings", "says", "done"),
     [
@@ -88,15 +99,22 @@ def edit(path: Path, change: Any) -> None:
         (["mix.general=[{kind: file, path: gone.jsonl}]"], "gone.jsonl does not exist", []),
         (["sft.start=gone"], "gone holds no config.json", []),
         (["sft.objective=mutual"], "found no peer in the recipe", []),
+        (["sft.objective=mutual", "peer.model={student}"], "a peer with the student's own weights", []),
+        (["sft.objective=on_policy"], "teacher.engine is replay, and objective on_policy runs the teacher's model", []),
+        ([*BESIDE, "sft.objective=features"], "found a teacher of another vocabulary", []),
+        ([*BESIDE, "sft.objective=on_policy"], "the teacher has another tokenizer than the student", []),
+        (["sft.exec.liger=on"], "sft.exec.liger is on, and there is no ", []),
+        (["sft.exec.attention=flash_attention_2"], "sft.exec.attention is flash_attention_2, and there is no ", []),
         (["sft.exec.report_to=[wandb]"], "wandb, which is not installed", []),
         (["sft.exec={launcher: accelerate, config: gone}"], "no accelerate configuration 'gone'", []),
     ],
 )
 def test_what_a_later_stage_would_refuse_is_refused_before_anything_is_bought(
-    tmp_path: Path, settings: list[str], says: str, done: list[str]
+    tmp_path: Path, foreign: Path, settings: list[str], says: str, done: list[str]
 ) -> None:
     path = small.write(tmp_path)
-    this = runner(path, *settings)
+    own = str(tmp_path / "student")
+    this = runner(path, *(one.replace("{foreign}", str(foreign)).replace("{student}", own) for one in settings))
     with pytest.raises((StageError, ValueError), match=re.escape(says)):
         this.through("report")
     assert [name for name in plan.ORDER if this.run.stage_folder(name).exists()] == done

@@ -280,8 +280,8 @@ def test_a_chat_template_that_a_server_would_ignore_is_refused() -> None:
         raise AssertionError("a server has no local model")
 
     assert open_tokenizer(Teacher(model="m", engine="openai"), model, {}) is None
-    with pytest.raises(ValueError, match="applies no chat template of ours; found chat_template: plain"):
-        open_tokenizer(Teacher(model="m", engine="openai", chat_template="plain"), model, {"chat/plain": ""})
+    with pytest.raises(ValueError, match="chat_template is 'plain' with engine openai, which applies none of ours"):
+        Teacher(model="m", engine="openai", chat_template="plain")
 
 
 def test_a_thinking_budget_needs_tags_that_are_one_token_each(tmp_path: Path) -> None:

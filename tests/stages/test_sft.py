@@ -298,9 +298,36 @@ def test_packing_is_for_objectives_that_look_at_learnt_positions_alone() -> None
     assert options.is_packed(sft.Config(), "flash_attention_2")
     assert options.is_packed(sft.Config(exec={"layout": "packed"}), "sdpa")
     assert not options.is_packed(sft.Config(exec={"layout": "padded"}), "flash_attention_2")
-    whole = sft.Config(exec={"layout": "packed"}).model_copy(update={"objective": "features"})
-    with pytest.raises(ValueError, match=r"objective features compares whole rows; .*Set sft.exec.layout: padded"):
-        options.is_packed(whole, "sdpa")
+    with pytest.raises(ValueError, match=r"objective features compares whole rows; .*Set exec.layout: padded"):
+        sft.Config(objective="features", exec={"layout": "packed"})
+
+
+@pytest.mark.parametrize(
+    ("values", "says"),
+    [
+        ({"lora": {"rank": 64}}, "found values for lora beside method full"),
+        ({"schedule": "linear", "final_learning_rate_share": 0.1}, "beside schedule linear, which does not read it"),
+        ({"method": "lora", "lora": {"targets": ["q_proj", "lm_head"]}}, "an adapter on it would learn nothing"),
+        (
+            {"objective": "features", "features": {"attention": {"weight": 1}}, "exec": {"attention": "sdpa"}},
+            "found exec.attention sdpa beside features.attention.weight",
+        ),
+    ],
+)
+def test_what_a_choice_beside_it_leaves_unread_is_refused(values: dict[str, Any], says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        sft.Config(**values)
+
+
+def test_a_layer_that_the_student_does_not_have_is_refused(tmp_path: Path, student: Path) -> None:
+    lora = {"targets": ["q_proj", "v_porj"]}
+    with pytest.raises(ValueError, match=r"targets has 'v_porj'.*mean 'v_proj'\? Those with weights: .*up_proj"):
+        trained(tmp_path, student, tiny.examples(4), method="lora", lora=lora)
+
+
+def test_attention_maps_are_compared_with_attention_that_hands_them_out() -> None:
+    config = sft.Config(objective="features", features={"attention": {"weight": 1}})
+    assert options.attention(config, 9000, on_gpu=True) == "eager"
 
 
 def test_what_is_not_installed_is_named_with_the_line_that_installs_it(
@@ -310,15 +337,15 @@ def test_what_is_not_installed_is_named_with_the_line_that_installs_it(
     with pytest.raises(ValueError, match=r"names wandb, which is not installed.*pip install -e '\.\[wandb\]'"):
         trained(tmp_path, student, tiny.examples(4), exec={"report_to": ["tensorboard", "wandb"]})
     with pytest.raises(ValueError, match=r"there is no GPU\. Set sft.exec.liger: auto"):
-        options.with_liger(sft.Config(exec={"liger": "on"}), on_gpu=False)
+        options.with_liger(options.Exec(liger="on"), on_gpu=False)
     with pytest.raises(ValueError, match=r"no liger_kernel\. Install it: .*pip install liger-kernel"):
-        options.with_liger(sft.Config(exec={"liger": "on"}), on_gpu=True)
-    assert options.attention("auto", 9000, on_gpu=True) == "sdpa"
+        options.with_liger(options.Exec(liger="on"), on_gpu=True)
+    assert options.attention(sft.Config(), 9000, on_gpu=True) == "sdpa"
     monkeypatch.setattr(options, "installed", lambda name: True)
-    assert options.with_liger(sft.Config(), on_gpu=True)
-    assert not options.with_liger(sft.Config(), on_gpu=False)
-    assert options.attention("auto", 9000, on_gpu=True) == "flash_attention_2"
-    assert options.attention("auto", 9000, on_gpu=True, compute_dtype="float32") == "sdpa"
+    assert options.with_liger(options.Exec(), on_gpu=True)
+    assert not options.with_liger(options.Exec(), on_gpu=False)
+    assert options.attention(sft.Config(), 9000, on_gpu=True) == "flash_attention_2"
+    assert options.attention(sft.Config(compute_dtype="float32"), 9000, on_gpu=True) == "sdpa"
 
 
 def test_where_and_how_fast_it_trains_is_no_part_of_its_identity() -> None:

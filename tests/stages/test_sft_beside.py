@@ -7,7 +7,6 @@ import pyarrow as pa
 import pytest
 
 from pipeline.roles import Peer, Student, Teacher
-from pipeline.stage import StageError
 from stages import sft
 from tests import small, tiny
 from tests.desk import DeskInputs, DeskOutput, interrupted_at_save
@@ -70,6 +69,16 @@ def test_a_training_that_was_cut_off_ends_as_one_that_was_not(
     assert [name for name, value in modules[0].items() if not value.equal(modules[1][name])] == []
 
 
+def test_a_checkpoint_holds_of_a_second_model_what_is_trained_alone(tmp_path: Path, models: dict[str, Path]) -> None:
+    from safetensors.torch import load_file
+
+    with interrupted_at_save():
+        trained(tmp_path, models, objective="mutual", **LORA)
+    names = load_file(next(tmp_path.rglob("objective-peer.safetensors")))
+    assert len(names) == 2 * 2 * 3, "two matrices of two layers' adapters in each of three blocks"
+    assert all("lora_" in name for name in names)
+
+
 def test_both_students_of_a_mutual_training_learn_and_come_out(
     tmp_path: Path, models: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -119,7 +128,7 @@ def test_the_second_student_belongs_to_the_run(tmp_path: Path, models: dict[str,
     assert small.run_of(path).state("sft").word == "fresh"
     other = small.run_of(path, f"peer.model={models['student']}").state("sft")
     assert [change.key for change in other.changes] == ["models.peer"]
-    with pytest.raises(StageError, match=r"teacher\.model is the file canned\.jsonl; expected a model"):
+    with pytest.raises(ValueError, match=r"teacher\.engine is replay, and objective features runs the teacher's model"):
         small.ran(small.run_of(path, "sft.objective=features"), "sft", ["sft"])
 
 

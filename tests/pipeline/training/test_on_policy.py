@@ -2,6 +2,7 @@
 
 import inspect
 import math
+import shutil
 from pathlib import Path
 from typing import Any
 
@@ -365,8 +366,20 @@ def test_an_adapter_that_could_not_learn_new_tokens_is_refused(tmp_path: Path, m
     from pipeline.student import make
 
     make(models["student"], tmp_path / "given", None, True)
+    given = {**models, "student": tmp_path / "given"}
     with pytest.raises(ValueError, match=r"was given 2 new tokens.*Set sft\.method: full"):
-        trained(tmp_path, {**models, "student": tmp_path / "given"}, method="lora")
+        trained(tmp_path, given, method="lora")
+    with pytest.raises(ValueError, match=r"whose tokenizer has other tokens than the student's"):
+        trained(tmp_path, given, method="lora", start=str(models["student"]))
+    shutil.copytree(given["student"], tmp_path / "knows")
+    learnt = {**given, "teacher": padded(shutil.copytree(tmp_path / "knows", tmp_path / "teacher"), 3)}
+    assert trained(tmp_path, learnt, method="lora", start=str(tmp_path / "knows")).facts["steps"] > 0
+
+
+def test_an_answer_longer_than_what_the_teacher_reads_is_refused(tmp_path: Path, models: dict[str, Path]) -> None:
+    short = tiny.build(tmp_path / "short", positions=128)
+    with pytest.raises(ValueError, match="and the teacher has only 128 positions"):
+        trained(tmp_path, {**models, "teacher": short}, max_length=128, on_policy={"max_tokens": 120})
 
 
 def test_in_a_process_of_its_own_the_student_learns_the_same(
