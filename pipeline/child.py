@@ -3,6 +3,7 @@
 It knows none of these modules, and interprets no error.
 """
 
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -18,7 +19,10 @@ class Failure(NamedTuple):
     last: str  # line of its error output
 
     def __str__(self) -> str:
-        return f"exit code {self.code}: {self.last}"
+        if self.code >= 0:
+            return f"exit code {self.code}: {self.last}"
+        ended = f"ended by {signal.Signals(-self.code).name}"
+        return f"{ended}, as the system does where memory runs out" if self.code == -signal.SIGKILL else ended
 
 
 def failure(module: str, *words: str | Path) -> Failure | None:

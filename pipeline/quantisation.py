@@ -127,9 +127,7 @@ def write(source: Path, dest: Path, form: str) -> None:
                 shutil.copyfile(path, dest / path.name)
         return
     if why := child.failure("pipeline.quantisation", source.resolve(), dest.resolve(), form):
-        raise QuantisationError(
-            f"{source} cannot be written as {form}: {why.last.partition('Error: ')[2] or why.last}."
-        )
+        raise QuantisationError(f"{source} cannot be written as {form}: {why.last.partition('Error: ')[2] or why}.")
 
 
 if __name__ == "__main__":

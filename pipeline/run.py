@@ -4,6 +4,7 @@ It compares and reads; it executes no stage (`runner.py`).
 """
 
 import hashlib
+import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -152,7 +153,7 @@ class Run:
             config=declared(config),
             roles={n: self._role_keys(n, keys) for role, keys in stage.roles_of(config).items() for n in named(role)},
             prompts={name: _digest(self.prompt(name)) for name in stage.prompts(config, roles)},
-            models={name: self.weights(name) for role in stage.weights_of(config) for name in named(role)},
+            models={n: self._weights_of(stage, n) for role in stage.weights_of(config) for n in named(role)},
             contents=stage.contents(config, self.root),
             inputs={name: self._input_identity(read) for name, read in self.reads(stage).items()}
             | ({"rounds": self._rounds_identity()} if stage.shows_rounds and self.history else {}),
@@ -203,6 +204,22 @@ class Run:
             return "" if manifest is None else manifest.artifacts["checkpoint"].fingerprint
         return models.resolve(self.recipe.roles[name], self.root).identity
 
+    def _weights_of(self, stage: Stage, name: str) -> str:
+        """As `weights`; of a model whose files were deleted since the stage ran it, those that it ran, where the recipe
+        declares it as it did then. What still wants to run it is refused.
+        """
+        try:
+            return self.weights(name)
+        except models.ModelError:
+            ran = self.manifest(stage.name)
+            if ran is None or name not in ran.identity.models:
+                raise
+            before, now = json.loads(ran.recipe), self.recipe.resolved()
+            was, role = ({**each, **each["more_teachers"]}.get(name, {}) for each in (before, now))
+            if {**was, "exec": None} != {**role, "exec": None}:
+                raise
+            return ran.identity.models[name]
+
     def state(self, name: str) -> State:
         """The stage's word by itself. Fresh means: its manifest declares what would be declared now."""
         stage, folder = plan.stage(name), self.stage_folder(name)
@@ -218,10 +235,12 @@ class Run:
             return State("partial", [], manifest, intent)
         return State("stale" if changes else "fresh", changes, manifest, intent)
 
-    def states(self) -> dict[str, State]:
-        """All stages' states in order. A stage that reads from one that is not fresh is not fresh either."""
+    def states(self, to: str = plan.ORDER[-1]) -> dict[str, State]:
+        """The stages' states in order, up to one of them. A stage that reads from one that is not fresh is not fresh
+        either.
+        """
         states: dict[str, State] = {}
-        for name in plan.ORDER:
+        for name in plan.ORDER[: plan.ORDER.index(to) + 1]:
             state = self.state(name)
             waits = self.waits(name, states)
             if state.word == "fresh" and waits:

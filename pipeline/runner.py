@@ -114,13 +114,15 @@ class Runner:
             stages = plan.ROUND if number < last else plan.ROUND[: plan.ROUND.index(to) + 1]
             Runner(self.run.in_round(number), self.watcher, self.seen).execute(stages, force)
 
-    def _foresee(self, names: Iterable[str]) -> None:
+    def _foresee(self, names: Sequence[str]) -> None:
         """Raise StageError or ValueError for what one of these stages would refuse after hours of those before it:
         prompts, models and files that are not there, and what the stage itself refuses of a recipe. Hub ids without a
         commit get one now: a slip in one shows, and all models of a run are of the same day.
         """
         recipe, root = self.run.recipe, self.run.root
-        for stage in map(plan.stage, names):
+        states = self.run.states(names[-1]) if recipe.rounds.count == 1 else {}
+        fresh = {name for name, state in states.items() if state.word == "fresh"}  # what is done asks for nothing
+        for stage in (plan.stage(name) for name in names if name not in fresh):
             config = recipe.sections[stage.name]
             stage.refuse(config, recipe.roles, root)
             for prompt in stage.prompts(config, recipe.roles):
@@ -176,12 +178,10 @@ class Runner:
         self.execute([name], force)
 
     def _one(self, stage: Stage, forced: set[str]) -> None:
-        recipe = self.run.recipe
-        for role in stage.weights_of(recipe.sections[stage.name]):
-            for name in recipe.named(role):
-                if name != LAST_STUDENT:
-                    models.pin(recipe.roles[name], self.run.root, lambda line: self.watcher.says(stage.name, line))
         state = self.run.state(stage.name)
+        if state.word != "fresh":
+            self._pin(stage)
+            state = self.run.state(stage.name)
         if state.word == "fresh":
             assert state.manifest is not None
             self.seen[self.run.stage_folder(stage.name)] = _held(state.manifest)
@@ -202,6 +202,14 @@ class Runner:
         self.seen[folder] = _held(manifest)
         self._tell_failures(stage, manifest)
         self.watcher.ends(stage.name, manifest, True)
+
+    def _pin(self, stage: Stage) -> None:
+        """Find the models that a stage runs; those of the hub get a commit."""
+        recipe = self.run.recipe
+        for role in stage.weights_of(recipe.sections[stage.name]):
+            for name in recipe.named(role):
+                if name != LAST_STUDENT:
+                    models.pin(recipe.roles[name], self.run.root, lambda line: self.watcher.says(stage.name, line))
 
     def _refuse_rewritten(self, stage: Stage) -> None:
         """Raise StageError where what a stage reads is no longer what this runner left: another process, with other

@@ -23,6 +23,8 @@ SERVER = "vllm.entrypoints.launchers.api_server.entry"
 POLL_S = 0.5  # between two looks whether the server is up
 END_S = 15.0  # what it gets to end by itself before it is killed
 
+_DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))  # this machine is behind no proxy to itself
+
 Say = Callable[[str], None]
 
 
@@ -129,7 +131,7 @@ def serve(words: Sequence[str], address: str, say: Say) -> int:
 
 def _up(address: str) -> bool:
     try:
-        with urllib.request.urlopen(f"{address}/health", timeout=1) as answer:
+        with _DIRECT.open(f"{address}/health", timeout=1) as answer:
             return bool(answer.status == 200)
     except OSError:
         return False

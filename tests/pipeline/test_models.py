@@ -494,6 +494,8 @@ def test_how_far_a_model_reads_is_known_where_its_configuration_says_it_plainly(
     (folder / "config.json").write_text(json.dumps(config))
     (folder / "model.safetensors").touch()
     assert models.positions(str(folder), tmp_path) == limit
+    longer = models.positions_in(folder, {"max_position_embeddings": 128})
+    assert longer == (None if limit is None and "max_position_embeddings" in config else 128)
 
 
 def test_how_far_a_model_reads_is_unknown_before_it_is_fetched(root: Path) -> None:

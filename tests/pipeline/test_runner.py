@@ -175,6 +175,30 @@ def test_another_name_for_the_teacher_is_told_by_what_reads_it_and_asks_for_noth
     assert {row["teacher"] for row in rows(path, "generate", "traces")} == {named.name}
 
 
+def test_what_is_done_asks_for_nothing_that_was_deleted_since(tmp_path: Path) -> None:
+    path = small.write(tmp_path, problems=8)
+    assert ran(path) == list(TO_MIX)
+    canned = path.with_name("canned.jsonl")
+    canned.rename(path.with_name("elsewhere"))
+    assert {run_of(path).state(name).word for name in TO_MIX} == {"fresh"}
+    assert ran(path) == []
+    assert "mix" in ran(path, "mix.validation_share=0.3")
+    for settings in (["generate.samples=4"], ["teacher.dtype=float32"], [f"teacher.model={canned}x"]):
+        with pytest.raises(ValueError, match="No model "):
+            ran(path, *settings)
+
+
+def test_what_is_done_is_not_refused_for_what_this_machine_lacks(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*given: Any) -> None:
+        raise StageError("not on this machine")
+
+    real = plan.stage
+    monkeypatch.setattr(plan, "stage", lambda name: replace(real(name), refuse=refuse))
+    assert ran(path) == []
+    with pytest.raises(StageError, match="not on this machine"):
+        ran(path, "filter.max_tokens=9")
+
+
 def test_the_order_of_teachers_decides_where_their_place_is_asked(path: Path) -> None:
     same = {name: {"model": str(path.with_name("canned.jsonl")), "engine": "replay"} for name in ("one", "two")}
     for rule, stale in (([], False), (["dedupe.survivor=[first_teacher]"], True)):

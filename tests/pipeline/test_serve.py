@@ -3,8 +3,10 @@
 import socket
 import subprocess
 import sys
+from http.server import BaseHTTPRequestHandler, HTTPServer
 from itertools import pairwise
 from pathlib import Path
+from threading import Thread
 from urllib.parse import urlsplit
 
 import pytest
@@ -101,6 +103,23 @@ def test_a_server_that_fails_gives_its_code() -> None:
     said: list[str] = []
     assert serve.serve([sys.executable, "-c", "raise SystemExit(3)"], "http://127.0.0.1:9", said.append) == 3
     assert said == []
+
+
+def test_a_proxy_is_not_asked_for_this_machine(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Healthy(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, format: str, *arguments: object) -> None:
+            pass
+
+    for name in ("http_proxy", "HTTP_PROXY"):
+        monkeypatch.setenv(name, "http://127.0.0.1:9")
+    monkeypatch.delenv("no_proxy", raising=False)
+    with HTTPServer(("127.0.0.1", 0), Healthy) as server:
+        Thread(target=server.handle_request, daemon=True).start()
+        assert serve._up(serve.address("127.0.0.1", server.server_port))
 
 
 def test_an_interruption_ends_the_server(monkeypatch: pytest.MonkeyPatch) -> None:
