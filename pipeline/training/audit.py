@@ -199,7 +199,8 @@ def faults(found: Audit, limits: Limits) -> list[str]:
         (
             found.padding_share <= limits.max_padding_share,
             f"{found.padding_share:.1%} of the batches' positions would be padding; at most "
-            f"{limits.max_padding_share:.1%} may be. Raise sft.pool_batches or sft.batch_tokens.",
+            f"{limits.max_padding_share:.1%} may be. Raise sft.pool_batches or sft.batch_tokens; where "
+            f"sft.batch_examples says how many make a batch, lower sft.batch_tokens, or set sft.exec.layout: packed.",
         ),
         (found.loss_tokens > 0, "no token would be learnt. Look at the examples: seqdistill peek RECIPE mix."),
     )

@@ -55,9 +55,10 @@ class LeftOut:
 
 
 def encode(
-    tokenizer: Any, rows: Iterable[Mapping[str, Any]], max_length: int
+    tokenizer: Any, rows: Iterable[Mapping[str, Any]], max_length: int, prompts_alone: bool = False
 ) -> tuple[list[Encoded], list[Encoded], list[LeftOut]]:
-    """Examples that fit max_length tokens, those that are longer, and an entry for every row left out.
+    """Examples that fit max_length tokens (prompts_alone: whose prompts do), those that are longer, and an entry for
+    every row left out.
 
     rows have `id`, and `prompt` and `completion` as lists of {role, content}; a completion is one assistant message.
     `finish` and `domain` may be missing; a completion whose finish is "length" was cut off.
@@ -70,7 +71,7 @@ def encode(
         example = _encoded(tokenizer, row, ending)
         if isinstance(example, LeftOut):
             left_out.append(example)
-        elif example.length > max_length:
+        elif (len(example.prompt) if prompts_alone else example.length) > max_length:
             longer.append(example)
             left_out.append(LeftOut(example.id, "too_long", example.length, example.domain))
         else:

@@ -34,15 +34,16 @@ def prepare(
 ) -> Material:
     """Encode, audit and batch the examples. Rows are taken by id, so that no layout of shards changes the result."""
     ordered = sorted(rows, key=lambda row: str(row["id"]))
-    train, longer, dropped = encode(tokenizer, (row for row in ordered if row["split"] == "train"), options.max_length)
-    validation, _, missed = encode(tokenizer, (row for row in ordered if row["split"] != "train"), options.max_length)
-    count, repeated = options.batch_examples, list[LeftOut]()
-    lengths = [one.length for one in train]
-    if options.on_policy is not None:
-        count = options.on_policy.prompts_per_step
-        if options.on_policy.answers_alone:
-            (train, repeated), (validation, _) = asked_once(train), asked_once(validation)
-            lengths = [len(one.prompt) for one in train]
+    own = options.on_policy
+    # Where the student answers by itself, a prompt is asked whatever the length of its trace.
+    asked, asked_last = own is not None and own.answers_alone, own is not None and own.across is None
+    to_train, to_validate = ([row for row in ordered if (row["split"] == "train") is first] for first in (True, False))
+    train, longer, dropped = encode(tokenizer, to_train, options.max_length, prompts_alone=asked)
+    validation, _, missed = encode(tokenizer, to_validate, options.max_length, prompts_alone=asked_last)
+    count, repeated = options.batch_examples if own is None else own.prompts_per_step, list[LeftOut]()
+    if asked:
+        (train, repeated), (validation, _) = asked_once(train), asked_once(validation)
+    lengths = [len(one.prompt) if asked else one.length for one in train]
     places = places_of(train, ordered)
     of_epoch = partial(
         batches.epoch_batches,
@@ -57,7 +58,8 @@ def prepare(
         train_batches = [batch for epoch in range(options.epochs) for batch in of_epoch(epoch)]
     else:
         train_batches = batches.within(of_epoch, [len(one.completion) for one in train], options.loss_tokens)
-    wasted = 0.0 if packed else batches.padding_share(in_parts(options, train_batches, lengths), lengths)
+    known = own is None and not packed  # answers have yet to be written, and what is packed needs no padding
+    wasted = batches.padding_share(in_parts(options, train_batches, lengths), lengths) if known else 0.0
     return Material(
         train=train,
         validation=validation,
@@ -65,12 +67,12 @@ def prepare(
         audit=audits.audit(tokenizer, train, longer, options.max_length, system, wasted),
         train_batches=train_batches,
         validation_batches=batches.epoch_batches(
-            [one.length for one in validation],
+            [len(one.prompt) if asked_last else one.length for one in validation],
             options.batch_tokens,
             options.seed,
             0,
             len(validation) + 1,
-            None if options.on_policy is None else count,
+            None if own is None else count,
         ),
         places=places,
     )

@@ -13,6 +13,7 @@ from pipeline.objectives.on_policy import OnPolicyExec
 from pipeline.roles import Student, Teacher
 from pipeline.stage import StageError
 from pipeline.templates import end_token_id, load_tokenizer, prompt_ids
+from pipeline.training.material import prepare
 from stages import sft
 from tests import tiny
 from tests.desk import DeskInputs, DeskOutput
@@ -374,6 +375,21 @@ def test_an_adapter_that_could_not_learn_new_tokens_is_refused(tmp_path: Path, m
     shutil.copytree(given["student"], tmp_path / "knows")
     learnt = {**given, "teacher": padded(shutil.copytree(tmp_path / "knows", tmp_path / "teacher"), 3)}
     assert trained(tmp_path, learnt, method="lora", start=str(tmp_path / "knows")).facts["steps"] > 0
+
+
+def test_a_prompt_is_asked_whatever_the_length_of_its_trace_and_padding_is_not_foretold() -> None:
+    tokenizer = tiny.tokenizer()
+    short, long = tiny.examples(12), tiny.examples(12)
+    for row in long:
+        row |= {"id": f"{row['id']}-long", "completion": [{"role": "assistant", "content": "12 + 30 = 42. " * 90}]}
+    values = {**VALUES, "max_length": 200, "batch_tokens": 32}
+    own = prepare(sft.Config(**values, on_policy=OWN), tokenizer, [*long, *short[6:]], None)
+    assert [one.prompt for one in own.train] == [
+        one.prompt for one in prepare(sft.Config(), tokenizer, short, None).train
+    ]
+    assert (own.audit.too_long, own.audit.padding_share) == (0, 0.0)
+    read = prepare(sft.Config(max_length=200), tokenizer, [*long, *short[6:]], None)
+    assert (len(read.train), read.audit.too_long) == (6, 12)
 
 
 def test_an_answer_longer_than_what_the_teacher_reads_is_refused(tmp_path: Path, models: dict[str, Path]) -> None:
