@@ -120,9 +120,8 @@ class Runner:
         commit get one now: a slip in one shows, and all models of a run are of the same day.
         """
         recipe, root = self.run.recipe, self.run.root
-        states = self.run.states(names[-1]) if recipe.rounds.count == 1 else {}
-        fresh = {name for name, state in states.items() if state.word == "fresh"}  # what is done asks for nothing
-        for stage in (plan.stage(name) for name in names if name not in fresh):
+        done = self._done(names)
+        for stage in (plan.stage(name) for name in names if name not in done):
             config = recipe.sections[stage.name]
             stage.refuse(config, recipe.roles, root)
             for prompt in stage.prompts(config, recipe.roles):
@@ -131,6 +130,17 @@ class Runner:
             for role in stage.weights_of(config):
                 for name in recipe.named(role):
                     models.foresee(recipe.roles[name], root, self.watcher.tells)
+
+    def _done(self, names: Sequence[str]) -> set[str]:
+        """The stages that are fresh wherever they are run, in each round and after all: they ask for nothing."""
+        runs = [self.run]
+        if self.run.recipe.rounds.count > 1:
+            found = self.run.standing()
+            if not found.ended:
+                return set()
+            runs = [*map(self.run.in_round, range(1, len(found.accuracies) + 1)), self.run.closing()]
+        states = [run.states(names[-1]) for run in runs]
+        return {name for name in names if all(each[name].word == "fresh" for each in states)}
 
     def _refuse_without(self, key: str, split: str) -> None:
         """Raise StageError where seed drew no such block, or none of its questions has an answer that can be judged:

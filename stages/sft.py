@@ -187,8 +187,8 @@ def soft_targets(config: Config, inputs: Inputs, output: Output, tokenizer: Any,
         raise StageError(
             f"{len(lacking)} of {len(these.layouts)} traces to learn from have no soft labels, the first is "
             f"{(lacking or ['none'])[0]}; at most {wanted.max_unlabelled_share:.1%} may have none, and one has to have "
-            f"some. Set generate.logprobs (50, say) and run generate again: its completions are kept and scored. Those of "
-            f"teachers that weigh 0 (sft.soft_labels.weights) are not heard. Where some cannot be scored, raise "
+            f"some. Set generate.logprobs (50, say) and run generate again: its completions are kept and scored. Those "
+            f"of teachers that weigh 0 (sft.soft_labels.weights) are not heard. Where some cannot be scored, raise "
             f"sft.soft_labels.max_unlabelled_share."
         )
     folder = output.work / "targets"

@@ -194,6 +194,17 @@ def test_a_finished_run_does_nothing_again(path: Path) -> None:
     assert ran(run_of(path), "report") == []
 
 
+def test_a_finished_run_asks_for_no_teacher_that_was_deleted_since(template: Path) -> None:
+    canned, away = template / "canned.jsonl", template / "away"
+    canned.rename(away)
+    try:
+        assert ran(run_of(template / "small.yaml"), "report") == []
+        with pytest.raises(ValueError, match="No model "):
+            ran(run_of(template / "small.yaml", "generate.samples=3"), "report")
+    finally:
+        away.rename(canned)
+
+
 def test_another_choice_makes_the_runs_own_eval_and_report_stale_and_no_round(path: Path) -> None:
     run = run_of(path, "rounds.least_gain=0.9")
     rescored(run.in_round(2), 0.5)
