@@ -19,7 +19,6 @@ from pipeline.think import CLOSE, OPEN
 
 Row = Mapping[str, Any]
 ROWS = 256  # stored rows held in memory at once: with long completions a megabyte each
-# Engines that run here: they are given token ids and a seed. A server applies its own chat template and keeps its seed.
 # What becomes of a completion that its limit cut off: nothing, a second request with more tokens, or the rest of it.
 Truncated = Literal["keep", "again", "continue"]
 

@@ -218,8 +218,10 @@ def _check_fitting(recipe: Recipe) -> None:
             "under `judge`, or prefer shortest, diverse or first."
         )
     made = {"generate.max_tokens": generate.max_tokens, "generate.second_max_tokens": generate.second_max_tokens or 0}
-    examined = {"eval.max_tokens": evaluate.max_tokens}
-    short = [*_short(recipe.teachers, made), *_short({"teacher": recipe.teacher, "student": recipe.student}, examined)]
+    student = recipe.student.model_copy(update={"engine": evaluate.student_engine or recipe.student.engine})
+    asked = recipe.teachers | ({"student": recipe.student} if recipe.rounds.count > 1 else {})
+    examined = {"teacher": recipe.teacher, "student": student}
+    short = [*_short(asked, made), *_short(examined, {"eval.max_tokens": evaluate.max_tokens})]
     if recipe.judge is not None:
         short += _short({"judge": recipe.judge}, {"judge.max_tokens": recipe.judge.max_tokens})
     if short:

@@ -13,7 +13,8 @@ from pydantic import Field, field_validator, model_validator
 from pipeline.section import Section
 
 EngineName = Literal["vllm", "openai", "replay", "hf"]
-LOCAL = ("vllm", "hf")  # engines that run a model of this machine, by its weights and its tokenizer
+# Engines that run here: they are given token ids and a seed. A server applies its own chat template and keeps its seed.
+LOCAL = ("vllm", "hf")
 
 
 class Speculative(Section):

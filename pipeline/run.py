@@ -214,9 +214,11 @@ class Run:
             ran = self.manifest(stage.name)
             if ran is None or name not in ran.identity.models:
                 raise
-            before, now = json.loads(ran.recipe), self.recipe.resolved()
-            was, role = ({**each, **each["more_teachers"]}.get(name, {}) for each in (before, now))
-            if {**was, "exec": None} != {**role, "exec": None}:
+            before, now = (
+                {**each, **each.get("more_teachers", {})}.get(name, {})
+                for each in (json.loads(ran.recipe), self.recipe.resolved())
+            )
+            if any(before.get(key) != now.get(key) for key in ("model", "engine", "layers", "think_tokens")):
                 raise
             return ran.identity.models[name]
 

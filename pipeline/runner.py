@@ -84,7 +84,8 @@ class Runner:
         force, rounds = tuple(force), self.run.recipe.rounds
         self.run.at(to, number)  # refuses a round that is not there
         names = plan.ORDER[: plan.ORDER.index(to) + 1]
-        self._foresee(names)
+        last = number or 1 if to in plan.ROUND and (number is not None or to != "eval") else None
+        self._foresee(names, last)
         self.execute(["seed"], force)
         if "eval" in names:
             self._refuse_without("eval.split", cast(Any, self.run.recipe.sections["eval"]).split)
@@ -92,11 +93,11 @@ class Runner:
             self.execute(names[1:], force)
             return
         self._refuse_without("rounds.split", rounds.split)
-        if to in plan.ROUND and (number is not None or to != "eval"):
-            self._rounds(number or 1, to, force)
+        if last is not None:
+            self._rounds(last, to, force)
             found = self.run.standing()
-            if found.ended and (number or 1) > len(found.accuracies):
-                raise StageError(f"Round {number} is not run: {found.why}. The best one is round {found.chosen}.")
+            if found.ended and last > len(found.accuracies):
+                raise StageError(f"Round {last} is not run: {found.why}. The best one is round {found.chosen}.")
             return
         self._rounds(rounds.count, "eval", force)
         found = self.run.standing()
@@ -114,13 +115,14 @@ class Runner:
             stages = plan.ROUND if number < last else plan.ROUND[: plan.ROUND.index(to) + 1]
             Runner(self.run.in_round(number), self.watcher, self.seen).execute(stages, force)
 
-    def _foresee(self, names: Sequence[str]) -> None:
+    def _foresee(self, names: Sequence[str], last: int | None) -> None:
         """Raise StageError or ValueError for what one of these stages would refuse after hours of those before it:
         prompts, models and files that are not there, and what the stage itself refuses of a recipe. Hub ids without a
-        commit get one now: a slip in one shows, and all models of a run are of the same day.
+        commit get one now: a slip in one shows, and all models of a run are of the same day. Of rounds, those up to
+        the `last` are meant, or all.
         """
         recipe, root = self.run.recipe, self.run.root
-        done = self._done(names)
+        done = self._done(names, last)
         for stage in (plan.stage(name) for name in names if name not in done):
             config = recipe.sections[stage.name]
             stage.refuse(config, recipe.roles, root)
@@ -131,14 +133,15 @@ class Runner:
                 for name in recipe.named(role):
                     models.foresee(recipe.roles[name], root, self.watcher.tells)
 
-    def _done(self, names: Sequence[str]) -> set[str]:
+    def _done(self, names: Sequence[str], last: int | None) -> set[str]:
         """The stages that are fresh wherever they are run, in each round and after all: they ask for nothing."""
         runs = [self.run]
         if self.run.recipe.rounds.count > 1:
             found = self.run.standing()
-            if not found.ended:
+            if last is None and not found.ended:
                 return set()
-            runs = [*map(self.run.in_round, range(1, len(found.accuracies) + 1)), self.run.closing()]
+            rounds = range(1, (len(found.accuracies) if last is None else last) + 1)
+            runs = [*map(self.run.in_round, rounds), *([self.run.closing()] if last is None else [])]
         states = [run.states(names[-1]) for run in runs]
         return {name for name in names if all(each[name].word == "fresh" for each in states)}
 

@@ -71,14 +71,19 @@ def _turns(template: str) -> list[tuple[str, str]]:
     return turns + [(role, text.strip()) for role, text in zip(rest[::2], rest[1::2], strict=True)]
 
 
+def read_tokenizer(folder: Path) -> Any:
+    """The tokenizer of a local model folder as it is, with a chat template or without."""
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+
+
 def load_tokenizer(folder: Path, chat_template: str | None = None) -> Any:
     """The tokenizer of a local model folder, its template with a fixed date.
 
     chat_template is the text of a template that replaces the model's own. Raises ValueError where there is none.
     """
-    from transformers import AutoTokenizer
-
-    tokenizer = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    tokenizer = read_tokenizer(folder)
     template = chat_template if chat_template is not None else tokenizer.chat_template
     if isinstance(template, dict):
         template = template.get("default")

@@ -20,7 +20,7 @@ from pipeline.records import SOFT_LABELS, base_id, content_id
 from pipeline.roles import Role, Student
 from pipeline.section import declared
 from pipeline.stage import Inputs, Output, Progress, Reads, Roles, Stage, StageError
-from pipeline.templates import load_tokenizer
+from pipeline.templates import load_tokenizer, read_tokenizer
 from pipeline.training import audit as audits
 from pipeline.training import checkpoints, model, options, pairing, products, refusals, start
 from pipeline.training.encode import digest
@@ -224,13 +224,15 @@ def refuse_other_tokens(config: Config, roles: Mapping[str, Role], role: str, ro
     """Raises ValueError where the model beside the student cannot be compared with it token by token, as far as files
     at hand tell: think tags may still make tokens that the other one lacks.
     """
-    folders = [models.at_hand(roles[name], root) for name in ("student", role)]
-    mine, theirs = folders
-    if mine is None or theirs is None or (isinstance(student := roles["student"], Student) and student.think_tokens):
+    both = [roles[name] for name in ("student", role)]
+    mine, theirs = (models.at_hand(each, root) for each in both)
+    if any(isinstance(each, Student) and each.think_tokens for each in both) or mine is None or theirs is None:
         return
-    tokenizer = load_tokenizer(mine)
+    if not all((folder / "tokenizer.json").is_file() for folder in (mine, theirs)):  # not all of it is fetched yet
+        return
+    tokenizer = read_tokenizer(mine)
     if config.on_policy is not None:
-        refusals.other_tokenizer(tokenizer, load_tokenizer(theirs), config.on_policy.across is not None)
+        refusals.other_tokenizer(tokenizer, read_tokenizer(theirs), config.on_policy.across is not None)
         return
     from pipeline.objectives import companion
 

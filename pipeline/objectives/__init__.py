@@ -72,9 +72,9 @@ class Objective(Protocol):
         """What is trained beside the student: projections, or a second student; the same modules at every call.
 
         The trainer puts them on its device, trains all their parameters that require gradients (clipped together with
-        the student's, decayed as the student's are), saves them with every checkpoint, and loads them from one that it
-        goes on from or takes as the best. They are no part of the finished student. On one process only: gradients of
-        theirs are not summed over several.
+        the student's, decayed as the student's are), saves those with every checkpoint, and loads them from one that it
+        goes on from or takes as the best; buffers and frozen weights are as they were made. They are no part of the
+        finished student. On one process only: gradients of theirs are not summed over several.
         """
         return {}
 

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoModelForCausalLM
 
 from pipeline.soft_labels import vocabulary_fingerprint
+from pipeline.templates import read_tokenizer
 
 
 def refuse_other_vocabulary(tokenizer: Any, folder: Path, role: str) -> None:
@@ -17,7 +18,7 @@ def refuse_other_vocabulary(tokenizer: Any, folder: Path, role: str) -> None:
 
     Both models will read the same token ids, and a token id of one would be another word to the other.
     """
-    other = AutoTokenizer.from_pretrained(str(folder), local_files_only=True, trust_remote_code=False)
+    other = read_tokenizer(folder)
     ours, theirs = vocabulary_fingerprint(tokenizer), vocabulary_fingerprint(other)
     if ours != theirs:
         raise ValueError(

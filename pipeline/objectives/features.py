@@ -69,17 +69,11 @@ class Config(Section):
 def make(config: Config, context: Context) -> Objective:
     """The objective for one training, with the teacher in memory, in the dtype that is computed in.
 
-    Raises ValueError for a teacher of another vocabulary, and where layers or heads do not fit or attention gives none.
+    Raises ValueError for a teacher of another vocabulary, and where layers or heads do not fit.
     """
     from pipeline.objectives import companion
     from pipeline.objectives.inner_states import Features
 
-    if config.attention.weight and context.attention != "eager":
-        raise ValueError(
-            f"found attention {context.attention} with sft.features.attention.weight {config.attention.weight}; "
-            f"expected eager, the only kind that hands out what it looks at. Set sft.exec.attention: eager, or the "
-            f"weight to 0."
-        )
     folder = context.folder("teacher")
     companion.refuse_other_vocabulary(context.tokenizer, folder, "teacher")
     return Features(config, companion.frozen(folder, context.compute_dtype, context.attention), context)

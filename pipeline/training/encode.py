@@ -71,9 +71,9 @@ def encode(
         example = _encoded(tokenizer, row, ending)
         if isinstance(example, LeftOut):
             left_out.append(example)
-        elif (len(example.prompt) if prompts_alone else example.length) > max_length:
+        elif (length := len(example.prompt) if prompts_alone else example.length) > max_length:
             longer.append(example)
-            left_out.append(LeftOut(example.id, "too_long", example.length, example.domain))
+            left_out.append(LeftOut(example.id, "too_long", length, example.domain))
         else:
             fitting.append(example)
     return fitting, longer, left_out

@@ -243,7 +243,8 @@ def given(setting: Setting, theirs: Any) -> dict[str, Any]:
         if limit is not None and tokens > limit:
             raise ValueError(
                 f"sft.on_policy.max_tokens is {config.max_tokens}; with the longest prompt that makes {tokens} tokens, "
-                f"and the {role} has only {limit} positions. Lower it to {config.max_tokens - tokens + limit} or less."
+                f"and the {role} has only {limit} positions. Lower it to {config.max_tokens - tokens + limit} or less, "
+                f"or sft.max_length, which drops longer prompts."
             )
     tokenizer.eos_token = tokenizer.convert_ids_to_tokens(end_token_id(tokenizer))  # it ends an answer
     teacher = frozen(setting.teacher, getattr(torch, config.teacher_dtype), "sdpa")

@@ -90,7 +90,9 @@ class Options(Section):
     # as batch_tokens hold, those of like length together.
     batch_examples: int | None = Field(None, ge=1)
     pool_batches: int = Field(16, ge=1)  # examples of so many batches are sorted by length together: more pads less
-    max_length: int = Field(2048, ge=2)  # tokens of prompt and completion; a longer example is dropped, never cut
+    # Tokens of prompt and completion; a longer example is dropped, never cut. Where the student answers by itself
+    # (on_policy): of the prompt.
+    max_length: int = Field(2048, ge=2)
     # Of the weights the optimizer changes. bfloat16 takes half the memory and loses steps below 1/256 of a weight: at
     # small learning rates many weights never move.
     master_dtype: Literal["float32", "bfloat16"] = "float32"
@@ -138,7 +140,7 @@ class Options(Section):
         if self.method == "full" and self.lora != Lora():
             raise ValueError(
                 "found values for lora beside method full, which trains all weights and reads none of them. Set "
-                "method: lora, or leave them out"
+                "method: lora, or leave them out (--set sft.lora={})"
             )
         if self.schedule != "cosine" and self.final_learning_rate_share:
             raise ValueError(

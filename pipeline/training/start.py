@@ -8,8 +8,7 @@ from pathlib import Path
 
 from pipeline.digests import remembered
 from pipeline.records import content_id
-from pipeline.soft_labels import vocabulary_fingerprint
-from pipeline.templates import load_tokenizer
+from pipeline.templates import read_tokenizer
 
 SIZES = ("model_type", "vocab_size", "hidden_size", "num_hidden_layers")  # of config.json; they tell two models apart
 
@@ -40,12 +39,13 @@ def checked(start: str, own: Path, root: Path) -> Path:
             f"checkpoint of the same student, or change student.model."
         )
     if (folder / "tokenizer.json").is_file():
-        words, known = (vocabulary_fingerprint(load_tokenizer(each)) for each in (own, folder))
-        if words != known:
+        words, known = (read_tokenizer(each).get_vocab() for each in (own, folder))
+        other = sorted(word for word, number in words.items() if known.get(word) != number)
+        if other:
             raise ValueError(
-                f"sft.start is {start}, whose tokenizer has other tokens than the student's: those that it lacks "
-                f"(think tags, say) would begin with rows that nobody trained. Name a checkpoint of the same student, "
-                f"or set student.think_tokens as it was there."
+                f"sft.start is {start}, whose tokenizer lacks {len(other)} of the student's tokens ({other[0]}, say): "
+                f"they would begin with rows that nobody trained. Name a checkpoint of the same student, or set "
+                f"student.think_tokens as it was there."
             )
     return folder
 

@@ -457,6 +457,14 @@ class PlannedTrainer(Planned, SFTTrainer):
 
     def _load_beside(self, folder: Path) -> None:
         for name, module in self.beside.items():
-            saved = load_file(folder / BESIDE.format(name), device=str(self.args.device))
-            for key, value in _trained(module):
-                value.data.copy_(saved[key])
+            path = folder / BESIDE.format(name)
+            saved = load_file(path, device=str(self.args.device))
+            module.load_state_dict(saved, strict=False)
+            # By their place in memory: tied weights have two names, and a file may hold either.
+            met = {value.data_ptr() for key, value in module.state_dict().items() if key in saved}
+            lacking = [key for key, value in _trained(module) if value.data_ptr() not in met]
+            if lacking:
+                raise ValueError(
+                    f"{path} does not hold {lacking[0]}, which is trained beside the student. Delete {self.root} to "
+                    f"start over."
+                )

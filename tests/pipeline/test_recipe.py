@@ -117,6 +117,10 @@ def test_every_shipped_recipe_is_planned(path: Path, tmp_path: Path) -> None:
             ["more_teachers={coder: {model: c}}", "generate.truncated=again", "generate.second_max_tokens=4096"],
             r"generate\.second_max_tokens is 4096, and more_teachers\.coder\.max_model_len is 2048",
         ),
+        (
+            ["student.engine=replay", "student.max_model_len=512", "eval.student_engine=vllm"],
+            r"eval\.max_tokens is 1024, and student\.max_model_len is 512",
+        ),
         (["judge={model: j, max_tokens: 2048}"], r"judge\.max_tokens is 2048, and judge\.max_model_len is 2048"),
     ],
 )

@@ -60,6 +60,10 @@ def made(**more: Any) -> recipe.Recipe:
         ({"rounds": 2, "student": {"model": "s", "engine": "openai"}}, "student.engine is openai"),
         ({"rounds": 2, "generate": {"logprobs": 5}}, "generate.logprobs is 5, and student.engine is hf"),
         ({"rounds": 2, "mix": {"teacher_shares": {"t": 1.0}}}, "mix.teacher_shares has no share of last_student"),
+        (
+            {"rounds": 2, "student": {"model": "s", "max_model_len": 1100}, "generate": {"max_tokens": 2000}},
+            "generate.max_tokens is 2000, and student.max_model_len is 1100",
+        ),
         ({"rounds": 0}, "rounds.count"),
         ({"rounds": {"counts": 2}}, "rounds.counts: unknown key. Did you mean count?"),
         ({"more_teachers": {LAST_STUDENT: {"model": "c"}}}, "more_teachers has the name 'last_student'"),
@@ -203,6 +207,16 @@ def test_a_finished_run_asks_for_no_teacher_that_was_deleted_since(template: Pat
             ran(run_of(template / "small.yaml", "generate.samples=3"), "report")
     finally:
         away.rename(canned)
+
+
+def test_what_is_done_of_a_round_asks_for_no_teacher_before_the_rounds_have_ended(tmp_path: Path) -> None:
+    run = run_of(small.write_rounds(tmp_path))
+    assert ran(run, "verify") == ["seed", "generate", "verify"]
+    (tmp_path / "canned.jsonl").unlink()
+    assert ran(run, "verify") == []
+    assert ran(run, "filter") == ["filter"]
+    with pytest.raises(ValueError, match="No model "):
+        ran(run, "eval")
 
 
 def test_another_choice_makes_the_runs_own_eval_and_report_stale_and_no_round(path: Path) -> None:

@@ -183,6 +183,7 @@ def test_what_is_done_asks_for_nothing_that_was_deleted_since(tmp_path: Path) ->
     assert {run_of(path).state(name).word for name in TO_MIX} == {"fresh"}
     assert ran(path) == []
     assert "mix" in ran(path, "mix.validation_share=0.3")
+    assert run_of(path, "teacher.thinking=true").state("generate").word == "fresh"
     for settings in (["generate.samples=4"], ["teacher.dtype=float32"], [f"teacher.model={canned}x"]):
         with pytest.raises(ValueError, match="No model "):
             ran(path, *settings)

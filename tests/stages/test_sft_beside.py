@@ -1,12 +1,17 @@
 """The sft stage with a second model in memory: a teacher for `features`, a peer for `mutual`."""
 
+import json
+import shutil
+from contextlib import nullcontext
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pyarrow as pa
 import pytest
 
 from pipeline.roles import Peer, Student, Teacher
+from pipeline.training import start
 from stages import sft
 from tests import small, tiny
 from tests.desk import DeskInputs, DeskOutput, interrupted_at_save
@@ -77,6 +82,50 @@ def test_a_checkpoint_holds_of_a_second_model_what_is_trained_alone(tmp_path: Pa
     names = load_file(next(tmp_path.rglob("objective-peer.safetensors")))
     assert len(names) == 2 * 2 * 3, "two matrices of two layers' adapters in each of three blocks"
     assert all("lora_" in name for name in names)
+
+
+@pytest.mark.parametrize("held", ["model.embed_tokens.weight", "lm_head.weight"])
+def test_a_second_model_is_read_from_a_checkpoint_by_either_name_of_what_is_tied(tmp_path: Path, held: str) -> None:
+    import torch
+    from safetensors.torch import save_file
+    from transformers import AutoModelForCausalLM
+
+    from pipeline.training.trainer import PlannedTrainer
+
+    folder = tiny.build(tmp_path / "tied")
+    config = json.loads((folder / "config.json").read_text())
+    (folder / "config.json").write_text(json.dumps({**config, "tie_word_embeddings": True}))
+    saved, module = (AutoModelForCausalLM.from_pretrained(folder) for _ in range(2))
+    torch.nn.init.normal_(saved.lm_head.weight)
+    names = {name for name, _ in saved.named_parameters()} - {"model.embed_tokens.weight"} | {held}
+    state = {name: value for name, value in saved.state_dict().items() if name in names}
+    save_file(state, tmp_path / "objective-peer.safetensors")
+    trainer: Any = SimpleNamespace(beside={"peer": module}, args=SimpleNamespace(device="cpu"), root=tmp_path)
+    PlannedTrainer._load_beside(trainer, tmp_path)
+    assert all(value.equal(saved.state_dict()[name]) for name, value in module.state_dict().items())
+    save_file({name: value for name, value in state.items() if name != held}, tmp_path / "objective-peer.safetensors")
+    with pytest.raises(ValueError, match=r"does not hold model\.embed_tokens\.weight.* to start over"):
+        PlannedTrainer._load_beside(trainer, tmp_path)
+
+
+def test_models_without_a_chat_template_of_their_own_are_compared_by_their_tokens(tmp_path: Path) -> None:
+    for name, tokenizer in (("student", tiny.tokenizer()), ("other", tiny.other_tokenizer())):
+        tokenizer.chat_template = None
+        tiny.build(tmp_path / name, seed=len(name))
+        (tmp_path / name / "chat_template.jinja").unlink()
+        tokenizer.save_pretrained(tmp_path / name)
+    plain = shutil.copytree(tmp_path / "student", tmp_path / "plain")
+    (plain / "tokenizer.json").unlink()
+    student = Student(model=str(tmp_path / "student"), engine="hf", chat_template="chatml")
+    for objective in ("features", "on_policy"):
+        config = sft.Config(objective=objective)
+        for teacher, refused in (("student", False), ("plain", False), ("other", True)):
+            roles = {"student": student, "teacher": Teacher(model=str(tmp_path / teacher), engine="hf")}
+            with pytest.raises(ValueError, match="another ") if refused else nullcontext():
+                sft.refuse(config, roles, tmp_path)
+    start.checked(str(tmp_path / "student"), tmp_path / "student", tmp_path)
+    peer = Peer(model=str(tmp_path / "other"), engine="hf", think_tokens=True)
+    sft.refuse(sft.Config(objective="mutual"), {"student": student, "peer": peer}, tmp_path)
 
 
 def test_both_students_of_a_mutual_training_learn_and_come_out(

@@ -235,14 +235,6 @@ def test_a_teacher_of_another_vocabulary_is_refused(tmp_path: Path) -> None:
         features.make(features.Config(), context)
 
 
-def test_attention_that_shows_nothing_is_refused() -> None:
-    import torch
-
-    context = objectives.Context(None, None, torch.float32, lambda role: Path(), "sdpa")
-    with pytest.raises(ValueError, match=r"found attention sdpa.*Set sft\.exec\.attention: eager"):
-        features.make(features.Config(attention=features.Attention(weight=1.0)), context)
-
-
 def test_projections_keep_lengths_and_depend_on_the_seed_alone() -> None:
     import torch
 
