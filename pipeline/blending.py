@@ -19,6 +19,7 @@ Short = Literal["error", "take_less", "repeat"]
 Kind = tuple[str | None, ...]
 """What an example is in each dimension that has shares; None in one that does not apply to it."""
 
+_ROUNDING = 1e-6  # of an example or token: what shares such as .07 leave over in floating point
 SHINGLE_WORDS = 3
 SKETCH = 256  # hashes kept of a text
 
@@ -79,14 +80,25 @@ def quotas(
         total = scarcest if size is None else min(size, scarcest)
     else:
         total = size
+        needed = {kind: math.ceil(share * size - _ROUNDING) for kind, share in wanted.items()}
         lacking = [
-            f"{named(kind)}: {available.get(kind, 0):,} of {math.ceil(share * size):,}"
+            f"{named(kind)}: {available.get(kind, 0):,} of {needed[kind]:,}"
             for kind, share in wanted.items()
-            if reach[kind] < size
+            if available.get(kind, 0) < share * size - _ROUNDING
         ]
         if lacking:
             raise Shortage(f"too few examples of {'; '.join(lacking)}")
     return {kind: share * total for kind, share in wanted.items()}
+
+
+def rounded(quota: Mapping[Kind, float]) -> dict[Kind, float]:
+    """Quotas of examples as whole numbers that sum to what they sum to, rounded (the method of largest remainders)."""
+    whole = {kind: math.floor(amount + _ROUNDING) for kind, amount in quota.items()}
+    left = math.floor(sum(quota.values()) + 0.5) - sum(whole.values())
+    by_remainder = sorted(
+        quota, key=lambda kind: (round(whole[kind] - quota[kind], 6), [value or "" for value in kind])
+    )
+    return {kind: float(whole[kind] + (kind in by_remainder[:left])) for kind in quota}
 
 
 def named(kind: Kind) -> str:
@@ -98,7 +110,7 @@ def taken(items: Iterable[Item], quota: Mapping[Kind, float], repeat_limit: int 
     """How often each example is taken: id -> times, those not taken left out.
 
     A kind's quota is filled with the best example of each problem first, then with the second ones, in an order that
-    ids alone decide. The last example is taken where more than half of it still fits.
+    ids alone decide. One that does not fit is passed over; the last is taken where at least half of it still fits.
     """
     groups: dict[Kind, list[Item]] = defaultdict(list)
     for item in items:
@@ -108,10 +120,11 @@ def taken(items: Iterable[Item], quota: Mapping[Kind, float], repeat_limit: int 
         group.sort(key=lambda item: (item.rank, content_id("blend", item.id)))
         left = quota.get(kind, 0.0)
         for item in group * repeat_limit:
-            if item.amount > 2 * left:
+            if left <= _ROUNDING:
                 break
-            times[item.id] += 1
-            left -= item.amount
+            if item.amount <= 2 * left + _ROUNDING:
+                times[item.id] += 1
+                left -= item.amount
     return times
 
 

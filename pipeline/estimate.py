@@ -14,7 +14,6 @@ from pipeline.runner import Runner
 from pipeline.stage import Bill
 
 BYTES_PER_TOKEN = 12  # of journal and shards together, for text and token ids of a completion
-LABEL_BYTES = 3.0  # of journal and shards together, for one candidate of a token where soft labels are kept
 
 
 def variants(run: Run) -> Bill | None:
@@ -45,7 +44,7 @@ def estimate(run: Run) -> list[str]:
     else:
         lines.append(f"Tokens to generate: about {bill.tokens:,}, by the mean of this teacher's stored completions.")
     tokens = limit if bill.tokens is None else bill.tokens
-    each = BYTES_PER_TOKEN + LABEL_BYTES * config.logprobs * labellers(run)
+    each = BYTES_PER_TOKEN + config.label_bytes(run.recipe.teachers)
     lines.append(f"Disk: about {tokens * each / 1e6:,.1f} MB.")
     timed = last_timed(run)
     if timed is None:
@@ -56,13 +55,6 @@ def estimate(run: Run) -> list[str]:
             f"Time: about {tokens / speed / 3600:.2f} h at {speed:,.0f} tokens/s, as run {timed.run} measured."
         )
     return lines
-
-
-def labellers(run: Run) -> int:
-    """How many teachers label a trace, at most."""
-    config: Any = run.recipe.sections["generate"]
-    teachers = run.recipe.teachers
-    return max(sum(bool(config.labels(name, of)) for name in teachers) for of in teachers)
 
 
 def last_timed(run: Run) -> Manifest | None:

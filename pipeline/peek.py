@@ -101,7 +101,10 @@ def _asked(run: Run, dataset: str, problem: str) -> Callable[[dict[str, Any]], b
 
 def _reasons(row: dict[str, Any]) -> list[str | None]:
     kept = "kept" if row.get("kept") else None
-    return [row.get("reason"), row.get("outcome"), row.get("finish"), kept, *(row.get("reasons") or [])]
+    of_model = (
+        f"{row['model']}_{row['outcome']}" if "model" in row and "outcome" in row else None
+    )  # as eval counts them
+    return [row.get("reason"), row.get("outcome"), row.get("finish"), kept, of_model, *(row.get("reasons") or [])]
 
 
 def none_match(run: Run, stage: str, reason: str) -> str:

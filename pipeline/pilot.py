@@ -17,6 +17,9 @@ from pipeline.statistics import Estimate, mean_interval, scaled_mean
 
 PILOT_FILE = "pilot.json"
 LEAST_PROBLEMS = 32  # fewer say little of a tail
+LABEL_BYTES = (
+    1.3  # journal and Parquet together, of one candidate of a token's soft labels (tests/bench/soft_labels.py)
+)
 DISK_FACTOR = 1.31  # journal and Parquet together, over the bytes of the rows as JSON (tests/bench/store_bytes.py)
 
 
@@ -49,22 +52,25 @@ def measured(rows: Iterable[Mapping[str, Any]], judge: Callable[[str, Mapping[st
         )
 
 
-def predict(sampled: Sequence[Sampled], problems: int, tokens_per_s: float) -> dict[str, Any]:
-    """What `problems` problems will take and give, as JSON values {value, interval}; hours are None without a speed."""
+def predict(sampled: Sequence[Sampled], problems: int, tokens_per_s: float, label_bytes: float = 0.0) -> dict[str, Any]:
+    """What `problems` problems will take and give, as JSON values {value, interval}; hours are None without a speed.
+
+    label_bytes: on disk, of the soft labels of a token.
+    """
     groups: dict[str, list[Sampled]] = {}
     for one in sampled:
         groups.setdefault(one.problem_id, []).append(one)
     each = list(groups.values())
     samples = max(map(len, each), default=1)
     tokens = [float(sum(one.tokens for one in group)) for group in each]
-    disk = [float(sum(one.bytes for one in group)) for group in each]
+    disk = [float(sum(one.bytes * DISK_FACTOR + one.tokens * label_bytes for one in group)) for group in each]
     cut = [sum(one.truncated for one in group) / len(group) for group in each]
     decided = [[one for one in group if one.right is not None] for group in each]
     right = [sum(bool(one.right) for one in group) / len(group) for group in decided if group]
     return {
         "completion_tokens": _values(scaled_mean(tokens, problems)),
         "hours": _values(scaled_mean(tokens, problems / tokens_per_s / 3600)) if tokens_per_s else None,
-        "disk_bytes": _values(scaled_mean(disk, problems * DISK_FACTOR)),
+        "disk_bytes": _values(scaled_mean(disk, problems)),
         "truncated_share": _values(mean_interval(cut, samples)),
         "right_share": _values(mean_interval(right, samples)),
     }
@@ -115,11 +121,12 @@ def note(
     sampled: Sequence[Sampled],
     of: int,
     speed: float,
+    label_bytes: float,
 ) -> dict[str, Any]:
     """Write a pilot into generate's folder; returns what is written.
 
     about: its `subject`. of: how many problems there are in all. speed: tokens a second, 0 where all was stored and
-    nothing was timed; then the pilot that bought it, of the same teachers, has it.
+    nothing was timed; then the pilot that bought it, of the same teachers, has it. label_bytes: see `predict`.
     """
     last = read(folder) or {}
     tokens_per_s = speed or (last.get("tokens_per_s", 0.0) if last.get("weights") == weights else 0.0)
@@ -131,7 +138,7 @@ def note(
         "of_problems": of,
         "completions": len(sampled),
         "tokens_per_s": round(tokens_per_s, 1),
-        "predicted": predict(sampled, of, tokens_per_s),
+        "predicted": predict(sampled, of, tokens_per_s, label_bytes),
     }
     write_durably(folder / PILOT_FILE, json.dumps(result, indent=1) + "\n")
     return result

@@ -11,7 +11,7 @@ from typing import Any, ClassVar, Literal
 from pydantic import Field, model_validator
 
 from pipeline import general
-from pipeline.blending import Item, Kind, Short, Shortage, kind_shares, quotas, taken
+from pipeline.blending import Item, Kind, Short, Shortage, kind_shares, quotas, rounded, taken
 from pipeline.choosing import Candidate
 from pipeline.section import Section
 from pipeline.sources import Candidate as Row
@@ -118,7 +118,9 @@ def blended(
     if wishes.domain_shares:
         items += general_items(wishes, rows, {domains[one.problem_id] for one in passing})
     shares = kind_shares((item.kind for item in items), wishes.dimensions)
-    times = taken(items, _quota(wishes, items, shares), wishes.repeat_limit if wishes.short == "repeat" else 1)
+    quota = _quota(wishes, items, shares)
+    quota = rounded(quota) if wishes.shares_by == "rows" else quota
+    times = taken(items, quota, wishes.repeat_limit if wishes.short == "repeat" else 1)
     held = {one.id for one in passing if validates(one.problem_id)}
     held |= {general.example_id(row) for row in rows if validates(row.id)}
     times = Counter({key: 1 if key in held else count for key, count in times.items()})
@@ -131,7 +133,9 @@ def blended(
     ]
     if not wishes.domain_shares:
         times.update(once)
-    return Decision(final, times, blend_facts(items, shares, times))
+    lacking = set(wishes.domain_shares) - {kind[0] for kind, share in shares.items() if share > 0}
+    absent = {name: wishes.domain_shares[name] for name in sorted(lacking) if wishes.domain_shares[name] > 0}
+    return Decision(final, times, blend_facts(items, shares, times, absent))
 
 
 def _quota(wishes: Shares, items: Sequence[Item], shares: Mapping[Kind, float]) -> dict[Kind, float]:
@@ -142,7 +146,7 @@ def _quota(wishes: Shares, items: Sequence[Item], shares: Mapping[Kind, float]) 
     missing: dict[Kind, float] = {
         (name, None, None): share for name, share in wishes.domain_shares.items() if share > 0
     }
-    there = {kind[0] for kind in available}
+    there = {kind[0] for kind, share in shares.items() if share > 0}
     asked = {kind: share for kind, share in missing.items() if kind[0] not in there and wishes.short == "error"}
     try:
         quota = quotas(available, {**shares, **asked}, wishes.size, wishes.short, wishes.repeat_limit)
@@ -153,8 +157,8 @@ def _quota(wishes: Shares, items: Sequence[Item], shares: Mapping[Kind, float]) 
         ) from error
     if not all(quota.values()) and asked:
         raise Shortage(
-            f"mix cannot hold its shares: nothing passed of {', '.join(str(kind[0]) for kind in asked)}. Change "
-            f"domain_shares, or set mix.short to take_less or repeat."
+            f"mix cannot hold its shares: nothing passed of {', '.join(str(kind[0]) for kind in asked)}, or nothing of "
+            f"a teacher and length that have a share. Change the shares, or set mix.short to take_less or repeat."
         )
     return quota
 
@@ -176,8 +180,12 @@ def general_items(wishes: Shares, rows: Sequence[Row], domains: set[str]) -> lis
     ]
 
 
-def blend_facts(items: Sequence[Item], shares: Mapping[Kind, float], times: Mapping[str, int]) -> list[dict[str, Any]]:
-    """Of each kind: what there was, what was taken (repeats counted), the share asked for and the share it has."""
+def blend_facts(
+    items: Sequence[Item], shares: Mapping[Kind, float], times: Mapping[str, int], absent: Mapping[str, float]
+) -> list[dict[str, Any]]:
+    """Of each kind: what there was, what was taken (repeats counted), the share asked for and the share it has; at last
+    the domains that have a share and no example of a kind with one.
+    """
     there: Counter[Kind] = Counter()
     got: Counter[Kind] = Counter()
     for item in items:
@@ -195,4 +203,8 @@ def blend_facts(items: Sequence[Item], shares: Mapping[Kind, float], times: Mapp
             "share": round(got[kind] / whole, 6),
         }
         for kind in sorted(there, key=lambda kind: tuple(value or "" for value in kind))
+    ] + [
+        {"domain": name, "teacher": None, "length": None}
+        | {"available": 0, "taken": 0, "share_asked": round(share, 6), "share": 0.0}
+        for name, share in absent.items()
     ]

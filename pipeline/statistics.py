@@ -14,6 +14,7 @@ import numpy as np
 CONFIDENCE = 0.95
 RESAMPLES = 10_000
 _RESAMPLES_AT_ONCE = 500
+_NOTHING = 1e-9  # sums of shares such as 2/3 that differ by less are equal: a single answer makes far more
 
 
 @dataclass(frozen=True)
@@ -150,7 +151,7 @@ def paired_interval(a: Sequence[float], b: Sequence[float]) -> Estimate:
     mean = float(differences.mean())
     if questions == 1:
         return Estimate(mean, -1.0, 1.0)
-    if float(np.ptp(differences)) == 0.0:
+    if float(np.ptp(differences)) < _NOTHING:
         differences = np.append(differences, (1.0, -1.0))
     centre = float(differences.mean())
     half = _t(len(differences) - 1) * math.sqrt(float(differences.var(ddof=1)) / len(differences))
@@ -169,7 +170,7 @@ def gap_recovered(student: Sequence[float], base: Sequence[float], teacher: Sequ
     floor = _paired(base, len(student))
     gains, gaps = _paired(student) - floor, _paired(teacher, len(student)) - floor
     questions = len(gains)
-    if questions == 0 or gaps.sum() <= 0:
+    if questions == 0 or gaps.sum() < _NOTHING:
         return NOTHING
     draw = np.random.default_rng(seed)
     low, high = np.empty(RESAMPLES), np.empty(RESAMPLES)
@@ -177,13 +178,13 @@ def gap_recovered(student: Sequence[float], base: Sequence[float], teacher: Sequ
         picked = draw.integers(0, questions, size=(_RESAMPLES_AT_ONCE, questions))
         gain, gap = gains[picked].sum(axis=1), gaps[picked].sum(axis=1)
         here = slice(start, start + _RESAMPLES_AT_ONCE)
-        open_gap = gap > 1e-12
+        open_gap = gap > _NOTHING
         ratio = np.divide(gain, gap, out=np.zeros_like(gain), where=open_gap)
         low[here] = np.where(open_gap, ratio, -np.inf)
         high[here] = np.where(open_gap, ratio, np.inf)
     tail, value = (1 - CONFIDENCE) / 2, float(gains.sum() / gaps.sum())
     known = low[np.isfinite(low)]
-    if not len(known) or float(np.ptp(known)) < 1e-12:
+    if not len(known) or float(np.ptp(known)) < _NOTHING:
         return Estimate(value, None, None)
     return Estimate(
         value,

@@ -145,8 +145,8 @@ def base_roles(config: Config, student: Role, teacher: Role) -> dict[str, Role]:
 
 
 def questions(config: Config, inputs: Inputs) -> dict[str, Row]:
-    """The held-out problems by id. Raises StageError where the block has none, and where this machine cannot judge
-    what it has, before a model is asked.
+    """The held-out problems by id, each with the `references` of its whole task. Raises StageError where the block has
+    none, and where this machine cannot judge what it has, before a model is asked.
     """
     rows = inputs.table("problems").to_pylist()
     found = {row["id"]: row for row in rows if row["split"] == config.split}
@@ -157,7 +157,10 @@ def questions(config: Config, inputs: Inputs) -> dict[str, Row]:
         )
     if why := lacking(row["verifier"] for row in found.values()):
         raise StageError(f"Some questions cannot be judged on this machine: {why}")
-    return found
+    references: dict[str, set[str]] = {}
+    for row in found.values():
+        references.setdefault(row["task"], set()).add(row["answer"])
+    return {key: row | {"references": references[row["task"]]} for key, row in found.items()}
 
 
 def order_of(config: Config, inputs: Inputs, subject: Subject, known: Mapping[str, Row]) -> Order:
@@ -204,7 +207,8 @@ def classes(question: Row, verdict: Row) -> tuple[str | None, str | None]:
     if question["verifier"] != "label":
         return None, None
     given = json.loads(verdict["detail"])["answer"]
-    return label.classes(given, question["answer"], json.loads(question["verifier_data"] or "{}")) or (None, None)
+    data = json.loads(question["verifier_data"] or "{}")
+    return label.classes(given, question["answer"], data, question["references"]) or (None, None)
 
 
 @dataclass
@@ -454,7 +458,7 @@ def tell(config: Config, output: Output, subject: Subject, answers: Sequence[sco
 
 STAGE = Stage(
     name="eval",
-    version=3,
+    version=4,
     config=Config,
     run=run,
     reads={

@@ -5,7 +5,7 @@ its continuation is the row, and names it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -85,6 +85,14 @@ class Config(Section):
     def labels(self, teacher: str, of: str) -> bool:
         """Whether a teacher labels the traces of one, both by their names."""
         return teacher == of or self.labelled_by == "all" or teacher in self.further_labellers()
+
+    def labellers(self, teachers: Collection[str]) -> int:
+        """How many of the teachers label a trace, at most."""
+        return max(sum(self.labels(name, of) for name in teachers) for of in teachers)
+
+    def label_bytes(self, teachers: Collection[str]) -> float:
+        """Bytes on disk that the soft labels of a token take, about."""
+        return pilots.LABEL_BYTES * self.logprobs * self.labellers(teachers)
 
     def further_labellers(self) -> tuple[str, ...]:
         """The teachers that are named to label others' traces too."""
@@ -433,7 +441,10 @@ def pilot(config: Config, inputs: Inputs, output: Output, share: float) -> dict[
             sampled += pilots.measured(orders.completions(few, store), judge)
     weights = {name: order.weights for name, order in made.items()}
     speed, about = sampling.together(figures).tokens_per_s, pilots.subject(declared(config), made)
-    return pilots.note(output.folder, about, share, weights, sampled, len(ids), speed)
+    if config.labelled_by != "own":
+        output.say("The hours leave out the further teachers' scoring, which a pilot does not rehearse.")
+    labels = config.label_bytes(inputs.teachers)
+    return pilots.note(output.folder, about, share, weights, sampled, len(ids), speed, labels)
 
 
 def _among(order: Order, part: set[str]) -> Iterator[Row]:

@@ -370,6 +370,9 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
             splits.update(table.column("split").to_pylist())
             output.write("examples", table)
             output.progress(Progress(splits.total(), None, "examples"))
+    for row in decision.blend:
+        if row["share_asked"] and not row["available"]:
+            output.say(f"mix.domain_shares asks for {row['share_asked']:.1%} of {row['domain']}, and there is none.")
     output.facts.update(
         funnel=funnel(counts),
         funnel_by_task=funnels(decided, lambda one: problems[one.problem_id]["task"]),
@@ -413,7 +416,7 @@ _VERDICT_COLUMNS = ("id", "outcome", "reasons", "detail")
 
 STAGE = Stage(
     name="mix",
-    version=5,
+    version=6,
     config=Config,
     run=run,
     reads={

@@ -3,7 +3,7 @@ answer that talks about a class it decides nothing.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 from pipeline.text import fold, words
@@ -36,12 +36,19 @@ def judge(given: str, gold: str, data: dict[str, Any]) -> Judgement:
     return wrong(error="the answer is none of the labels")
 
 
-def classes(given: str | None, gold: str, data: dict[str, Any]) -> tuple[str, str | None] | None:
-    """The labels, folded, of a reference and of an answer (None: it names none); None where the reference has none."""
+def classes(
+    given: str | None, gold: str, data: dict[str, Any], known: Iterable[str] = ()
+) -> tuple[str, str | None] | None:
+    """The labels, folded, of a reference and of an answer (None: it names none); None where the reference has none.
+
+    `known` are the references of the whole task: without `labels` in `data`, those are the classes that there are.
+    """
     try:
         names = _names(data)
     except ValueError:
         return None
+    for other in () if data.get("labels") else known:
+        names.setdefault(fold(plain(other)), fold(plain(other)))
     expected = _expected(gold, data, names)
     if not expected:
         return None

@@ -5,7 +5,7 @@ from collections import Counter
 
 import pytest
 
-from pipeline.blending import Item, Shortage, jaccard, kind_shares, quotas, sketch, taken, unlike_first
+from pipeline.blending import Item, Shortage, jaccard, kind_shares, quotas, rounded, sketch, taken, unlike_first
 
 MATHS, CODE = ("math",), ("code",)
 
@@ -34,6 +34,33 @@ def test_running_short_is_an_error_that_says_of_what_and_how_much() -> None:
         quotas({MATHS: 300, CODE: 25}, {MATHS: 0.75, CODE: 0.25}, 200, "error", 4)
     with pytest.raises(Shortage, match="no example is of a kind that has a share"):
         quotas({MATHS: 300}, {MATHS: 0.0}, None, "error", 4)
+
+
+def test_exactly_enough_is_enough_whatever_floating_point_makes_of_the_shares() -> None:
+    for per_cent in range(1, 100):
+        for size in range(100, 5100, 100):
+            there = {MATHS: per_cent * size // 100, CODE: size - per_cent * size // 100}
+            found = quotas(there, {MATHS: per_cent / 100, CODE: 1 - per_cent / 100}, size, "error", 1)
+            assert rounded(found) == there
+    with pytest.raises(Shortage, match="too few examples of code: 6 of 7"):
+        quotas({MATHS: 50, CODE: 6}, {MATHS: 0.86, CODE: 0.14}, 50, "error", 4)
+
+
+@pytest.mark.parametrize(
+    ("shares", "size"), [([1 / 8] * 8, 20), ([1 / 8] * 8, 100), ([1 / 3] * 3, 100), ([0.5, 0.3, 0.2], 1)]
+)
+def test_rounded_quotas_sum_to_the_size_and_are_within_one_of_their_shares(shares: list[float], size: int) -> None:
+    quota = {(str(number),): share * size for number, share in enumerate(shares)}
+    found = rounded(quota)
+    assert sum(found.values()) == size
+    assert all(abs(found[kind] - amount) < 1 and found[kind].is_integer() for kind, amount in quota.items())
+    assert found == rounded(dict(reversed(quota.items())))
+
+
+def test_an_example_that_does_not_fit_is_passed_over() -> None:
+    items = [Item("large", MATHS, 30_000), *(Item(f"{number}", MATHS, 100) for number in range(200))]
+    times = taken(items, {MATHS: 10_000.0})
+    assert ("large" in times, len(times)) == (False, 100)
 
 
 def test_shares_of_a_further_dimension_divide_what_is_there() -> None:

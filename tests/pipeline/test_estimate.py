@@ -1,11 +1,13 @@
 """The plan's time comes from the newest run that timed this teacher, whatever else lies in the data folder."""
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
-from pipeline.estimate import estimate, labellers, last_timed
+from pipeline.estimate import estimate, last_timed
 from pipeline.manifest import write_record
+from pipeline.pilot import LABEL_BYTES
 from pipeline.recipe import check
 from pipeline.run import Run
 from pipeline.runner import Runner
@@ -44,10 +46,12 @@ def test_a_manifest_that_cannot_be_read_is_passed_over(tmp_path: Path, damage: s
 @pytest.mark.parametrize(
     ("by", "expected"), [("own", 1), ("all", 3), (["second"], 2), (["second", "teacher", "third"], 3)]
 )
-def test_a_trace_is_labelled_by_its_own_teacher_and_those_named(tmp_path: Path, by: object, expected: int) -> None:
+def test_a_trace_is_labelled_by_its_own_teacher_and_those_named(by: object, expected: int) -> None:
     more = {name: {"model": name} for name in ("second", "third")}
-    values = RECIPE | {"more_teachers": more, "generate": {"logprobs": 5, "labelled_by": by}}
-    assert labellers(Run(check(values, "mine", "mine"), data=tmp_path)) == expected
+    found = check(RECIPE | {"more_teachers": more, "generate": {"logprobs": 5, "labelled_by": by}}, "mine", "mine")
+    config: Any = found.sections["generate"]
+    assert config.labellers(found.teachers) == expected
+    assert config.label_bytes(found.teachers) == pytest.approx(LABEL_BYTES * 5 * expected)
 
 
 @pytest.mark.parametrize(

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from pipeline import shards
+from pipeline import peek, shards
 from pipeline.manifest import read_manifest
 from pipeline.peek import none_match, rows
 from tests import synthetic
@@ -95,6 +95,12 @@ def test_of_traces_and_problems_only_what_is_shown_is_read(run: Any, monkeypatch
     assert [name for name, _ in read].count("verify") == 1
     assert {columns for name, columns in read if name == "generate"} == {("id", "problem_id", "raw")}
     assert {columns for name, columns in read if name == "seed"} == {("id", "text", "answer")}
+
+
+def test_the_reasons_that_eval_counts_are_those_of_its_rows() -> None:
+    score = {"model": "teacher", "outcome": "fail", "reasons": ["wrong_answer"], "finish": "stop"}
+    assert {"teacher_fail", "fail", "wrong_answer", "stop"} <= set(peek._reasons(score))
+    assert "pass" in peek._reasons({"outcome": "pass", "reasons": []})
 
 
 def test_where_no_row_matches_the_reasons_that_there_are_are_named(run: Any) -> None:

@@ -59,6 +59,8 @@ def test_hours_and_disk_follow_the_tokens_and_the_speed() -> None:
     assert found["completion_tokens"]["value"] == 2000
     assert found["hours"]["value"] == pytest.approx(2000 / 200 / 3600)
     assert found["disk_bytes"]["value"] == pytest.approx(10_000 * DISK_FACTOR)
+    labelled = predict([Sampled("a", 100, 500, False, True), Sampled("b", 300, 1500, True, None)], 10, 200.0, 65.0)
+    assert labelled["disk_bytes"]["value"] == pytest.approx(10_000 * DISK_FACTOR + 2000 * 65)
     assert found["truncated_share"]["value"] == 0.5
     assert found["right_share"]["value"] == 1.0  # an undecided answer is neither right nor wrong
     assert predict([], 10, 0.0)["hours"] is None

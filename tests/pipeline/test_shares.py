@@ -36,6 +36,23 @@ def test_a_domain_that_is_not_there_is_an_error_or_left_out() -> None:
     assert set(mixed(Shares(domain_shares=shares, short="take_less"), some, domains).values()) == {"kept"}
 
 
+def test_a_domain_without_a_teacher_that_has_a_share_is_an_error_or_told() -> None:
+    some = [trace(n, "one" if n < 4 else "two", problem_id=f"p{n}", sample=0) for n in range(8)]
+    domains = {f"p{n}": "math" if n < 4 else "code" for n in range(8)}
+    places = dict.fromkeys((one.id for one in some), 0)
+    wishes = Shares(domain_shares={"math": 0.5, "code": 0.4, "art": 0.1}, teacher_shares={"one": 1.0}, size=4)
+    with pytest.raises(Shortage, match="too few examples of code: 0 of 2; art: 0 of 1"):
+        blended(wishes, some, places, domains)
+    less = wishes.model_copy(update={"short": "take_less"})
+    rows = blended(less, some, places, domains).blend
+    assert [(row["domain"], row["available"], row["taken"], row["share_asked"]) for row in rows] == [
+        ("code", 4, 0, 0.0),
+        ("math", 4, 2, 0.5),
+        ("art", 0, 0, 0.1),
+        ("code", 0, 0, 0.4),
+    ]
+
+
 def test_teachers_and_lengths_have_shares_within_their_domain() -> None:
     some = [trace(n, "one" if n < 10 else "two", problem_id=f"p{n}", sample=0) for n in range(20)]
     domains = {f"p{n}": "math" for n in range(20)}

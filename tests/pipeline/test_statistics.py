@@ -141,6 +141,15 @@ def test_equal_differences_still_have_a_width() -> None:
     assert 0.02 < found.high < 0.15
 
 
+def test_what_floating_point_leaves_over_is_no_difference_and_no_gap() -> None:
+    third = 1 / 3
+    teacher, base, student = (0.0, 3 * third, third), (1.0, third, 0.0), (third, third, third)
+    assert sum(teacher) - sum(base) == pytest.approx(0, abs=1e-12)
+    assert gap_recovered(student, base, teacher) == Estimate(None, None, None)
+    found = paired_interval([2 / 3, 1, 2 / 3, 1], [third, 2 / 3, third, 2 / 3])
+    assert found.high - found.low > 0.5
+
+
 def test_different_questions_cannot_be_paired() -> None:
     with pytest.raises(ValueError, match="2 questions beside 3"):
         paired_interval([0.0, 1.0, 1.0], [0.0, 1.0])

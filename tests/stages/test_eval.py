@@ -171,6 +171,18 @@ def test_a_classification_is_told_class_by_class(tmp_path: Path, fake: Fake) -> 
     assert any("right (8 answers): precision 1.000, recall 0.500, F1 0.667" in line for line in output.lines)
 
 
+def test_without_labels_a_wrong_class_is_a_false_alarm_of_another(tmp_path: Path, fake: Fake) -> None:
+    given = inputs(tmp_path)
+    rows = [{**problem(number), "task": "one", "verifier": "label"} for number in range(8)]
+    for row in rows[6:]:
+        row["answer"] = "0"  # what each model says wherever it is wrong
+    given._tables["problems"] = as_table(rows, PROBLEM)
+    output = DeskOutput(tmp_path)
+    run(Config(exec={"workers": 1}), given, output)
+    found = output.facts["models"]["student"]["classes"]["0"]
+    assert found == {"answers": 2, "precision": 2 / 4, "recall": 1.0, "f1": 2 * 2 / (4 + 2)}
+
+
 def test_nothing_is_asked_twice(tmp_path: Path, fake: Fake) -> None:
     run(Config(exec={"workers": 1}), inputs(tmp_path), DeskOutput(tmp_path))
     assert len(fake.asked) == 24

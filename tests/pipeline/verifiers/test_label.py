@@ -78,3 +78,19 @@ def test_the_classes_of_a_pair_are_the_labels_and_none_where_none_is_named(
     given: str | None, gold: str, data: dict[str, Any], found: tuple[str, str | None] | None
 ) -> None:
     assert classes(given, gold, data) == found
+
+
+@pytest.mark.parametrize(
+    ("given", "data", "said"),
+    [
+        ("Positive.", {}, "positive"),
+        ("the label is negative", {}, "negative"),
+        ("neutral", {}, None),
+        ("positive", {"labels": ["negative", "neutral"]}, None),
+        ("positive", {"synonyms": {"negative": ["positive"]}}, "negative"),
+    ],
+)
+def test_without_labels_the_classes_are_the_references_of_the_task(
+    given: str, data: dict[str, Any], said: str | None
+) -> None:
+    assert classes(given, "negative", data, {"negative", "Positive"}) == ("negative", said)
