@@ -151,7 +151,7 @@ def compares_lengths(config: Config) -> bool:
 
 STAGE = Stage(
     name="filter",
-    version=4,
+    version=5,
     config=Config,
     run=run,
     reads={

@@ -428,7 +428,7 @@ WRITER_WORDS = (
 
 STAGE = Stage(
     name="seed",
-    version=6,
+    version=7,
     config=Config,
     run=run,
     reads={},

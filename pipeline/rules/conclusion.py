@@ -51,7 +51,7 @@ def conclusion(reasoning: str) -> str | None:
 
 def differ(one: str, other: str) -> bool:
     """Whether two answers are certainly not the same: two numbers of the same kind, or two letters. A decimal and its
-    rounding are the same; so are a number with a unit, or a percent sign, and one without.
+    rounding are the same; of numbers with different units, or of which one has none, nothing is certain.
     """
     if max(len(one), len(other)) > _LONGEST:
         return False
@@ -63,8 +63,8 @@ def differ(one: str, other: str) -> bool:
     if number is None or other_number is None:
         return False
     (value, decimals, unit), (other_value, other_decimals, other_unit) = number, other_number
-    if unit and other_unit and unit != other_unit:
-        return False  # 1 m and 100 cm
+    if unit != other_unit and "%" not in (unit, other_unit):
+        return False  # 1 m and 100 cm, 5 million and 5000000, 2pi and 6.28
     coarse = min(decimals, other_decimals)
     near = Fraction(1, 10**coarse) if decimals != other_decimals else Fraction(0)
     scales = (1, 100, Fraction(1, 100)) if "%" in (unit, other_unit) else (1,)
@@ -73,7 +73,9 @@ def differ(one: str, other: str) -> bool:
 
 def _number(text: str) -> tuple[Fraction, int, str] | None:
     """Value, digits after the point (a great many for a fraction, which is exact) and what stands after it."""
-    text = text.removeprefix("\\$").removeprefix("$").rpartition("=")[2].strip()
+    text = text.rpartition("=")[2].strip()
+    money = text.startswith(("$", "\\$"))
+    text = text.removeprefix("\\$").removeprefix("$").strip()
     match = _RATIO.match(text)
     if match is not None:
         upper, lower = int(match[2] or match[4]), int(match[3] or match[5])
@@ -86,7 +88,7 @@ def _number(text: str) -> tuple[Fraction, int, str] | None:
             return None
         whole, after = match[2].replace(",", ""), match[3] or ""
         value, decimals = Fraction(int(whole + after), 10 ** len(after)), len(after)
-    unit = _WRAPPING.sub("", text[match.end() :])
+    unit = _WRAPPING.sub("", text[match.end() :]) or ("dollars" if money else "")
     if unit and unit != "%" and not unit.isalpha():
         return None  # a formula, a pair, a list
     return (-value if match[1] == "-" else value), decimals, unit

@@ -7,6 +7,7 @@ import csv
 import io
 import json
 import sys
+from collections import Counter
 from collections.abc import Callable, Collection, Iterator
 from functools import partial
 from pathlib import Path
@@ -49,7 +50,7 @@ def candidates(source: FileSource, root: Path) -> Iterator[Candidate]:
     mapped = {column for column in source.columns.model_dump().values() if column is not None}
     readers: dict[str, Callable[[Path], Iterator[Row]]] = {
         ".jsonl": _jsonl,
-        ".csv": _csv,
+        ".csv": partial(_csv, mapped=mapped),
         ".parquet": partial(_parquet, mapped=mapped),
     }
     # Columns are looked for in every row: a JSONL row may leave out what it has no value for.
@@ -106,7 +107,7 @@ def _jsonl(path: Path) -> Iterator[Row]:
         yield place, row
 
 
-def _csv(path: Path) -> Iterator[Row]:
+def _csv(path: Path, mapped: Collection[str]) -> Iterator[Row]:
     # Bad bytes pass through as lone surrogates, so that the other rows can be read around them.
     csv.field_size_limit(sys.maxsize)  # the module's own is 128 KiB, which a long document passes
     text = path.read_bytes().removeprefix(_BYTE_ORDER_MARK).decode("utf-8", "surrogateescape")
@@ -121,6 +122,12 @@ def _csv(path: Path) -> Iterator[Row]:
             raw = ",".join(row).encode("utf-8", "surrogateescape")
             if header is None:
                 header = row
+                doubled = [name for name, count in Counter(header).items() if count > 1 and name in mapped]
+                if doubled:
+                    raise SourceError(
+                        f"{path}, {place}: the column {doubled[0]!r} stands twice in the header; expected it once. "
+                        f"Give one of them another name, or map another column"
+                    )
                 continue
             if len(row) != len(header):
                 raise SourceError(

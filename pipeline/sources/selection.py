@@ -3,8 +3,10 @@
 It opens no source and writes nothing; every refused candidate stays with its reason.
 """
 
+import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import replace
+from fractions import Fraction
 from itertools import islice
 from typing import Any, Literal
 
@@ -14,12 +16,15 @@ from pipeline.similarity.minhash import Shingling
 from pipeline.similarity.ngrams import Overlap, Reference
 from pipeline.similarity.repeats import repeats
 from pipeline.sources.candidate import TRAIN, Candidate, SourceError
+from pipeline.sources.columns import WITHOUT_ANSWER
 from pipeline.text import fold
 from pipeline.verifiers import UNVERIFIABLE
+from pipeline.verifiers.plain import plain
 
 TRAIN_DRAWS = 3  # times the training problems asked of a generator: no more items are drawn for them
 HELD_OUT_DRAWS = 10  # likewise for a held-out block, which must come out whole
 
+_NUMBER = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d{1,40})(?:\.\d{1,40}|/\d{1,40})?")
 Survivor = Literal["smallest_id", "first_source", "shortest"]
 
 # A candidate with its origin: the position of its source in the recipe.
@@ -173,7 +178,7 @@ class Selection:
         order of rows decides nothing, and no variant costs a source's own problem.
         """
         ordered = sorted(rows, key=lambda found: (found[1].id, found[1].verifier == UNVERIFIABLE, found[1].place))
-        disputed = self._disputed | _disputed(found for found in ordered if found[1].verifier != UNVERIFIABLE)
+        disputed = self._disputed | _disputed(ordered)
         left: dict[str, Found] = {}
         for origin, row in ordered:
             known = self.accepted.get(row.id) or left.get(row.id)
@@ -262,7 +267,7 @@ class Selection:
     def _dispute(self, candidate: Candidate) -> bool:
         """Whether the text has two answers by now. A problem made of it before is taken back."""
         known = self.accepted.get(candidate.id)
-        if known is not None and fold(known[1].answer) != fold(candidate.answer):
+        if known is not None and not _same_answer(known[1], candidate):
             self._disputed.add(candidate.id)
             self.reject(*self.accepted.pop(candidate.id), "conflicting_answer")
         return candidate.id in self._disputed
@@ -270,11 +275,22 @@ class Selection:
 
 def _same_answer(one: Candidate, other: Candidate) -> bool:
     """Whether two candidates have one answer, as far as is known."""
-    return not _answers_known(one, other) or fold(one.answer) == fold(other.answer)
+    return not _answers_known(one, other) or _answer(one) == _answer(other)
 
 
 def _answers_known(one: Candidate, other: Candidate) -> bool:
-    return UNVERIFIABLE not in (one.verifier, other.verifier)
+    return {one.verifier, other.verifier}.isdisjoint(WITHOUT_ANSWER)
+
+
+def _answer(one: Candidate) -> str:
+    """A candidate's answer, equal for those that are one whoever reads them: typography apart, and the value of a
+    number: 1,000 is 1000.0.
+    """
+    text = fold(plain(one.answer))
+    try:
+        return str(Fraction(text.replace(",", ""))) if _NUMBER.fullmatch(text) else text
+    except ZeroDivisionError:
+        return text
 
 
 def _may_ask_the_same(one: Candidate, other: Candidate) -> bool:
@@ -289,8 +305,8 @@ def _named(twin: Candidate) -> str:
 
 
 def _disputed(rows: Iterable[Found]) -> set[str]:
-    """The ids of texts that are given with two different answers (white space, width and case apart)."""
+    """The ids of texts that are given with two different answers."""
     answers: dict[str, set[str]] = {}
     for _, row in rows:
-        answers.setdefault(row.id, set()).add(fold(row.answer))
+        answers.setdefault(row.id, set()).update(() if row.verifier in WITHOUT_ANSWER else (_answer(row),))
     return {row_id for row_id, found in answers.items() if len(found) > 1}

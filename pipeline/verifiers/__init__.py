@@ -9,7 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any, Literal
 
-VERSION = 3  # raised by hand when the same answer would be judged otherwise
+VERSION = 4  # raised by hand when the same answer would be judged otherwise
 UNVERIFIABLE = "unverifiable"  # of a problem whose answer nobody knows
 # name -> the module whose `judge` is the verifier
 VERIFIERS = {

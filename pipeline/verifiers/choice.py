@@ -10,6 +10,7 @@ from pipeline.verifiers import Judgement, right, undecided, wrong
 from pipeline.verifiers.plain import plain, untypeset
 
 _LETTER = re.compile(r"(?:(?:option|choice|answer)\s+)?\(?([a-z])\)?(?:\s*[.,:)\-]\s*|\s+|$)(.*)", re.DOTALL)
+_REASON = re.compile(r"(?:^|[,;.]|\s)\s*(?:because|since|as|which|this|that)\b.*", re.DOTALL)
 _LONE = re.compile(r"(?:(?:option|choice|answer)\s+)?\(?([a-z])\)?[.:)]?")
 
 
@@ -17,8 +18,8 @@ def judge(given: str, gold: str, data: dict[str, Any]) -> Judgement:
     """`data` is {"choices": [texts in the order of their letters]}; without choices only letters are compared.
 
     The answer and the reference each are a letter ("B", "(b)", "Option B"), a letter with its text ("B) 12"), or the
-    text of an option. An answer that names no option, or a letter with the text of another, is wrong. One that can be
-    read as two options (options that are letters themselves) is undecided.
+    text of an option; a reason may follow ("B, because ..."). An answer that names no option, or a letter with the text
+    of another, is wrong. One that can be read as two options (options that are letters themselves) is undecided.
     """
     choices = [_folded(str(choice)) for choice in data.get("choices", [])]
     expected = options(gold, choices)
@@ -43,9 +44,12 @@ def options(text: str, choices: list[str]) -> set[int]:
     if lettered is None:
         return set()
     letter, rest = _existing(lettered[1], choices), fold(plain(lettered[2]))
+    named = _REASON.sub("", rest, count=1).strip(" ,;:.()")
+    if rest and not named:
+        return letter  # and a reason for it
     if not choices:
         return letter if not re.match(r"(?:or|and|,)\b", rest) and _marked(folded) else set()
-    return {position for position in letter if choices[position] == rest}
+    return {position for position in letter if choices[position] in (rest, named)}
 
 
 def _folded(text: str) -> str:

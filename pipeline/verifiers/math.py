@@ -18,13 +18,14 @@ from pipeline.verifiers import Judgement, ranges, right, undecided, wrong
 from pipeline.verifiers.plain import numbers, plain, undelimited
 from pipeline.verifiers.ranges import Written
 from pipeline.verifiers.spelling import FUNCTIONS, balanced, parts, spelled, unexplained, unfinished, unhedged
-from pipeline.verifiers.units import Unit, beside, counted, split
+from pipeline.verifiers.units import HALVES, TEMPERATURES, Unit, beside, counted, split
 
 # Words a reader takes as text. Letters alone would be read as a product, in which "dog" equals "god".
 _TEXT = re.compile(r"[^\W\d_]+(?:[ '-][^\W\d_]+)*")
 _LONG_WORD = re.compile(r"[^\W\d_]{3,}")
 _SHORT_WORDS = {"no"}
 _LETTER = re.compile(r"[^\W\d_]")
+_TIME = re.compile(r"([01]?\d|2[0-4])(?::([0-5]\d))?")
 _WHOLE = re.compile(r"[+-]?(?:\d{1,3}(?:,\d{3})+|\d{1,1000})")
 _DECIMAL = re.compile(r"[+-]?(?:(?:\d{1,3}(?:,\d{3})+|\d{1,1000})(?:\.\d{0,1000})?|\.\d{1,1000})")
 _PERCENT = re.compile(r"\s*(?:\\?%|\\text\{\s*(?:percent|\\?%)\s*\}|\bpercent\b)$", re.IGNORECASE)
@@ -73,7 +74,7 @@ def judge(given: str, gold: str, data: dict[str, Any]) -> Judgement:
     range, a score, a date or a number with the prefix of its base is no calculation: it is compared as it is written.
     Items of a list count as often as they stand there; those of a set once. Undecided where one of the two cannot be
     parsed, where the comparison breaks, where words or letters are the same in another order, or where a range or its
-    like may be said in another way. `data` is not used.
+    like may be said in another way. Times of day are compared as such. `data` is not used.
     """
     expected, found = _digits(undelimited(plain(gold))), undelimited(plain(given))
     if not expected or not balanced(expected):
@@ -130,7 +131,13 @@ def _judge_words(expected: list[str], found: list[str]) -> Judgement:
 
 
 def _judge_sides(gold: Side, given: Side) -> Judgement:
+    times, told = (_times(gold), _times(given)), HALVES & {side.unit.name for side in (gold, given) if side.unit}
+    if all(times) and (told or ":00" in (gold.text[-3:], given.text[-3:])):  # 9:30 may be a ratio, 9:00 is none
+        one, other = times if told else (times[0][:1], times[1][:1])
+        return right() if {*one} & {*other} else wrong()
     if gold.unit and given.unit and gold.unit.dimension != given.unit.dimension:
+        if {gold.unit.name, given.unit.name} == TEMPERATURES:
+            return undecided("answer_unparseable", error="temperatures are not converted")
         return wrong(units=[gold.unit.name, given.unit.name])
     judgements = []
     for factor in _factors(gold, given):
@@ -138,6 +145,20 @@ def _judge_sides(gold: Side, given: Side) -> Judgement:
         if judgements[-1].outcome == "right":
             return judgements[-1]
     return judgements[0]
+
+
+def _times(side: Side) -> tuple[int, ...]:
+    """The minutes since midnight that a side may mean as a time of day; none where it is no time. Without AM or PM it
+    is of a clock of 24 hours, or else in the afternoon.
+    """
+    match = _TIME.fullmatch(side.text.strip())
+    if match is None or (side.unit is not None and side.unit.name not in HALVES):
+        return ()
+    hour, minute = int(match[1]), int(match[2] or 0)
+    halves = [60 * (hour % 12 + 12 * half) + minute for half in (0, 1)] if hour <= 12 else []
+    if side.unit is None:
+        return (60 * hour + minute, *halves)
+    return tuple(halves[side.unit.name == "pm" :][:1])
 
 
 def _factors(gold: Side, given: Side) -> list[Fraction]:
@@ -282,6 +303,8 @@ def _apart(gold: Any, given: Any) -> bool:
     from sympy import Basic, Eq
 
     try:
+        if isinstance(gold, Eq) and isinstance(given, Eq) and gold.lhs != given.lhs:
+            return False  # x = 2 and x - 2 = 0
         one, other = ((side.rhs if isinstance(side, Eq) else side) for side in (gold, given))
         if not (isinstance(one, Basic) and isinstance(other, Basic) and one.is_number and other.is_number):
             return False

@@ -9,7 +9,7 @@ from fractions import Fraction
 
 from pipeline.verifiers.spelling import parts
 
-_NUMBER = r"(?:\\?[$€£])?\d[\d,]*(?:[.:]\d+)*"
+_NUMBER = r"(?:\\?[$€£])?\d+(?:,\d+)*(?:[.:]\d+)*"  # the comma of "3, -5" is a list's
 _DASH = re.compile(r"\s*(?:-{1,3}|[\u2013\u2014])\s*")
 _RANGE = re.compile(rf"[+-]?{_NUMBER}(?:{_DASH.pattern}{_NUMBER})+")
 _STEPPED = re.compile(r"\d+(?:\s?/\s?\d+){2,}|\d+(?:\.\d+){2,}")

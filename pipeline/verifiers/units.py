@@ -46,9 +46,13 @@ _BASES: dict[str, tuple[tuple[tuple[str, ...], str], ...]] = {
     "sterling": ((("gbp",), "1"),),
     "morning": ((("am",), "1"),),  # of a time of day, which no other unit is
     "afternoon": ((("pm",), "1"),),
+    "celsius": ((("celsius",), "1"),),
+    "fahrenheit": ((("fahrenheit",), "1"),),
     "unit": ((("unit",), "1"),),  # of a drawing: of no known length
 }  # fmt: skip
 _VOLUMES = ((("ml", "milliliter", "millilitre"), "0.000001"), (("liter", "litre", "l", "L"), "0.001"))
+HALVES = frozenset({"am", "pm"})  # of the day
+TEMPERATURES = frozenset({"celsius", "fahrenheit"})
 _CURRENCIES = {"\\$": "dollar", "$": "dollar", "€": "euro", "£": "gbp"}
 
 
@@ -76,6 +80,9 @@ def _per(one: Unit, other: Unit) -> Unit:
 _UNITS = _units()
 _POWERS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3, "cu.": 3, "2": 2, "²": 2, "3": 3, "³": 3}
 _HALF_OF_DAY = re.compile(r"(?<=[\d ])([ap])\.\s?m\b\.?", re.IGNORECASE)
+_DEGREES = re.compile(
+    r"(?:\s*\^\s*\{?\s*\\circ\s*\}?|\s*°|\s+degrees?)\s*(?:c(?P<celsius>elsius)?|f(?:ahrenheit)?)\b\.?", re.IGNORECASE
+)
 _LATEX_NAME = re.compile(r"\\[A-Za-z]+")
 _ASSIGNED = re.compile(r"^\s*[A-Za-z]\s*=")
 _NAME = r"(?:(?:square|cubic|sq\.?|cu\.?)\s+)?[^\W\d_²³]+\.?(?:\s*\^\s*\{?\s*[23]\s*\}?|[²³])?|¢"
@@ -108,10 +115,12 @@ def split(answer: str) -> tuple[str, Unit | None]:
 
     The unit has to follow a number: the m of a + m is a variable.
     """
-    bare = scaled(_HALF_OF_DAY.sub(r"\1m", untypeset(answer).strip()))
+    bare = scaled(_HALF_OF_DAY.sub(r"\1m", _DEGREES.sub(_temperature, untypeset(answer)).strip()))
     for sign, name in _CURRENCIES.items():
         if bare.startswith(sign) and numbers(bare):
             return bare[len(sign) :].strip(), _UNITS[name]
+        if bare.endswith(sign) and _is_number(bare.removesuffix(sign)):
+            return bare.removesuffix(sign).strip(), _UNITS[name]
     total = _total(bare)
     if total is not None:
         return total
@@ -123,6 +132,10 @@ def split(answer: str) -> tuple[str, Unit | None]:
         attached = len(match["unit"]) == 1 and not before.endswith(" ") and answer == bare
         return before.strip(), replace(unit, doubtful=attached)
     return answer, None
+
+
+def _temperature(match: re.Match[str]) -> str:
+    return " celsius" if "c" in match[0].casefold().rpartition("circ")[2].rpartition("degree")[2] else " fahrenheit"
 
 
 def beside(unit: Unit, other: Unit) -> Unit:

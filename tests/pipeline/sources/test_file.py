@@ -183,6 +183,7 @@ CODE = {"columns": {"verifier_data": "d"}, "defaults": {"verifier": "code"}}
         ("a.jsonl", b'\n{"text": ["x"], "answer": "1"}', {}, ["a.jsonl, line 2", "'text'", "list"]),
         ("a.jsonl", b'{"texts": "x", "answer": "1"}', {}, ["line 1", "'text'", "did you mean 'texts'", "'answer'"]),
         ("a.csv", b"question,answer\nx,1\n", {"columns": {"text": "qestion"}}, ["line 1", "did you mean 'question'"]),
+        ("a.csv", b"text,answer,answer\nx,1,2\n", {}, ["a.csv, line 1", "the column 'answer' stands twice"]),
         ("a.csv", b"text,answer\nx,1\ny,1,2\n", {}, ["a.csv, line 3", "3 fields", "header has 2", "Quote"]),
         ("a.csv", b'text,answer\nx,1\n"y,2\n', {}, ["a.csv, line 3", "not CSV"]),
         ("a.csv", b"", {}, ["a.csv holds no rows"]),

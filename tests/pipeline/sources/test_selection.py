@@ -53,6 +53,29 @@ def test_a_training_problem_with_a_held_out_expression_is_rejected_only_where_it
     assert [row["reason"] for row in selection.rejected] == ["held_out_match"] * len(copies)
 
 
+@pytest.mark.parametrize(
+    ("verifier", "answers", "reasons"),
+    [
+        ("code", ("def f(x): return x", "def f(y): return y"), ["duplicate"]),
+        ("unverifiable", ("a reply", "another"), ["duplicate"]),
+        ("math", ("1/2", "$1/2$"), ["duplicate"]),
+        ("math", ("1,000", "1000.0"), ["duplicate"]),
+        ("math", ("1/2", "1/3"), ["conflicting_answer"] * 2),
+        ("exact", ("yes", "no"), ["conflicting_answer"] * 2),
+    ],
+)
+def test_one_answer_in_two_forms_and_answers_that_nobody_reads_are_no_conflict(
+    verifier: str, answers: tuple[str, str], reasons: list[str]
+) -> None:
+    rows = [(0, replace(candidate("Write or say it.", answer), verifier=verifier)) for answer in answers]
+    for take in ("train_on_rows", "hold_out_rows"):
+        selection = Selection(8, 0.01, 0.8, {})
+        split = "train" if take == "train_on_rows" else "eval"
+        getattr(selection, take)((place, replace(row, split=split)) for place, row in rows)
+        assert [row["reason"] for row in selection.rejected] == reasons
+        assert len(selection.accepted) == 2 - len(reasons)
+
+
 def test_a_problem_that_is_taken_back_is_drawn_for_again() -> None:
     selection = Selection(8, 0.01, 0.8, {})
     disputed = [candidate("What is 1 + 1?", answer) for answer in ("2", "3", "2")]

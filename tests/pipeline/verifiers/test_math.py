@@ -262,6 +262,51 @@ def pairs(table: dict[str, list[tuple[str, str]]]) -> list[Any]:
     return [pytest.param(*pair, id=f"{kind} {n}") for kind, found in table.items() for n, pair in enumerate(found)]
 
 
+@pytest.mark.parametrize(
+    ("gold", "given", "outcome"),
+    [
+        ("3, -5", "-5, 3", "right"),
+        ("3, -5", "x = 3 or x = -5", "right"),
+        ("2, -2", "\\pm 2", "right"),
+        ("1, -1, -2", "-2, -1, 1", "right"),
+        ("3, -5", "3, 5", "wrong"),
+        ("2, -3", "2, 3", "wrong"),
+        ("10-15", "10, 15", "undecided"),
+        ("x^2+y^2=4", "x^2+y^2-4=0", "right"),
+        ("3x+4y=5", "6x+8y=10", "right"),
+        ("x=2", "x-2=0", "right"),
+        ("2x+3y=6", "4x+6y=13", "wrong"),
+        ("x=3", "x=2", "wrong"),
+        ("y=2x+1", "y=2x+2", "wrong"),
+        ("7:00 PM", "7:00 pm", "right"),
+        ("7:00 PM", "7 p.m.", "right"),
+        ("7:00 PM", "07:00", "right"),
+        ("7:00", "07:00", "right"),
+        ("17:30", "5:30 PM", "right"),
+        ("12:30 AM", "0:30", "right"),
+        ("12:00 PM", "12:00 AM", "wrong"),
+        ("7:00 PM", "8:00 PM", "wrong"),
+        ("7:00 PM", "7:00 AM", "wrong"),
+        ("7:00", "19:00", "wrong"),
+        ("5:30 PM", "5:30 AM", "wrong"),
+        ("9:30", "3:10", "right"),
+        ("25", "25 €", "right"),
+        ("25 €", "25 euros", "right"),
+        ("€5", "5 €", "right"),
+        ("25 £", "25 €", "wrong"),
+        ("20", "20°C", "right"),
+        ("20°C", "20^\\circ\\text{C}", "right"),
+        ("20 degrees Celsius", "20 °C", "right"),
+        ("20°C", "21°C", "wrong"),
+        ("20°C", "68°F", "undecided"),
+        ("90^\\circ", "90", "right"),
+        ("90 degrees", "90°", "right"),
+    ],
+)
+def test_what_seems_a_calculation_or_a_range_is_read_as_it_is_meant(gold: str, given: str, outcome: str) -> None:
+    assert judge(given, gold, {}).outcome == outcome
+
+
 @pytest.mark.parametrize(("gold", "given"), [*RIGHT, *pairs(SAME)])
 def test_answers_that_mean_the_same_are_right(gold: str, given: str) -> None:
     assert judge(given, gold, {}).outcome == "right"
