@@ -229,6 +229,11 @@ def lacking(order: Order, sample: Sample, store: Store) -> tuple[str, int, Row |
     """
     entry = store.entry(sample.id)
     if not served(entry, order.max_tokens):
+        if order.truncated == "continue" and entry is not None and entry.finish == "length":
+            parent = store.get(sample.id)
+            assert parent is not None
+            if served(store.entry(continuation_id(parent)), order.second_limit):
+                return None  # it is whole, wherever its first part ended
         return sample.id, order.max_tokens, None
     assert entry is not None
     if order.truncated == "keep" or served(entry, order.second_limit):

@@ -472,7 +472,7 @@ def report(
         output.facts["teachers"] = {name: one.facts() for name, one in figures.items()}
     doubled = sum(one.doubled for one in figures.values())
     if doubled:
-        output.say(f"{doubled} prompts are asked by two problems; the first problem keeps their traces.")
+        output.say(f"{doubled:,} samples are of prompts that two problems ask; the first problem keeps their traces.")
     listed = [row for row in decisions if row["would_add"]]
     if listed:
         more = sum(row["would_add"] for row in listed)

@@ -5,7 +5,7 @@ It sends nothing and knows no addresses: `openai.py` does.
 
 import json
 import re
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from datetime import UTC, datetime
 from email.utils import parsedate_to_datetime
 from typing import Any
@@ -37,6 +37,8 @@ _VALUE = re.compile(
     r"(?<![a-z])values?(?![a-z])|must be|should be|at least|at most|between|out of range", re.IGNORECASE
 )
 _ECHO = frozenset({"input", "body", "request", "ctx"})  # keys under which a refusal repeats what it was sent
+# Endings of a server that was stopped, broke off, or (DeepSeek's) had no room for the request.
+_BROKEN_OFF = (None, "abort", "aborted", "error", "insufficient_system_resource")
 _SAID_LIMIT = 4000  # characters of a refusal that are read
 
 
@@ -144,12 +146,15 @@ def completion(request: Request, answer: Any) -> Completion:
     """
     choice = answer["choices"][0]
     message, finish = choice["message"], choice["finish_reason"]
-    if finish in (None, "abort", "error"):  # a server that was stopped, or broke off, says so
+    if finish in _BROKEN_OFF:
         raise ValueError(f"it ended with {finish!r}")
     if finish not in ("stop", "length"):
         raise Permanent(f"the server ended it with {finish!r}")
     reasoning = message.get("reasoning_content") or message.get("reasoning")
     text = message.get("content") or ""
+    if isinstance(text, list):
+        thought, text = _chunks(text)
+        reasoning = reasoning or thought or None
     if not isinstance(text, str) or not isinstance(reasoning, str | None):
         raise TypeError("content is no text")
     if reasoning:
@@ -163,23 +168,40 @@ def completion(request: Request, answer: Any) -> Completion:
         finish=finish,
         cause=None,
         prompt_tokens=_count(usage.get("prompt_tokens")),
-        completion_tokens=_count(usage.get("completion_tokens")),
+        completion_tokens=_completion_tokens(usage),
     )
 
 
+def _chunks(content: Sequence[Any]) -> tuple[str, str]:
+    """Reasoning and text of a content in chunks, as Mistral's reasoning models write it."""
+    said: dict[str, list[str]] = {"thinking": [], "text": []}
+    for chunk in content:
+        inner = chunk["thinking"] if chunk["type"] == "thinking" else chunk["text"]
+        said[chunk["type"]] += [inner] if isinstance(inner, str) else [part["text"] for part in inner]
+    return "".join(said["thinking"]), "".join(said["text"])
+
+
+def _completion_tokens(usage: Mapping[str, Any]) -> int:
+    """Tokens of a completion, reasoning included: some servers count that in the total alone."""
+    found = _count(usage.get("completion_tokens"))
+    prompt, total = _count(usage.get("prompt_tokens")), _count(usage.get("total_tokens"))
+    return max(found, total - prompt) if prompt else found
+
+
 def _count(value: Any) -> int:
-    if value is None:
+    """A count of tokens; 0, unknown, for what is none: an answer is worth more than its count."""
+    try:
+        count = int(value)
+        return count if count == float(value) and 0 <= count < COUNT_LIMIT else 0
+    except (TypeError, ValueError, OverflowError):
         return 0
-    if not isinstance(value, int) or not 0 <= value < COUNT_LIMIT:
-        raise ValueError(f"{value!r} is no count of tokens")
-    return value
 
 
 def retry_after_s(value: str | None) -> float | None:
     """Seconds that a Retry-After header asks for: a number, or a date (RFC 9110, section 10.2.3); None for neither."""
     if value is None:
         return None
-    if value.strip().isdecimal():
+    if re.fullmatch(r"\s*[0-9]{1,9}(?:\.[0-9]{0,9})?\s*", value):  # some servers give parts of a second
         return float(value)
     try:
         when = parsedate_to_datetime(value)

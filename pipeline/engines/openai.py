@@ -27,6 +27,7 @@ LONGEST_RETRY_AFTER_S = 600.0
 CONNECT_LIMIT_S = 30.0  # an address where nobody answers is noticed sooner than a long completion that never ends
 BUSY = frozenset({408, 409, 425, 429})  # the server asks for patience; it is not broken
 REFUSED = frozenset({400, 422})
+REFUSING = frozenset({401, 402, 403, 404})  # no fault of the request: the key, the balance, or the name of the model
 
 
 def start(role: Role, model: Path | None, seed: int, log: Path | None) -> "OpenAIServers":
@@ -253,6 +254,8 @@ class OpenAIServers:
         if status in (401, 403):
             name = self._role.exec.api_key_variable
             refusal += f" (the key came from {name})" if self._key else f" (no key: {name} is not set)"
+        if status in REFUSING and len(self._endpoints.all) > 1:
+            raise Temporary(refusal)  # another one may answer, and this one refuses all the faster
         if status != 200:
             raise Permanent(refusal)
         try:

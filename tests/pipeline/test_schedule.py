@@ -137,6 +137,15 @@ def test_continued_it_is_a_new_trace_that_names_its_parent_and_holds_all_words(t
     assert run(tmp_path, cut_off("continue"), ANSWERS)[1].bought == 0
 
 
+def test_what_was_continued_to_its_end_stays_where_the_first_limit_is_raised(tmp_path: Path) -> None:
+    run(tmp_path, cut_off("continue"), ANSWERS)
+    before = rows(tmp_path, cut_off("continue"))
+    raised = replace(cut_off("continue"), max_tokens=5)
+    assert run(tmp_path, raised, ANSWERS)[1].bought == 0
+    assert rows(tmp_path, raised) == before
+    assert run(tmp_path, replace(raised, second_limit=9), ANSWERS)[1].bought > 0
+
+
 def test_a_continuation_that_ends_by_itself_has_ended(tmp_path: Path) -> None:
     run(tmp_path, cut_off("continue"), {**ANSWERS, "count": ["one two three four"]})
     assert [(row["raw"], row["finish"]) for row in rows(tmp_path, cut_off("continue"))] == [

@@ -292,7 +292,7 @@ def test_two_problems_with_one_prompt_have_one_trace_and_it_is_said(desk: Desk) 
     output = desk.run([problem(1), twin], samples=2)
     assert [row["problem_id"] for row in desk.rows()] == [problem(1)["id"]] * 2
     assert output.facts["bought"] == 2
-    assert output.lines == ["2 prompts are asked by two problems; the first problem keeps their traces."]
+    assert output.lines == ["2 samples are of prompts that two problems ask; the first problem keeps their traces."]
 
 
 def test_labels_are_refused_where_the_engine_gives_no_token_ids_before_anything_is_bought(desk: Desk) -> None:

@@ -3,6 +3,7 @@
 import json
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -225,11 +226,6 @@ def test_when_every_server_is_dead_requests_fail_with_what_to_do() -> None:
         (500, {}, b"oops"),
         (529, {}, b"overloaded"),
         (200, {}, chat("", "abort")),
-        (
-            200,
-            {},
-            b'{"choices": [{"message": {"content": ""}, "finish_reason": "stop"}], "usage": {"prompt_tokens": -1}}',
-        ),
         (200, {}, b"[" * 100_000),
         None,
         (200, {}, b"{not json"),
@@ -493,10 +489,61 @@ def test_what_a_server_says_can_always_be_stored(tmp_path: Path) -> None:
         "text": "half \ufffd a sign",
         "reasoning": "<think>\ufffd</think>4",
         "whole": "a \U0001f422",
+        "counts": "4",
     }
     assert rows["ending"]["cause"] == r"the server ended it with '\ud83d'"
     assert rows["refusal"]["cause"].endswith("+2D0- \ufffd\ufffd\ufffd \ufffd")
-    assert "1000000000 is no count of tokens" in rows["counts"]["cause"]
+    assert rows["counts"]["completion_tokens"] == 0, "unknown: a count costs no answer"
+
+
+@pytest.mark.parametrize(
+    ("usage", "tokens"),
+    [
+        ({"completion_tokens": 7}, 7),
+        ({"completion_tokens": 7.0, "prompt_tokens": "11"}, 7),
+        ({"completion_tokens": 200, "prompt_tokens": 11, "total_tokens": 1035}, 1024),  # reasoning in the total alone
+        ({"completion_tokens": 200, "total_tokens": 1035}, 200),
+        ({"completion_tokens": -1}, 0),
+        ({"completion_tokens": 7.5}, 0),
+        ({"completion_tokens": "many"}, 0),
+        (None, 0),
+    ],
+)
+def test_tokens_are_counted_as_servers_tell_them_and_no_count_costs_an_answer(usage: Any, tokens: int) -> None:
+    said = {**json.loads(chat("4", "length")), "usage": usage}
+    with server(lambda body, headers: (200, {}, json.dumps(said).encode())) as url:
+        (found,) = answers(role(url), requests(1)).values()
+    assert (found.text, found.finish, found.completion_tokens) == ("4", "length", tokens)
+
+
+def test_a_content_in_chunks_is_put_together() -> None:
+    chunks = [
+        {"type": "thinking", "thinking": [{"type": "text", "text": "2 and"}, {"type": "text", "text": " 2"}]},
+        {"type": "text", "text": "4"},
+    ]
+    said = json.loads(chat("4"))
+    said["choices"][0]["message"]["content"] = chunks
+    with server(lambda body, headers: (200, {}, json.dumps(said).encode())) as url:
+        (found,) = answers(role(url), requests(1)).values()
+    assert found.text == "<think>2 and 2</think>4"
+
+
+@pytest.mark.parametrize("status", [401, 402, 403, 404])
+def test_of_several_servers_one_that_refuses_costs_no_request(status: int) -> None:
+    def slow(body: dict[str, Any], headers: Any) -> Reply:
+        time.sleep(0.01)
+        return fine(body, headers)
+
+    with server(slow) as good, server(lambda body, headers: (status, {}, b"no")) as bad:
+        found = answers(role(good, bad, concurrency=4), requests(40))
+    assert Counter(one.finish for one in found.values()) == {"stop": 40}
+
+
+def test_a_server_without_room_is_asked_again() -> None:
+    endings = iter(["insufficient_system_resource", "stop"])
+    with server(lambda body, headers: (200, {}, chat("4", next(endings)))) as url:
+        (found,) = answers(role(url), requests(1)).values()
+    assert (found.text, found.finish) == ("4", "stop")
 
 
 def test_an_ending_that_is_neither_stop_nor_length_is_an_error() -> None:
