@@ -201,7 +201,7 @@ def retry_after_s(value: str | None) -> float | None:
     """Seconds that a Retry-After header asks for: a number, or a date (RFC 9110, section 10.2.3); None for neither."""
     if value is None:
         return None
-    if re.fullmatch(r"\s*[0-9]{1,9}(?:\.[0-9]{0,9})?\s*", value):  # some servers give parts of a second
+    if re.fullmatch(r"\s*[0-9]+(?:\.[0-9]*)?\s*", value):  # some servers give parts of a second
         return float(value)
     try:
         when = parsedate_to_datetime(value)

@@ -24,7 +24,7 @@ VALUES: dict[str, Any] = {
     "save_dtype": "float32",
     "exec": {"threads": 1},
 }
-FULL = VALUES | {"method": "full"}
+FULL = {name: value for name, value in VALUES.items() if name not in ("method", "lora")}
 # A rate that makes the validation loss rise, with patience for two worse ones: it stops early.
 STOPPING = FULL | {"learning_rate": 100.0, "warmup_share": 0.0, "schedule": "constant", "early_stopping_patience": 2}
 # On answers that it draws itself: random numbers again. Six steps, an evaluation after every third.

@@ -36,9 +36,13 @@ WORDS = (
     "ask",
 )
 # Values that only fit beside another one.
-BESIDE: dict[tuple[str, ...], tuple[str, str, Any]] = {
-    ("teacher", "thinking_budget"): ("teacher", "thinking", True),
-    ("generate", "labelled_by"): ("generate", "logprobs", 5),
+BESIDE: dict[tuple[str, ...], tuple[str, dict[str, Any]]] = {
+    ("teacher", "thinking_budget"): ("teacher", {"thinking": True}),
+    ("generate", "labelled_by"): ("generate", {"logprobs": 5}),
+    ("generate", "truncated"): ("generate", {"truncated": "again", "second_max_tokens": 600}),
+    ("generate", "second_max_tokens"): ("generate", {"truncated": "again", "second_max_tokens": 600}),
+    ("sft", "objective"): ("generate", {"logprobs": 5}),
+    **{("sft", "lora", key): ("sft", {"method": "lora"}) for key in ("rank", "alpha", "dropout", "targets")},
 }
 # They name a run and speak to people; or they say which rounds there are, each of which has identities of its own.
 NAMES_ONLY = {"name", "description", "rounds"}
@@ -84,17 +88,22 @@ def resolved(place: tuple[str, ...]) -> dict[str, Any]:
     """The demo's values, with what a change at a place needs beside it."""
     values = recipe.load(DEMO).resolved()
     if place in BESIDE:
-        section, key, needed = BESIDE[place]
-        values[section][key] = needed
+        section, needed = BESIDE[place]
+        values[section] |= needed
     return values
+
+
+def spot(values: dict[str, Any], place: tuple[str, ...]) -> Any:
+    """What holds the value at a place."""
+    found: Any = values
+    for part in place[:-1]:
+        found = found[int(part)] if isinstance(found, list) else found[part]
+    return found
 
 
 def changed(place: tuple[str, ...], value: Any) -> dict[str, Any]:
     values = resolved(place)
-    spot: Any = values
-    for part in place[:-1]:
-        spot = spot[int(part)] if isinstance(spot, list) else spot[part]
-    spot[place[-1]] = value
+    spot(values, place)[place[-1]] = value
     return values
 
 
@@ -104,6 +113,8 @@ PLACES = [(place, value) for place, value in leaves(recipe.load(DEMO).resolved()
 @pytest.mark.parametrize(("place", "value"), PLACES, ids=[".".join(place) for place, _ in PLACES])
 def test_a_values_change_is_seen_exactly_where_it_is_not_about_execution(place: tuple[str, ...], value: Any) -> None:
     before = identities(resolved(place))
+    if place in BESIDE:
+        value = spot(resolved(place), place)[place[-1]]
     for other in (one for one in others(value) if one != value):
         try:
             after = identities(changed(place, other))

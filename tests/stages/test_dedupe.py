@@ -111,7 +111,7 @@ def test_the_recipe_chooses_the_survivor(
 
 def test_the_order_of_teachers_is_identity_where_it_decides() -> None:
     assert stage.STAGE.roles_of(Config()) == {}
-    assert stage.STAGE.roles_of(Config(survivor=("first_teacher",))) == {"teachers": ("model",)}
+    assert stage.STAGE.roles_of(Config(survivor=("first_teacher",))) == {"teachers": ("label", "place")}
     assert "survivor" not in declared(Config())
 
 

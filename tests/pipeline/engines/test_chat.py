@@ -40,6 +40,7 @@ def test_reasoning_that_a_server_took_out_is_put_back(message: dict[str, Any], f
         (None, None),
         ("", None),
         ("7", 7.0),
+        (" 1.5", 1.5),
         ("9" * 400, float("inf")),
         ("soon", None),
         ("-3", None),
