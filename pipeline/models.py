@@ -277,7 +277,7 @@ def foresee(role: Role, root: Path, say: Say) -> None:
     if isinstance(role, Student):
         with _makable(role):
             _layers(folder, role)
-    limit = positions_in(folder, (model.base or model).config)
+    limit = _positions(model)
     if limit is not None and role.engine == "vllm" and role.max_model_len > limit and ALLOWED not in os.environ:
         raise ModelError(
             f"{type(role).__name__.lower()}.max_model_len is {role.max_model_len}, but {model.name} has only {limit} "
@@ -294,7 +294,10 @@ def at_hand(wanted: str | Role, root: Path) -> Path | None:
 
 def positions(wanted: str | Role, root: Path) -> int | None:
     """The longest sequence that a model reads, in tokens. None where its files are not at hand, or do not say it."""
-    model = resolve(wanted, root)
+    return _positions(resolve(wanted, root))
+
+
+def _positions(model: Model) -> int | None:
     folder = _at_hand(model)
     return None if folder is None else positions_in(folder, (model.base or model).config)
 

@@ -188,7 +188,6 @@ def _check_rounds(recipe: Recipe, where: str) -> None:
             f"{where}: student.engine is {recipe.student.engine}; with rounds the student is a teacher too, and a "
             f"checkpoint on the disk runs on {' or '.join(LOCAL)}. Set student.engine to one of them."
         )
-
     if sections["generate"].logprobs and recipe.student.engine != "vllm":
         raise RecipeError(
             f"{where}: generate.logprobs is {sections['generate'].logprobs}, and student.engine is "

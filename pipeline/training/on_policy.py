@@ -235,11 +235,12 @@ def given(setting: Setting, theirs: Any) -> dict[str, Any]:
     config, tokenizer = setting.config, setting.tokenizer
     same_tokens = config.across is None
     refusals.other_tokenizer(tokenizer, theirs, not same_tokens)
+    tokens = longest(setting)
     read = {"student": Path(without_adapter(setting.student).name_or_path)}
     if same_tokens:  # another tokenizer makes more or fewer of them
         read["teacher"] = setting.teacher
     for role, folder in read.items():
-        limit, tokens = models.positions_in(folder), longest(setting)
+        limit = models.positions_in(folder)
         if limit is not None and tokens > limit:
             raise ValueError(
                 f"sft.on_policy.max_tokens is {config.max_tokens}; with the longest prompt that makes {tokens} tokens, "

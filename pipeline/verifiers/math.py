@@ -149,7 +149,7 @@ def _judge_sides(gold: Side, given: Side) -> Judgement:
 
 def _times(side: Side) -> tuple[int, ...]:
     """The minutes since midnight that a side may mean as a time of day; none where it is no time. Without AM or PM it
-    is of a clock of 24 hours, or else in the afternoon.
+    is of a clock of 24 hours first, and else of either half of the day.
     """
     match = _TIME.fullmatch(side.text.strip())
     if match is None or (side.unit is not None and side.unit.name not in HALVES):

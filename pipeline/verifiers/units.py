@@ -81,7 +81,8 @@ _UNITS = _units()
 _POWERS = {"square": 2, "sq": 2, "sq.": 2, "cubic": 3, "cu": 3, "cu.": 3, "2": 2, "²": 2, "3": 3, "³": 3}
 _HALF_OF_DAY = re.compile(r"(?<=[\d ])([ap])\.\s?m\b\.?", re.IGNORECASE)
 _DEGREES = re.compile(
-    r"(?:\s*\^\s*\{?\s*\\circ\s*\}?|\s*°|\s+degrees?)\s*(?:c(?P<celsius>elsius)?|f(?:ahrenheit)?)\b\.?", re.IGNORECASE
+    r"(?:\s*\^\s*\{?\s*\\circ\s*\}?|\s*°|\s+degrees?)\s*(?:(?P<celsius>c(?:elsius)?)|f(?:ahrenheit)?)\b\.?",
+    re.IGNORECASE,
 )
 _LATEX_NAME = re.compile(r"\\[A-Za-z]+")
 _ASSIGNED = re.compile(r"^\s*[A-Za-z]\s*=")
@@ -135,7 +136,7 @@ def split(answer: str) -> tuple[str, Unit | None]:
 
 
 def _temperature(match: re.Match[str]) -> str:
-    return " celsius" if "c" in match[0].casefold().rpartition("circ")[2].rpartition("degree")[2] else " fahrenheit"
+    return " celsius" if match["celsius"] else " fahrenheit"
 
 
 def beside(unit: Unit, other: Unit) -> Unit:
