@@ -1,8 +1,9 @@
 """The stored completions that a teacher labels, its own or another teacher's, as that teacher reads them."""
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
+from pathlib import Path
 from typing import NamedTuple
 
 from pipeline import templates
@@ -82,6 +83,19 @@ class Reading:
             return None
         ended = row["finish"] == "stop" and not ends.isdisjoint(row["token_ids"][-1:])
         return [*token_ids, end] if ended else token_ids
+
+
+def of_model(
+    group: Iterable[str], stored: Mapping[str, tuple[Order, Store]], root: Path, labels: Callable[[str, str], bool]
+) -> list[Reading]:
+    """What the teachers that one model serves label, all in that model's store as it is now.
+
+    group: their names. stored: by a teacher's name its order, and the store where its traces are. root: where stores
+    are. labels: whether the first teacher labels the traces of the second, both by their names.
+    """
+    names = list(group)
+    store = Store(root, stored[names[0]][0].weights)
+    return [Reading(stored[name][0], store, *stored[of]) for name in names for of in stored if labels(name, of)]
 
 
 class Told(NamedTuple):

@@ -5,7 +5,7 @@ its continuation is the row, and names it.
 """
 
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence, Set
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Set
 from contextlib import nullcontext
 from dataclasses import replace
 from functools import partial
@@ -21,7 +21,7 @@ from pipeline.adaptive import DECIDED, REFERENCE, Adaptive, References, decision
 from pipeline.key_index import KeyIndex
 from pipeline.manifest import Manifest
 from pipeline.orders import Enough, Order, Row, Truncated
-from pipeline.readings import Reading
+from pipeline.readings import Reading, of_model
 from pipeline.records import DECISION, SOFT_LABELS, TRACE, content_id
 from pipeline.roles import LOCAL, WORDS, Role, Sampling, Teacher, thinking_budget
 from pipeline.routing import KNOWN_LIMIT, Route, fitting, idle
@@ -369,6 +369,11 @@ def log_of(output: Output, name: str) -> Path:
     return output.work / ("engine.log" if name == "teacher" else f"engine-{name}.log")
 
 
+def engine_of(inputs: Inputs, output: Output, name: str, role: Role, seed: int) -> engines.Engine:
+    """The engine of a teacher, by its name, with other values of its role."""
+    return engines.start(role, files_of(inputs, name)(), seed, log_of(output, name))
+
+
 def label(
     config: Config,
     inputs: Inputs,
@@ -382,41 +387,25 @@ def label(
     its traces are.
     """
     total = labelling.Figures()
-    readings: list[Reading] = []
-    for group in groups:
-        readings += score(config, inputs, output, tuple(group), stored, total)
+    read: list[Reading] = []
+    for group in map(list, groups):
+        readings = of_model(group, stored, inputs.store, config.labels)
+        labelling.score(
+            readings,
+            partial(engine_of, inputs, output, group[0]),
+            lambda done, of, note: output.progress(Progress(done, of, "labels", note)),
+            total,
+        )
+        read += readings
     if total.failed:
         output.say(f"{total.failed:,} traces have no soft labels of a teacher: {total.cause}")
     count = labelling.write(
-        readings,
+        read,
         output.previous("soft_labels"),
         partial(output.keep, "soft_labels"),
         partial(output.write, "soft_labels"),
     )
     return {**total.facts(), "labelled": count.total()} | ({"labelled_by": dict(count)} if len(count) > 1 else {})
-
-
-def score(
-    config: Config,
-    inputs: Inputs,
-    output: Output,
-    group: Sequence[str],
-    stored: Mapping[str, tuple[Order, Store]],
-    total: labelling.Figures,
-) -> list[Reading]:
-    """Score, with one model, what its store has no labels for; returns what was read, with the store as it is then."""
-    files, log = files_of(inputs, group[0]), log_of(output, group[0])
-    store = Store(inputs.store, stored[group[0]][0].weights)
-    readings = [
-        Reading(stored[name][0], store, *stored[of]) for name in group for of in stored if config.labels(name, of)
-    ]
-    labelling.score(
-        readings,
-        lambda role, seed: engines.start(role, files(), seed, log),
-        lambda done, of, note: output.progress(Progress(done, of, "labels", note)),
-        total,
-    )
-    return readings
 
 
 def pilot(config: Config, inputs: Inputs, output: Output, share: float) -> dict[str, Any]:
