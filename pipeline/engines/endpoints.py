@@ -5,8 +5,13 @@ It sends nothing and waits for nothing: the engine does both, and reports here w
 Each endpoint stands behind a circuit breaker (M. T. Nygard, Release It!, 2nd edition 2018, chapter 5). A closed circuit
 lets requests through; after FAILURES_TO_OPEN failures in a row it opens, and the endpoint gets none for a cooling time;
 then one request goes to it as a probe, which closes the circuit or opens it again for twice as long.
+
+A server that refuses for want of room (HTTP 429) is not broken: it rests, then gets half as many requests at a time,
+and with each answer a little more (additive increase, multiplicative decrease: D. M. Chiu and R. Jain, Analysis of the
+increase and decrease algorithms for congestion avoidance in computer networks, 1989).
 """
 
+import math
 import time
 from collections.abc import Callable, Collection, Iterable
 from dataclasses import dataclass
@@ -14,6 +19,8 @@ from dataclasses import dataclass
 FAILURES_TO_OPEN = 5
 FIRST_COOLING_S = 2.0  # doubled with each probe that fails
 LONGEST_COOLING_S = 60.0
+FIRST_REST_S = 2.0  # where a server without room does not say for how long; doubled until it answers one request
+LONGEST_REST_S = 60.0
 # Failed probes in a row after which an endpoint counts as dead. One that answered before may be restarting, which takes
 # minutes; one that never did is more likely a wrong address, which its user should hear of soon.
 PROBES, FIRST_PROBES = 8, 3
@@ -26,11 +33,14 @@ class Endpoint:
     url: str
     in_flight: int = 0
     sent: int = 0
+    served: int = 0  # requests that it answered with a completion
+    room: float = math.inf  # requests in flight that it is taken to have room for; at least 1
+    crowded: int = 0  # rests in a row for want of room
     failures: int = 0  # in a row, while the circuit is closed
     opened: int = 0  # times in a row that the circuit opened; 0: it is closed
     probed: bool = False  # a probe is under way
     cools_until_s: float = 0.0
-    rests_until_s: float = 0.0  # as the server asked
+    rests_until_s: float = 0.0  # as the server asked, or for want of room
     answered: bool = False  # ever
     cause: str = ""  # of its last failure
     refused: frozenset[str] = frozenset()  # fields that its server does not know (`chat.refused`)
@@ -39,10 +49,16 @@ class Endpoint:
     def dead(self) -> bool:
         return self.opened > (PROBES if self.answered else FIRST_PROBES)
 
+    @property
+    def full(self) -> bool:
+        """Whether it has no room for another request, or for another probe."""
+        return self.probed if self.opened else self.in_flight + 1 > self.room
+
 
 @dataclass(frozen=True)
 class Turn:
-    """One request's place at an endpoint, handed back through exactly one of answered, failed and left."""
+    """One request's place at an endpoint, handed back through exactly one of served, answered, crowded, failed and
+    left."""
 
     endpoint: Endpoint
     probe: bool
@@ -55,12 +71,13 @@ class Endpoints:
         self,
         urls: Iterable[str],
         first_cooling_s: float = FIRST_COOLING_S,
+        first_rest_s: float = FIRST_REST_S,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self.all = [Endpoint(url.rstrip("/")) for url in urls]
         self.circuits_opened = 0
         self.failed_probes = 0
-        self._first_cooling_s, self._clock = first_cooling_s, clock
+        self._first_cooling_s, self._first_rest_s, self._clock = first_cooling_s, first_rest_s, clock
 
     @property
     def any_closed(self) -> bool:
@@ -73,7 +90,7 @@ class Endpoints:
         `failed_at` are those where the request failed before: it goes elsewhere where it can, and not as a probe.
         """
         now = self._clock()
-        free = [one for one in self.all if self._free_at_s(one) <= now and not (one.opened and one.probed)]
+        free = [one for one in self.all if self._free_at_s(one) <= now and not one.full]
         if not free:
             return None
         retry = bool(failed_at)
@@ -83,6 +100,28 @@ class Endpoints:
         probe = best.opened > 0
         best.probed = best.probed or probe
         return Turn(best, probe)
+
+    def served(self, turn: Turn) -> None:
+        """The server gave a completion: it has room for a little more."""
+        self.answered(turn)
+        one = turn.endpoint
+        one.served += 1
+        one.crowded = 0
+        one.room += 1 / one.room
+
+    def crowded(self, turn: Turn, pause_s: float | None) -> None:
+        """The server has no room, for `pause_s` where it says so: it rests. What was in flight with that request and is
+        refused too tells nothing new.
+        """
+        one = turn.endpoint
+        if self._clock() >= one.rests_until_s:
+            one.room = max(1.0, min(one.room, one.in_flight) / 2)
+            if pause_s is None:
+                pause_s = min(LONGEST_REST_S, self._first_rest_s * 2 ** min(one.crowded, 30))
+                one.crowded += 1
+        self.answered(turn)
+        if pause_s is not None:
+            self.rest(one, pause_s)
 
     def answered(self, turn: Turn) -> None:
         """The server gave an answer, be it a refusal: it lives, and its circuit closes."""
@@ -113,8 +152,8 @@ class Endpoints:
         endpoint.rests_until_s = max(endpoint.rests_until_s, self._clock() + pause_s)
 
     def wait_s(self) -> float | None:
-        """Seconds until an endpoint may be asked; None where the end of a probe decides that."""
-        times = [self._free_at_s(one) for one in self.all if not (one.opened and one.probed)]
+        """Seconds until an endpoint may be asked; None where the end of a probe or of a request decides that."""
+        times = [self._free_at_s(one) for one in self.all if not one.full]
         return max(0.0, min(times) - self._clock()) if times else None
 
     def obituary(self) -> str | None:

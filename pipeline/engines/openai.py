@@ -17,10 +17,13 @@ import httpx
 
 from pipeline.engines import Completion, Request, chat, failed
 from pipeline.engines.chat import Permanent
-from pipeline.engines.endpoints import FIRST_COOLING_S, Endpoint, Endpoints, Turn
+from pipeline.engines.endpoints import FIRST_COOLING_S, FIRST_REST_S, Endpoint, Endpoints, Turn
 from pipeline.roles import Role
 
 TRIES = 6
+# A refusal for want of room is no try where the server answered others meanwhile: the turn of this one comes. So many
+# of them are free, for some servers refuse a request that is too large for their limits in the same way.
+BUSY_TRIES = 20
 FIRST_PAUSE_S = 0.5  # doubled with each try, with jitter of as much again
 LONGEST_PAUSE_S = 60.0
 LONGEST_RETRY_AFTER_S = 600.0
@@ -28,6 +31,7 @@ CONNECT_LIMIT_S = 30.0  # an address where nobody answers is noticed sooner than
 BUSY = frozenset({408, 409, 425, 429})  # the server asks for patience; it is not broken
 REFUSED = frozenset({400, 422})
 REFUSING = frozenset({401, 402, 403, 404})  # no fault of the request: the key, the balance, or the name of the model
+NO_BALANCE = "insufficient_quota"  # OpenAI's code for an empty balance, in an answer of status 429
 
 
 def start(role: Role, model: Path | None, seed: int, log: Path | None) -> "OpenAIServers":
@@ -93,10 +97,11 @@ class OpenAIServers:
         tries: int = TRIES,
         first_pause_s: float = FIRST_PAUSE_S,
         first_cooling_s: float = FIRST_COOLING_S,
+        first_rest_s: float = FIRST_REST_S,
     ) -> None:
         self.figures: dict[str, float] = {"retries": 0, "circuits_opened": 0, "failed_probes": 0}
         self._role, self._tries, self._first_pause_s = role, tries, first_pause_s
-        self._endpoints = Endpoints(role.exec.base_urls, first_cooling_s)
+        self._endpoints = Endpoints(role.exec.base_urls, first_cooling_s, first_rest_s)
         self._key = _key(role.exec.api_key_variable)
         self._client = httpx.AsyncClient(
             headers={"Authorization": f"Bearer {self._key}"} if self._key else {},
@@ -147,18 +152,26 @@ class OpenAIServers:
 
     async def _complete(self, request: Request) -> Completion:
         """Try until an answer comes, or it is clear that none will."""
-        cause = ""
-        failed_at: set[Endpoint] = set()
+        tries = waits = 0
+        served: dict[Endpoint, int] = {}  # what each had served when it last failed this request
         try:
-            for number in range(self._tries):
-                if number:
-                    await self._back_off(number)
-                turn = await self._turn(failed_at)
+            while True:
+                turn = await self._turn(served)
                 try:
                     return await self._ask(turn, request)
                 except Temporary as error:
-                    cause = f"after {number + 1} tries: {error}"
-                    failed_at.add(turn.endpoint)
+                    crowded = error.busy
+                    if crowded and waits < BUSY_TRIES and turn.endpoint.served > served.get(turn.endpoint, 0):
+                        waits += 1
+                    else:
+                        tries += 1
+                    served[turn.endpoint] = turn.endpoint.served
+                    if tries >= self._tries:
+                        cause = f"after {tries + waits} tries: {error}"
+                        break
+                self.figures["retries"] += 1
+                if not crowded:  # there the server rests, and all requests wait for it
+                    await self._back_off(tries)
         except Permanent as error:
             cause = str(error)
         if self._key:
@@ -167,7 +180,6 @@ class OpenAIServers:
 
     async def _back_off(self, number: int) -> None:
         """The request's own pause before it is tried again for the `number`th time."""
-        self.figures["retries"] += 1
         # Where every circuit is open their cooling is the pause. With one of its own as well, a request would always
         # come back too late to see that all servers are cooling, and dead.
         if self._endpoints.any_closed:
@@ -194,12 +206,13 @@ class OpenAIServers:
         try:
             completion = await self._answer(turn.endpoint, request)
         except Temporary as error:
-            if error.pause_s is not None:
-                endpoints.rest(turn.endpoint, min(error.pause_s, LONGEST_RETRY_AFTER_S))
+            pause_s = None if error.pause_s is None else min(error.pause_s, LONGEST_RETRY_AFTER_S)
             if error.busy:
-                endpoints.answered(turn)
+                endpoints.crowded(turn, pause_s)
             else:
                 endpoints.failed(turn, str(error))
+                if pause_s is not None:
+                    endpoints.rest(turn.endpoint, pause_s)
             raise
         except Permanent:
             endpoints.answered(turn)
@@ -208,7 +221,7 @@ class OpenAIServers:
             endpoints.left(turn)
             raise
         else:
-            endpoints.answered(turn)
+            endpoints.served(turn)
             return completion
         finally:
             self.figures["circuits_opened"] = endpoints.circuits_opened
@@ -249,12 +262,13 @@ class OpenAIServers:
     def _completion(self, endpoint: Endpoint, request: Request, response: httpx.Response) -> Completion:
         status, said = response.status_code, _text(response)[:200].strip()
         refusal = f"HTTP {status} from {endpoint.url}: {said}"
-        if status in BUSY or status >= 500:
+        unpaid = status == 429 and NO_BALANCE in _text(response)
+        if (status in BUSY and not unpaid) or status >= 500:
             raise Temporary(refusal, status in BUSY, chat.retry_after_s(response.headers.get("retry-after")))
         if status in (401, 403):
             name = self._role.exec.api_key_variable
             refusal += f" (the key came from {name})" if self._key else f" (no key: {name} is not set)"
-        if status in REFUSING and len(self._endpoints.all) > 1:
+        if (unpaid or status in REFUSING) and len(self._endpoints.all) > 1:
             raise Temporary(refusal)  # another one may answer, and this one refuses all the faster
         if status != 200:
             raise Permanent(refusal)

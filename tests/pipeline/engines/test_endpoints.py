@@ -4,7 +4,9 @@ from pipeline.engines.endpoints import (
     FAILURES_TO_OPEN,
     FIRST_COOLING_S,
     FIRST_PROBES,
+    FIRST_REST_S,
     LONGEST_COOLING_S,
+    LONGEST_REST_S,
     PROBES,
     Endpoint,
     Endpoints,
@@ -216,3 +218,58 @@ def test_while_one_endpoint_lives_there_is_no_obituary() -> None:
         clock.now += LONGEST_COOLING_S
     assert first.dead
     assert endpoints.obituary() is None
+
+
+def test_a_server_without_room_rests_longer_and_longer_until_it_serves_one() -> None:
+    endpoints, clock = made()
+    rests = []
+    for _ in range(8):
+        endpoints.crowded(taken(endpoints), None)
+        assert endpoints.take() is None
+        waited = endpoints.wait_s()
+        assert waited is not None
+        rests.append(waited)
+        clock.now += waited
+    assert rests == [2, 4, 8, 16, 32, LONGEST_REST_S, LONGEST_REST_S, LONGEST_REST_S]
+    endpoints.served(taken(endpoints))
+    endpoints.crowded(taken(endpoints), None)
+    assert endpoints.wait_s() == FIRST_REST_S
+
+
+def test_a_server_without_room_gets_half_as_many_requests_and_with_each_answer_more() -> None:
+    endpoints, clock = made()
+    (one,) = endpoints.all
+    turns = [taken(endpoints) for _ in range(16)]
+    for turn in turns[:6]:  # of what was in flight together only the first refusal tells something
+        endpoints.crowded(turn, None)
+    assert (one.in_flight, one.room, endpoints.wait_s()) == (10, 8, None)
+    clock.now += FIRST_REST_S
+    for turn in turns[6:9]:
+        assert endpoints.take() is None
+        endpoints.served(turn)
+    assert 8 < one.room < 9
+    assert one.in_flight == 7
+    taken(endpoints)
+    assert endpoints.take() is None
+
+
+def test_the_rest_that_a_server_asks_for_is_kept_and_one_request_always_has_room() -> None:
+    endpoints, clock = made()
+    for _ in range(3):
+        endpoints.crowded(taken(endpoints), 17.0)
+        assert endpoints.wait_s() == 17
+        clock.now += 17
+    assert endpoints.all[0].room == 1
+    assert endpoints.wait_s() == 0
+
+
+def test_a_probe_needs_no_room() -> None:
+    endpoints, clock = made()
+    turns = [taken(endpoints) for _ in range(8)]
+    endpoints.crowded(turns[0], 1.0)
+    clock.now += 1
+    for turn in turns[1:6]:
+        endpoints.failed(turn, "cut")
+    clock.now += FIRST_COOLING_S
+    assert taken(endpoints).probe
+    assert endpoints.take() is None

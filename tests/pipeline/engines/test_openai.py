@@ -91,7 +91,7 @@ def requests(count: int, sampling: Sampling | None = None) -> list[Request]:
 
 def quick(made: Role, tries: int = 4) -> OpenAIServers:
     """The engine with pauses of milliseconds."""
-    return OpenAIServers(made, tries, first_pause_s=0.001, first_cooling_s=0.001)
+    return OpenAIServers(made, tries, first_pause_s=0.001, first_cooling_s=0.001, first_rest_s=0.004)
 
 
 def answers(made: Role, asked: list[Request], tries: int = 4) -> dict[str, Completion]:
@@ -245,6 +245,58 @@ def test_what_may_pass_is_tried_again(trouble: Reply) -> None:
         found = answers(role(url), requests(2))  # too few to open its circuit
     assert {one.finish for one in found.values()} == {"stop"}
     assert set(tried.values()) == {3}
+
+
+def test_a_server_with_little_room_loses_no_request() -> None:
+    room = threading.Semaphore(1)
+
+    def narrow(body: dict[str, Any], headers: Any) -> Reply:
+        if not room.acquire(blocking=False):
+            return 429, {}, b"too many requests"
+        try:
+            time.sleep(0.01)
+            return fine(body, headers)
+        finally:
+            room.release()
+
+    with server(narrow) as url:
+        engine = quick(role(url, concurrency=16), tries=6)
+        found = list(engine.stream(iter(requests(48))))
+        engine.close()
+    assert Counter(one.finish for one in found) == {"stop": 48}
+    assert engine.figures["retries"] > 0
+
+
+def test_a_request_that_alone_is_refused_for_want_of_room_fails_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipeline.engines.openai.BUSY_TRIES", 5)
+
+    refused: list[int] = []
+
+    def too_large(body: dict[str, Any], headers: Any) -> Reply:
+        if body["messages"][-1]["content"] != "q0":
+            time.sleep(0.001)
+            return fine(body, headers)
+        refused.append(1)
+        return 429, {}, b"too large"
+
+    with server(too_large) as url:
+        found = answers(role(url, concurrency=2), requests(100), tries=2)
+    (cause,) = [one.cause for one in found.values() if one.finish == "error"]
+    assert (cause or "").startswith(f"after {len(refused)} tries: HTTP 429")
+    assert len(refused) <= 7
+
+
+def test_an_empty_balance_is_no_want_of_room() -> None:
+    calls: list[int] = []
+
+    def unpaid(body: dict[str, Any], headers: Any) -> Reply:
+        calls.append(1)
+        return 429, {}, b'{"error": {"code": "insufficient_quota"}}'
+
+    with server(unpaid) as url:
+        cause = _cause(answers(role(url), requests(1)))
+    assert len(calls) == 1
+    assert "insufficient_quota" in cause
 
 
 def test_what_never_passes_becomes_an_error_with_its_cause() -> None:
