@@ -369,13 +369,14 @@ def serve(
     data: DataOption = DEFAULT_DATA,
 ) -> None:
     """Serve the exported student: vLLM's OpenAI-compatible server, until Ctrl-C."""
+    from pipeline import quantisation
     from pipeline import serve as serving
 
     with _errors():
         this = _load(recipe_path, settings, data)
         folder = serving.exported(this, weights or None)
         serving.check_place(host, port)
-        name, student = this.recipe.name, this.recipe.student
+        name, student = this.recipe.name, quantisation.role_of(folder.name, this.recipe.student)
         out.print(escape(f"model {name}, from {folder}; it was taught with the prompt {student.prompt}"))
         words = serving.command(folder, name, student, host, port, more or ())
         with _terminable():

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from pipeline import child
+from pipeline.roles import Role
 from pipeline.student import copy_texts
 
 PLAIN = "bfloat16"
@@ -33,6 +34,11 @@ class QuantisationError(ValueError):
 def fewer_bits(config: Any) -> bool:
     """Whether an export's config asks for weights of fewer bits than a checkpoint has."""
     return any(form != PLAIN for form in config.weights)
+
+
+def role_of(form: str, role: Role) -> Role:
+    """The role that an export in a format is asked with: weights of fewer bits are what they are, and say so."""
+    return role if form == PLAIN else role.model_copy(update={"quantization": None})
 
 
 def weight_bytes(folder: Path) -> int:

@@ -51,7 +51,7 @@ def exported(run: Run, form: str | None) -> Path:
 def command(folder: Path, name: str, role: Role, host: str, port: int, more: Sequence[str] = ()) -> list[str]:
     """What starts vLLM's server on a model folder, for clients known by `name`; `more`: words of its own that follow.
 
-    Values that change words (dtype, context) are the role's, as eval has them, and so is the machine's part.
+    Values that change words (dtype, quantization, context) are the role's, as eval has them; so is the machine's part.
     """
     settings = role.exec
     values: dict[str, object] = {
@@ -59,6 +59,7 @@ def command(folder: Path, name: str, role: Role, host: str, port: int, more: Seq
         "port": port,
         "served-model-name": name,
         "dtype": role.dtype,
+        "quantization": role.quantization,
         "max-model-len": role.max_model_len,
         "max-num-seqs": settings.max_num_seqs,
         "max-num-batched-tokens": settings.max_num_batched_tokens,

@@ -129,7 +129,8 @@ def exported(inputs: Inputs, form: str, student: Role, thinks: bool) -> Subject:
     """The distilled student with weights of fewer bits, known by its own files: another format changes no answer."""
     files = inputs.manifest("exports").artifacts["models"].files
     own = content_id("export", [(file.path, file.sha256) for file in files if file.path.startswith(f"models/{form}/")])
-    return Subject(f"student_{form}", student.prompt, student, own, thinks, lambda: inputs.folder("exports") / form)
+    role = quantisation.role_of(form, student)
+    return Subject(f"student_{form}", role.prompt, role, own, thinks, lambda: inputs.folder("exports") / form)
 
 
 def base_roles(config: Config, student: Role, teacher: Role) -> dict[str, Role]:

@@ -7,7 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipeline.quantisation import GROUP, QuantisationError, cast, quantise, steps, weight_bytes, write
+from pipeline.quantisation import GROUP, QuantisationError, cast, quantise, role_of, steps, weight_bytes, write
+from pipeline.roles import Student
 from tests import tiny
 
 IDS = [[5, 60, 7, 90, 11, 3], [200, 1, 2, 33, 44, 55]]
@@ -116,3 +117,9 @@ def test_layers_that_groups_do_not_divide_are_refused(checkpoint: Path, monkeypa
     with pytest.raises(QuantisationError, match=r"q_proj has 64 rows of 64 weights; expected multiples of 96"):
         quantise(checkpoint, checkpoint / "none", "int4")
     assert not (checkpoint / "none").exists()
+
+
+def test_an_export_of_fewer_bits_is_asked_without_another_quantization() -> None:
+    role = Student(model="m", quantization="fp8")
+    assert role_of("bfloat16", role).quantization == "fp8"
+    assert role_of("int8", role).quantization is None

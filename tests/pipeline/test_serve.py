@@ -29,7 +29,10 @@ def options(words: list[str]) -> dict[str, str]:
 
 def test_the_server_is_vllms_own_with_the_roles_values(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(vllm, "on_cpu", lambda: True)
-    words = serve.command(Path("made"), "mine", STUDENT, "127.0.0.1", 8001, ["--api-key", "k"])
+    assert "--quantization" not in serve.command(Path("made"), "mine", STUDENT, "127.0.0.1", 8001)
+    student = STUDENT.model_copy(update={"quantization": "fp8"})
+    words = serve.command(Path("made"), "mine", student, "127.0.0.1", 8001, ["--api-key", "k"])
+    assert options(words)["--quantization"] == "fp8"
     assert words[:5] == [sys.executable, "-m", serve.SERVER, "--model", "made"]
     assert words[-3:] == ["--enforce-eager", "--api-key", "k"]
     found = options(words)
