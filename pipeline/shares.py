@@ -56,6 +56,8 @@ class Shares(Section):
                 f"size is {self.size}, and no kind has a share: give domain_shares, teacher_shares or long_share, or "
                 f"leave size out"
             )
+        if self.long_share is None and self.long_tokens != type(self).model_fields["long_tokens"].default:
+            raise ValueError(f"long_tokens is {self.long_tokens}, and long_share is none: give it, or leave both out")
         return self
 
     @property

@@ -54,6 +54,14 @@ class Exec(Section):
     gradient_checkpointing: bool | None = None  # recompute activations to save memory; null: only on a GPU
     resumable: bool = True  # false: checkpoints without optimizer state, a third of the size; a kill starts over
 
+    @model_validator(mode="after")
+    def _launched(self) -> "Exec":
+        several = (self.processes or 1) > 1
+        if self.launcher == "none" and (several or self.config != "ddp"):
+            what = f"processes {self.processes}" if several else f"config {self.config}"
+            raise ValueError(f"found {what} and launcher none, which trains in one process; set launcher: accelerate")
+        return self
+
 
 class Options(Section):
     """How a student is trained."""

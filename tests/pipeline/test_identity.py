@@ -41,6 +41,8 @@ BESIDE: dict[tuple[str, ...], tuple[str, dict[str, Any]]] = {
     ("generate", "labelled_by"): ("generate", {"logprobs": 5}),
     ("generate", "truncated"): ("generate", {"truncated": "again", "second_max_tokens": 600}),
     ("generate", "second_max_tokens"): ("generate", {"truncated": "again", "second_max_tokens": 600}),
+    ("mix", "long_tokens"): ("mix", {"long_share": 0.2}),
+    ("sft", "exec", "config"): ("sft", {"exec": {"launcher": "accelerate", "config": "ddp"}}),
     ("sft", "objective"): ("generate", {"logprobs": 5}),
     **{("sft", "lora", key): ("sft", {"method": "lora"}) for key in ("rank", "alpha", "dropout", "targets")},
 }

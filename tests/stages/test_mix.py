@@ -157,6 +157,7 @@ def test_without_verification_all_stay_but_those_without_an_answer() -> None:
         ({"domain_shares": {"math": float("nan"), "code": 0.5}}, "expected shares of 1"),
         ({"pass_rate_band": (0.8, 0.2)}, r"pass_rate_band is \[0.8, 0.2\]; expected"),
         ({"size": 10}, "size is 10, and no kind has a share"),
+        ({"domain_shares": {"math": 1.0}, "long_tokens": 99}, "long_tokens is 99, and long_share is none"),
     ],
 )
 def test_impossible_wishes_are_refused(values: dict[str, Any], message: str) -> None:
@@ -223,6 +224,7 @@ def made_up(folder: Path, draw: random.Random) -> DeskInputs:
 def wishes(draw: random.Random) -> Config:
     """A random mix."""
     split = draw.random()
+    long = draw.choice([{}, {"long_share": 0.3, "long_tokens": 50}])
     return Config(
         verification=draw.choice(["on", "off"]),
         prefer=draw.choice(["first", "shortest", "diverse"]),
@@ -231,8 +233,7 @@ def wishes(draw: random.Random) -> Config:
         pass_rate_band=draw.choice([None, (0.0, 0.9), (0.3, 1.0)]),
         domain_shares=draw.choice([{}, {"math": split, "code": 1 - split}]),
         teacher_shares=draw.choice([{}, {"plain": split, "thinker": 1 - split}]),
-        long_share=draw.choice([None, 0.3]),
-        long_tokens=50,
+        **long,
         shares_by=draw.choice(["rows", "tokens"]),
         short=draw.choice(["take_less", "repeat"]),
         curriculum=draw.choice([None, "easy_first", "short_first"]),

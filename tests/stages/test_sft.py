@@ -240,6 +240,13 @@ def test_a_long_curve_is_averaged_in_runs() -> None:
     assert results.curve(history, "eval_loss", 3) == [[7, 1.0]]
 
 
+@pytest.mark.parametrize("values", [{"config": "fsdp2"}, {"processes": 2}])
+def test_several_processes_without_a_launcher_are_refused(values: dict[str, Any]) -> None:
+    with pytest.raises(ValueError, match=r"and launcher none, .* set launcher: accelerate"):
+        sft.Config(exec=values)
+    sft.Config(exec={"launcher": "accelerate", **values})
+
+
 def test_several_visible_gpus_are_refused_before_anything_is_loaded(
     tmp_path: Path, student: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
