@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from pipeline.training.trainer import Planned
 
 CURVE_POINTS = 500  # of the training loss in the manifest; TensorBoard has every step
+# What transformers' trainer writes of a step by itself; the rest is what the objective reports.
+_OF_A_STEP = frozenset({"loss", "grad_norm", "learning_rate", "epoch", "step", "num_input_tokens_seen"})
 
 
 def curve(history: Sequence[Mapping[str, Any]], key: str, points: int) -> list[list[float]]:
@@ -19,6 +21,13 @@ def curve(history: Sequence[Mapping[str, Any]], key: str, points: int) -> list[l
     width = max(1, math.ceil(len(pairs) / points))
     runs = [pairs[start : start + width] for start in range(0, len(pairs), width)]
     return [[run[-1][0], sum(value for _, value in run) / len(run)] for run in runs]
+
+
+def figures(history: Sequence[Mapping[str, Any]]) -> dict[str, list[list[float]]]:
+    """What the objective reported of steps, by its name; of those before a resumption too."""
+    steps = [entry for entry in history if "loss" in entry]
+    names = sorted({key for entry in steps for key in entry} - _OF_A_STEP)
+    return {name: curve(steps, name, CURVE_POINTS) for name in names}
 
 
 def results(options: Options, material: Material, trainer: "Planned", begun: int, seconds: float) -> dict[str, Any]:
@@ -36,7 +45,7 @@ def results(options: Options, material: Material, trainer: "Planned", begun: int
         "resumed_at_step": begun,
         "processes": trainer.world,
         "loss": curve(history, "loss", CURVE_POINTS),
-        "loss_figures": {key: curve(history, key, CURVE_POINTS) for key in sorted(trainer.figures)},
+        "loss_figures": figures(history),
         "eval_loss": curve(history, "eval_loss", CURVE_POINTS),
         "eval_figures": {
             key.removeprefix("eval_"): curve(history, key, CURVE_POINTS)

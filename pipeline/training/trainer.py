@@ -206,7 +206,6 @@ class Planned:
     eval_dataset: Any
     rank, world = 0, 1  # of the processes that train
     beside: Mapping[str, torch.nn.Module] = MappingProxyType({})  # what is trained beside the student, by its name
-    figures: frozenset[str] = frozenset()  # names of what the objective reports of steps
 
     def get_train_dataloader(self) -> DataLoader[Any]:
         return self._loader(self.train_dataset, self.plan.batches)
@@ -373,7 +372,6 @@ class PlannedTrainer(Planned, SFTTrainer):
         """As the parent does, with the means of what the objective reported of a step, over all processes."""
         if "loss" in logs and self.reported:
             logs |= self._means(self.reported)
-            self.figures |= self.reported.keys()
             self.reported = {}
         super().log(logs, *arguments, **named)
 

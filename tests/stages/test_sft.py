@@ -233,6 +233,16 @@ def test_evaluations_are_spread_over_all_steps(steps: int, evaluations: int, eve
     assert settings.interval(steps, evaluations) == every
 
 
+def test_what_an_objective_reported_is_read_from_the_history_alone() -> None:
+    step = {"loss": 1.0, "grad_norm": 2.0, "learning_rate": 1e-4, "epoch": 0.5, "divergence": 0.25}
+    history = [
+        step | {"step": 1},
+        {"step": 1, "eval_loss": 1.0, "eval_divergence": 0.5},
+        {"step": 1, "train_loss": 1.0},
+    ]
+    assert results.figures(history) == {"divergence": [[1, 0.25]]}
+
+
 def test_a_long_curve_is_averaged_in_runs() -> None:
     history = [{"step": step, "loss": float(step)} for step in range(1, 8)] + [{"step": 7, "eval_loss": 1.0}]
     assert results.curve(history, "loss", 100) == [[step, float(step)] for step in range(1, 8)]

@@ -80,6 +80,7 @@ def test_labels_that_say_what_the_tokens_say_train_as_the_tokens_do(
     assert any(
         f"soft labels: {figures['covered_share']:.1%} of {figures['tokens']} tokens" in line for line in soft.lines
     )
+    assert hard.facts["loss_figures"] == {}
     steps = soft.facts["loss_figures"]  # of the first quarter there is no divergence
     assert [value for _, value in steps["cross_entropy"]] == pytest.approx([value for _, value in soft.facts["loss"]])
     assert [step for step, _ in steps["divergence"]] == [step for step, _ in soft.facts["loss"]][
