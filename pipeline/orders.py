@@ -27,7 +27,8 @@ Truncated = Literal["keep", "again", "continue"]
 class Enough:
     """When a problem needs no more samples: at `right` right answers.
 
-    `judge` takes a problem's id and the stored row of a completion, and says pass, fail or undecided.
+    `judge` takes a problem's id and the stored row of a completion, and says pass, fail or undecided; it is called from
+    several threads at once.
     """
 
     right: int

@@ -8,6 +8,7 @@ import math
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext
 from dataclasses import dataclass, field, fields
 from itertools import chain
@@ -129,8 +130,22 @@ def complete(
     error_share_limit of the completions wanted have failed for good, and lock.Locked where another process writes to
     the store.
     """
+    judges = ThreadPoolExecutor(thread_name_prefix="judge")  # its threads begin with the first answer to judge
+    try:
+        return _complete(Schedule(orders, store, judges), orders, store, start, progress, error_share_limit)
+    finally:
+        judges.shutdown(wait=False, cancel_futures=True)
+
+
+def _complete(
+    schedule: Schedule,
+    orders: Sequence[Order],
+    store: Store,
+    start: Callable[[int], Engine],
+    progress: Show,
+    error_share_limit: float,
+) -> tuple[Figures, list[tuple[Order, Decision]]]:
     figures = Figures()
-    schedule = Schedule(orders, store)
     requests = schedule.requests()
     first = next(requests, None)  # another process may have stored it before the lock is taken: then it is made twice
     with nullcontext() if first is None else store.appending():
@@ -178,6 +193,11 @@ def _stream(
 ) -> None:
     allowed = math.floor(error_share_limit * figures.wanted)
     begun = time.monotonic()
+
+    def tell() -> None:
+        total = figures.wanted + schedule.added - schedule.spared
+        progress(figures.reused + figures.bought, total, _note(figures, total, len(schedule), engine.figures))
+
     for completion in engine.stream(requests):
         order, step = schedule.running(completion.id)
         if completion.labels is not None:  # first, so that none is stored without its labels
@@ -194,10 +214,10 @@ def _stream(
             figures.causes[cut(completion.cause or "unknown", CAUSE_LENGTH)] += 1
             if figures.errors > allowed:
                 raise ValueError(_too_many(figures, error_share_limit))
-        total = figures.wanted + schedule.added - schedule.spared
-        progress(figures.reused + figures.bought, total, _note(figures, total, len(schedule), engine.figures))
+        tell()
     if len(schedule):
         raise RuntimeError(f"the engine ended without an answer to {len(schedule)} requests")
+    tell()  # the last verdicts came after the last answer
 
 
 def record(order: Order, step: Step, completion: Completion, seed: int | None) -> dict[str, Any]:

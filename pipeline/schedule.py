@@ -5,8 +5,10 @@ It starts no engine and stores nothing (`sampling.py` does both).
 
 from collections import Counter, deque
 from collections.abc import Iterator, Sequence
+from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from itertools import groupby
+from queue import SimpleQueue
 
 from pipeline import templates
 from pipeline.engines import Request
@@ -14,6 +16,8 @@ from pipeline.key_index import KeyIndex
 from pipeline.orders import Ask, Order, Row, Step, asks, last_id, missing
 from pipeline.roles import thinking_budget
 from pipeline.store import Store
+
+WAITING = 256  # answers that may wait for their verdicts before more problems are begun
 
 
 @dataclass(frozen=True)
@@ -36,22 +40,23 @@ class Course:
 
     order: Order
     asks: Sequence[Ask]
+    number: int
     asked: int = 0
-    running: int = 0
+    running: int = 0  # of those asked, on their way or being judged
     closed: bool = False
     outcomes: Counter[str] = field(default_factory=Counter)
 
-    def advance(self, store: Store) -> Iterator[Step]:
-        """The requests that may go out now. No more samples are on their way than could still be needed."""
+    def advance(self, store: Store) -> Iterator[tuple[Ask, Step | None]]:
+        """The samples to go on with now, each with its request, or with None where it is stored and to be judged. No
+        more of them are on their way than could still be needed.
+        """
         while self.asked < len(self.asks) and not self._enough():
             ask = self.asks[self.asked]
             self.asked += 1
             step = missing(self.order, ask, store)
-            if step is None:
-                self.judge(ask, store)
-            else:
+            if step is not None or self.order.enough is not None:
                 self.running += 1
-                yield step
+                yield ask, step
 
     def _enough(self) -> bool:
         enough = self.order.enough
@@ -59,15 +64,8 @@ class Course:
             return False
         return self.outcomes["pass"] + self.running >= enough.right
 
-    def judge(self, ask: Ask, store: Store) -> None:
-        """Count a sample whose last row is stored. Without a need for right answers nothing is judged."""
-        if self.order.enough is not None:
-            row = store.get(last_id(self.order, ask, store))
-            assert row is not None
-            self.outcomes[self.order.enough.judge(ask.problem_id, row)] += 1
-
     def decision(self) -> Decision | None:
-        """None where nothing was to decide, or samples are still on their way."""
+        """None where nothing was to decide, or samples are still on their way or being judged."""
         if self.order.enough is None or self.running:
             return None
         more = 0 if self.outcomes["pass"] >= self.order.enough.right else self.order.samples - self.asked
@@ -76,13 +74,20 @@ class Course:
 
 
 class Schedule:
-    """The requests of several orders of one model, for an engine's `stream`, and what is known of those in flight."""
+    """The requests of several orders of one model, for an engine's `stream`, and what is known of those in flight.
 
-    def __init__(self, orders: Sequence[Order], store: Store) -> None:
-        self.decisions: list[tuple[Order, Decision]] = []
+    judges: where answers are judged, so that the engine is fed and its answers are stored while a verdict takes its
+    time. What is asked does not depend on the order in which verdicts come.
+    """
+
+    def __init__(self, orders: Sequence[Order], store: Store, judges: Executor) -> None:
         self.spared = 0  # samples that decisions made unnecessary
         self.added = 0  # requests that answers called for: more tokens for what was cut off
-        self._orders, self._store = orders, store
+        self._orders, self._store, self._judges = orders, store, judges
+        self._courses = 0
+        self._ended: dict[int, tuple[Order, Decision]] = {}  # by a course's number
+        self._judging = 0
+        self._verdicts: SimpleQueue[tuple[Course, Future[str]]] = SimpleQueue()
         self._decided = KeyIndex()  # the first samples of problems whose sampling is to end, or did
         self._running: dict[str, tuple[Course, Step]] = {}  # those in _next included
         self._next: deque[str] = deque()
@@ -92,6 +97,11 @@ class Schedule:
         """Requests that wait for an answer."""
         return len(self._running)
 
+    @property
+    def decisions(self) -> list[tuple[Order, Decision]]:
+        """How the sampling of each problem ended, in the problems' order."""
+        return [self._ended[number] for number in sorted(self._ended)]
+
     def requests(self) -> Iterator[Request | None]:
         """Every request, as there is room for it; None where all that is left waits for an answer.
 
@@ -99,15 +109,58 @@ class Schedule:
         """
         for order in self._orders:
             for _, group in groupby(asks(order), key=lambda ask: (ask.problem_id, ask.prompt)):
-                course = Course(order, list(group))
+                course = Course(order, list(group), self._courses)
                 if order.enough is not None and not self._decided.add(bytes.fromhex(course.asks[0].id)):
                     continue  # another problem or teacher has this prompt, and its samples decide for both
-                for step in course.advance(self._store):
-                    self._plan(course, step)
+                self._courses += 1
+                for each in course.advance(self._store):  # one by one: what is not handed out yet another may store
+                    self._begin(course, *each)
                     yield from self._planned()
                 self._close(course)
-        while self._running:
-            yield next(self._planned(), None)
+                self._hear(wait=False)
+                yield from self._planned()
+                while self._judging >= WAITING:
+                    yield from self._later()
+        while self._running or self._judging:
+            yield from self._later()
+
+    def _later(self) -> Iterator[Request | None]:
+        """What verdicts call for: None where there is nothing yet, and never while the engine has nothing in hand."""
+        self._hear(wait=not self._running)
+        if self._next:
+            yield from self._planned()
+        elif self._running:
+            yield None
+
+    def _begin(self, course: Course, ask: Ask, step: Step | None) -> None:
+        if step is None:
+            self._judge(course, ask)
+        else:
+            self._plan(course, step)
+
+    def _judge(self, course: Course, ask: Ask) -> None:
+        """Have a sample judged whose last row is stored. Without a need for right answers nothing is judged."""
+        if course.order.enough is None:
+            course.running -= 1
+            self._close(course)
+            return
+        row = self._store.get(last_id(course.order, ask, self._store))
+        assert row is not None
+        self._judging += 1
+        verdict = self._judges.submit(course.order.enough.judge, ask.problem_id, row)
+        verdict.add_done_callback(lambda done: self._verdicts.put((course, done)))
+
+    def _hear(self, wait: bool) -> None:
+        """Count the verdicts that have come, and plan what they call for; wait: for one at least, if any is due."""
+        while self._judging and (wait or not self._verdicts.empty()):
+            course, verdict = self._verdicts.get()
+            wait = False
+            self._judging -= 1
+            course.running -= 1
+            course.outcomes[verdict.result()] += 1
+            for each in course.advance(self._store):
+                self._begin(course, *each)
+            self._close(course)
 
     def _plan(self, course: Course, step: Step) -> None:
         if step.id in self._running:  # of another problem with the same prompt: it is asked once
@@ -155,11 +208,7 @@ class Schedule:
             self.added += 1
             self._plan(course, more)
             return
-        course.running -= 1
-        course.judge(step.ask, self._store)
-        for each in course.advance(self._store):
-            self._plan(course, each)
-        self._close(course)
+        self._judge(course, step.ask)
 
     def _close(self, course: Course) -> None:
         decision = course.decision()
@@ -167,7 +216,7 @@ class Schedule:
             course.closed = True
             rest = course.asks[decision.asked :]
             self.spared += sum(missing(course.order, ask, self._store) is not None for ask in rest)
-            self.decisions.append((course.order, decision))
+            self._ended[course.number] = course.order, decision
 
 
 def _continued(request: Request, parent: Row) -> Request:

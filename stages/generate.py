@@ -280,7 +280,7 @@ def run(config: Config, inputs: Inputs, output: Output) -> None:
     """Ask for what the stores lack, then write this run's traces from them."""
     rule = config.adaptive
     tell_unrouted(config, inputs, output)
-    with Pool(1, rule.timeout_s, rule.memory_mib) if rule else nullcontext() as pool:
+    with Pool(max(1, processors() // 2), rule.timeout_s, rule.memory_mib) if rule else nullcontext() as pool:
         enough: dict[str, Enough] = {}
         if rule is not None and pool is not None:
             known = judgeable(inputs)

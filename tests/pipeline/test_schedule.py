@@ -1,16 +1,21 @@
 """Second requests for what was cut off, and samples asked for only while they are needed."""
 
+import random
+import threading
+import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from pipeline import schedule
 from pipeline.engines import Completion, Request, failed
 from pipeline.engines.replay import Replay
-from pipeline.orders import Enough, Order, Truncated, asks, continuation_id, last_id, missing, stored
+from pipeline.orders import Enough, Order, Row, Truncated, asks, continuation_id, last_id, missing, stored
 from pipeline.roles import Sampling, Teacher
 from pipeline.sampling import Figures, complete
 from pipeline.schedule import Decision
@@ -48,6 +53,7 @@ class Window:
             while len(running) < self._size and (request := next(waiting, None)) is not None:
                 running.append(request)
                 self.asked.append(request)
+            assert running or next(waiting, self) is self, "told to wait for what is not in flight"
             self.most = max(self.most, len(running))
             if not running:
                 return
@@ -298,3 +304,79 @@ def test_failed_samples_are_no_right_ones(tmp_path: Path) -> None:
     engine, _, decisions = run(tmp_path, adaptive(1, 3), MIXED, fails=lambda each: each.problem_text == "easy")
     assert Counter(each.problem_text for each in engine.asked)["easy"] == 3
     assert {each.problem_id: each.asked for each in decisions}["id of easy"] == 3
+
+
+def judged(made: Order, judge: Callable[[str, Row], str]) -> Order:
+    assert made.enough is not None
+    return replace(made, enough=Enough(made.enough.right, judge))
+
+
+def test_a_verdict_that_takes_its_time_holds_back_neither_requests_nor_answers(tmp_path: Path) -> None:
+    others = threading.Event()
+
+    def judge(problem_id: str, row: Row) -> str:
+        if problem_id == "id of easy":
+            assert others.wait(60), "nothing else was judged meanwhile"
+        elif problem_id == "id of hard":
+            others.set()
+        return "pass" if row["raw"] == "good" else "fail"
+
+    engine, _, decisions = run(tmp_path, judged(adaptive(1, 1), judge), MIXED, 1)
+    assert [each.problem_text for each in engine.asked] == ["easy", "mixed", "hard"]
+    assert [each.problem_id for each in decisions] == ["id of easy", "id of mixed", "id of hard"]
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_what_is_asked_does_not_depend_on_when_verdicts_come(
+    tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw = random.Random(seed)
+    monkeypatch.setattr(schedule, "WAITING", draw.choice([1, 3, 256]))
+    names = [f"p{number}" for number in range(20)]
+    answers = {name: [draw.choice(["good", "bad"]) for _ in range(7)] for name in names}
+
+    def judge(problem_id: str, row: Row) -> str:
+        time.sleep(draw.random() / 500)
+        return "pass" if row["raw"] == "good" else "fail"
+
+    problems = [{"id": name, "text": name, "task": "t"} for name in names]
+    made = replace(judged(adaptive(2, 7), judge), problems=lambda: problems)
+    expected = {name: next((n for n in range(8) if given[:n].count("good") == 2), 7) for name, given in answers.items()}
+    engine, figures, first = run(tmp_path, made, answers, draw.choice([1, 4, 30]))
+    assert Counter(each.problem_text for each in engine.asked) == expected
+    assert figures.spared == 20 * 7 - sum(expected.values())
+    _, figures, again = run(tmp_path, made, answers)
+    assert figures.bought == 0
+    assert [each.problem_id for each in first] == names
+    assert again == first
+
+
+def test_no_more_answers_wait_for_their_verdicts_than_a_few(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(schedule, "WAITING", 3)
+    waiting, most, submit = set[Any](), [], ThreadPoolExecutor.submit
+
+    def judge(problem_id: str, row: Row) -> str:
+        time.sleep(0.001)
+        waiting.discard(problem_id)
+        return "fail"
+
+    def counting(self: ThreadPoolExecutor, *work: Any) -> Any:
+        waiting.add(work[1])
+        most.append(len(waiting))
+        return submit(self, *work)
+
+    problems = [{"id": f"p{number}", "text": f"p{number}", "task": "t"} for number in range(60)]
+    made = replace(judged(adaptive(1, 1), judge), problems=lambda: problems)
+    run(tmp_path, made, {each["text"]: ["bad"] for each in problems}, 60)
+    monkeypatch.setattr(ThreadPoolExecutor, "submit", counting)
+    run(tmp_path, made, {})
+    assert len(most) == 60
+    assert max(most) <= 3
+
+
+def test_a_judge_that_cannot_judge_stops_the_sampling(tmp_path: Path) -> None:
+    def judge(problem_id: str, row: Row) -> str:
+        raise ValueError("the verifier cannot be loaded")
+
+    with pytest.raises(ValueError, match="cannot be loaded"):
+        run(tmp_path, judged(adaptive(1, 1), judge), MIXED)
