@@ -209,7 +209,7 @@ def bought(root: Path, made: Order, halfway: Callable[[], None] = lambda: None) 
             [made],
             store,
             # as it ships, but for the lengths of its pauses
-            lambda seed: OpenAIServers(made.role, first_pause_s=0.02, first_cooling_s=0.02),
+            lambda seed: OpenAIServers(made.role, first_pause_s=0.02, first_cooling_s=0.02, first_rest_s=0.08),
             progress,
         )[0]
 
