@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, Future
 from dataclasses import dataclass, field, replace
 from itertools import groupby
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 
 from pipeline import templates
 from pipeline.engines import Request
@@ -18,6 +18,7 @@ from pipeline.roles import thinking_budget
 from pipeline.store import Store
 
 WAITING = 256  # answers that may wait for their verdicts before more problems are begun
+GATHERING_S = 0.02  # after one verdict, for the next, while the engine has nothing to do
 
 
 @dataclass(frozen=True)
@@ -151,10 +152,17 @@ class Schedule:
         verdict.add_done_callback(lambda done: self._verdicts.put((course, done)))
 
     def _hear(self, wait: bool) -> None:
-        """Count the verdicts that have come, and plan what they call for; wait: for one at least, if any is due."""
-        while self._judging and (wait or not self._verdicts.empty()):
-            course, verdict = self._verdicts.get()
-            wait = False
+        """Count the verdicts that have come, and plan what they call for.
+
+        wait: for the first, if any is due, and for those on its heels: an idle engine gets more than one request.
+        """
+        pause_s = None
+        while self._judging:
+            try:
+                course, verdict = self._verdicts.get(block=wait, timeout=pause_s)
+            except Empty:
+                return
+            pause_s = GATHERING_S
             self._judging -= 1
             course.running -= 1
             course.outcomes[verdict.result()] += 1

@@ -65,6 +65,9 @@ def failed(request: Request, cause: str) -> Completion:
     return Completion(request.id, "", None, "error", cause, len(request.prompt_token_ids or ()), 0)
 
 
+ASK_AGAIN_S = 0.2  # for requests, where there were none at the moment
+
+
 class Engine(Protocol):
     """Something that completes prompts."""
 
@@ -74,7 +77,7 @@ class Engine(Protocol):
         """The completions as they finish, in any order. Requests are taken as there is room for them, no sooner.
 
         None in place of a request says that there is none at the moment. It comes only while some are in flight, and
-        `requests` is asked again after the next completion.
+        `requests` is asked again after the next completion, or ASK_AGAIN_S later where nothing else is to be done.
         """
 
     def close(self) -> None:

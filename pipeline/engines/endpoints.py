@@ -24,6 +24,7 @@ LONGEST_REST_S = 60.0
 # Failed probes in a row after which an endpoint counts as dead. One that answered before may be restarting, which takes
 # minutes; one that never did is more likely a wrong address, which its user should hear of soon.
 PROBES, FIRST_PROBES = 8, 3
+RESTS = 8  # in a row, four minutes at least, after which a server without room counts as dead too
 
 
 @dataclass(eq=False)
@@ -35,7 +36,8 @@ class Endpoint:
     sent: int = 0
     served: int = 0  # requests that it answered with a completion
     room: float = math.inf  # requests in flight that it is taken to have room for; at least 1
-    crowded: int = 0  # rests in a row for want of room
+    rests: int = 0  # in a row for want of room
+    halved_at: int = 0  # requests sent when its room was last halved
     failures: int = 0  # in a row, while the circuit is closed
     opened: int = 0  # times in a row that the circuit opened; 0: it is closed
     probed: bool = False  # a probe is under way
@@ -47,7 +49,14 @@ class Endpoint:
 
     @property
     def dead(self) -> bool:
-        return self.opened > (PROBES if self.answered else FIRST_PROBES)
+        full = self.rests > RESTS and not self.in_flight
+        return full or self.opened > (PROBES if self.answered else FIRST_PROBES)
+
+    @property
+    def ending(self) -> str:
+        """What is known of how it came to be dead."""
+        rests, probes = f"no room after {self.rests - 1} rests", f"{self.opened - 1} probes failed"
+        return f"{self.cause or self.url} ({rests if self.rests > RESTS else probes})"
 
     @property
     def full(self) -> bool:
@@ -62,6 +71,7 @@ class Turn:
 
     endpoint: Endpoint
     probe: bool
+    number: int  # of those sent to that endpoint, from 1
 
 
 class Endpoints:
@@ -99,29 +109,27 @@ class Endpoints:
         best.sent += 1
         probe = best.opened > 0
         best.probed = best.probed or probe
-        return Turn(best, probe)
+        return Turn(best, probe, best.sent)
 
     def served(self, turn: Turn) -> None:
         """The server gave a completion: it has room for a little more."""
         self.answered(turn)
         one = turn.endpoint
         one.served += 1
-        one.crowded = 0
+        one.rests = 0
         one.room += 1 / one.room
 
-    def crowded(self, turn: Turn, pause_s: float | None) -> None:
-        """The server has no room, for `pause_s` where it says so: it rests. What was in flight with that request and is
-        refused too tells nothing new.
-        """
+    def crowded(self, turn: Turn, cause: str) -> None:
+        """The server has no room: it rests. Refusals of what was in flight with the first refused tell nothing new."""
         one = turn.endpoint
-        if self._clock() >= one.rests_until_s:
+        if turn.number > one.halved_at:
+            one.halved_at = one.sent
             one.room = max(1.0, min(one.room, one.in_flight) / 2)
-            if pause_s is None:
-                pause_s = min(LONGEST_REST_S, self._first_rest_s * 2 ** min(one.crowded, 30))
-                one.crowded += 1
+            rest_s = min(LONGEST_REST_S, self._first_rest_s * 2 ** min(one.rests, 30))
+            one.rests += 1
+            self.rest(one, rest_s)
         self.answered(turn)
-        if pause_s is not None:
-            self.rest(one, pause_s)
+        one.cause = cause
 
     def answered(self, turn: Turn) -> None:
         """The server gave an answer, be it a refusal: it lives, and its circuit closes."""
@@ -161,7 +169,7 @@ class Endpoints:
         now = self._clock()
         if not all(one.dead and not one.probed and self._free_at_s(one) > now for one in self.all):
             return None
-        found = "; ".join(f"{one.cause or one.url} ({one.opened - 1} probes failed)" for one in self.all)
+        found = "; ".join(one.ending for one in self.all)
         several = "one of these servers" if len(self.all) > 1 else "this server"
         return (
             f"no server answers; found {found}; expected a completion from {several}. Start it again or mend "

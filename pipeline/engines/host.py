@@ -20,7 +20,7 @@ from multiprocessing.connection import Connection, wait
 from pathlib import Path
 from typing import Any, NoReturn, Protocol
 
-from pipeline.engines import Completion, Request
+from pipeline.engines import ASK_AGAIN_S, Completion, Request
 from pipeline.engines.lifeline import Lifeline
 from pipeline.roles import Role
 
@@ -91,9 +91,11 @@ class Hosted:
         waiting = iter(requests)
         replica, last = self._replicas[0], ""
         while True:
+            pause_s = None
             while free := [each for each in self._replicas if each.running < each.window]:
                 request = next(waiting, None)
                 if request is None:
+                    pause_s = ASK_AGAIN_S
                     break
                 # Siblings go where the first of them went, over its window if need be: there their prefix is known.
                 if request.prompt != last:
@@ -102,7 +104,7 @@ class Hosted:
             busy = {each.connection: each for each in self._replicas if each.running}
             if not busy:
                 return
-            for ready in wait(list(busy)):
+            for ready in wait(list(busy), pause_s):
                 yield self._completion(busy[ready])  # type: ignore[index]
 
     def _completion(self, replica: "_Replica") -> Completion:

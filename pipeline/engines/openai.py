@@ -15,7 +15,7 @@ from pathlib import Path
 
 import httpx
 
-from pipeline.engines import Completion, Request, chat, failed
+from pipeline.engines import ASK_AGAIN_S, Completion, Request, chat, failed
 from pipeline.engines.chat import Permanent
 from pipeline.engines.endpoints import FIRST_COOLING_S, FIRST_REST_S, Endpoint, Endpoints, Turn
 from pipeline.roles import Role
@@ -29,9 +29,9 @@ LONGEST_PAUSE_S = 60.0
 LONGEST_RETRY_AFTER_S = 600.0
 CONNECT_LIMIT_S = 30.0  # an address where nobody answers is noticed sooner than a long completion that never ends
 BUSY = frozenset({408, 409, 425, 429})  # the server asks for patience; it is not broken
+CROWDED = 429
 REFUSED = frozenset({400, 422})
 REFUSING = frozenset({401, 402, 403, 404})  # no fault of the request: the key, the balance, or the name of the model
-NO_BALANCE = "insufficient_quota"  # OpenAI's code for an empty balance, in an answer of status 429
 
 
 def start(role: Role, model: Path | None, seed: int, log: Path | None) -> "OpenAIServers":
@@ -77,12 +77,13 @@ def _key(variable: str) -> str:
 class Temporary(Exception):
     """A failure that another try may mend.
 
-    `busy`: the server lives and only asks for patience, for `pause_s` where it says how long.
+    `busy`: the server lives and only asks for patience, for `pause_s` where it says how long. `crowded`: it is busy for
+    want of room.
     """
 
-    def __init__(self, cause: str, busy: bool = False, pause_s: float | None = None) -> None:
+    def __init__(self, cause: str, busy: bool = False, crowded: bool = False, pause_s: float | None = None) -> None:
         super().__init__(cause)
-        self.busy, self.pause_s = busy, pause_s
+        self.busy, self.crowded, self.pause_s = busy, crowded, pause_s
 
 
 class OpenAIServers:
@@ -121,15 +122,21 @@ class OpenAIServers:
         ended: queue.SimpleQueue[Future[Completion]] = queue.SimpleQueue()
         try:
             while True:
-                while len(running) < self._role.exec.concurrency and (request := next(waiting, None)) is not None:
+                pause_s = None
+                while len(running) < self._role.exec.concurrency:
+                    request = next(waiting, None)
+                    if request is None:
+                        pause_s = ASK_AGAIN_S
+                        break
                     task = asyncio.run_coroutine_threadsafe(self._complete(request), self._loop)
                     running.add(task)
                     task.add_done_callback(ended.put)
                 if not running:
                     return
-                task = ended.get()
-                running.remove(task)
-                yield task.result()  # a defect here is raised where it is seen
+                with suppress(queue.Empty):
+                    task = ended.get(timeout=pause_s)
+                    running.remove(task)
+                    yield task.result()  # a defect here is raised where it is seen
         finally:
             for task in running:
                 task.cancel()
@@ -160,7 +167,7 @@ class OpenAIServers:
                 try:
                     return await self._ask(turn, request)
                 except Temporary as error:
-                    crowded = error.busy
+                    crowded = error.crowded
                     if crowded and waits < BUSY_TRIES and turn.endpoint.served > served.get(turn.endpoint, 0):
                         waits += 1
                     else:
@@ -207,12 +214,14 @@ class OpenAIServers:
             completion = await self._answer(turn.endpoint, request)
         except Temporary as error:
             pause_s = None if error.pause_s is None else min(error.pause_s, LONGEST_RETRY_AFTER_S)
-            if error.busy:
-                endpoints.crowded(turn, pause_s)
+            if error.crowded:
+                endpoints.crowded(turn, str(error))
+            elif error.busy:
+                endpoints.answered(turn)
             else:
                 endpoints.failed(turn, str(error))
-                if pause_s is not None:
-                    endpoints.rest(turn.endpoint, pause_s)
+            if pause_s is not None:
+                endpoints.rest(turn.endpoint, pause_s)
             raise
         except Permanent:
             endpoints.answered(turn)
@@ -262,13 +271,13 @@ class OpenAIServers:
     def _completion(self, endpoint: Endpoint, request: Request, response: httpx.Response) -> Completion:
         status, said = response.status_code, _text(response)[:200].strip()
         refusal = f"HTTP {status} from {endpoint.url}: {said}"
-        unpaid = status == 429 and NO_BALANCE in _text(response)
-        if (status in BUSY and not unpaid) or status >= 500:
-            raise Temporary(refusal, status in BUSY, chat.retry_after_s(response.headers.get("retry-after")))
+        if status in BUSY or status >= 500:
+            pause_s = chat.retry_after_s(response.headers.get("retry-after"))
+            raise Temporary(refusal, status in BUSY, status == CROWDED, pause_s)
         if status in (401, 403):
             name = self._role.exec.api_key_variable
             refusal += f" (the key came from {name})" if self._key else f" (no key: {name} is not set)"
-        if (unpaid or status in REFUSING) and len(self._endpoints.all) > 1:
+        if status in REFUSING and len(self._endpoints.all) > 1:
             raise Temporary(refusal)  # another one may answer, and this one refuses all the faster
         if status != 200:
             raise Permanent(refusal)

@@ -17,7 +17,7 @@ _OF_A_STEP = frozenset({"loss", "grad_norm", "learning_rate", "epoch", "step", "
 
 def curve(history: Sequence[Mapping[str, Any]], key: str, points: int) -> list[list[float]]:
     """[step, value] pairs of a key in the trainer's log; runs of steps are averaged where there are too many."""
-    pairs = [(entry["step"], entry[key]) for entry in history if key in entry]
+    pairs = [(entry["step"], entry[key]) for entry in history if entry.get(key) is not None]
     width = max(1, math.ceil(len(pairs) / points))
     runs = [pairs[start : start + width] for start in range(0, len(pairs), width)]
     return [[run[-1][0], sum(value for _, value in run) / len(run)] for run in runs]
@@ -45,7 +45,7 @@ def results(options: Options, material: Material, trainer: "Planned", begun: int
         "resumed_at_step": begun,
         "processes": trainer.world,
         "loss": curve(history, "loss", CURVE_POINTS),
-        "loss_figures": figures(history),
+        "loss_figures": figures(history) if trainer.reports else {},
         "eval_loss": curve(history, "eval_loss", CURVE_POINTS),
         "eval_figures": {
             key.removeprefix("eval_"): curve(history, key, CURVE_POINTS)

@@ -204,6 +204,7 @@ class Planned:
     data_collator: Any
     train_dataset: Any
     eval_dataset: Any
+    reports = False  # whether what it logs of a step beside the loss is what the objective says of it
     rank, world = 0, 1  # of the processes that train
     beside: Mapping[str, torch.nn.Module] = MappingProxyType({})  # what is trained beside the student, by its name
 
@@ -315,6 +316,8 @@ def _add(sums: Sums, figures: Mapping[str, tuple[Any, int]], counted: bool) -> N
 
 class PlannedTrainer(Planned, SFTTrainer):
     """SFTTrainer without its per-step metrics, and without its loss of all logits at once."""
+
+    reports = True
 
     def __init__(self, plan: Plan, **kwargs: Any) -> None:
         assert plan.objective is not None

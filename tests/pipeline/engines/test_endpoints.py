@@ -8,6 +8,7 @@ from pipeline.engines.endpoints import (
     LONGEST_COOLING_S,
     LONGEST_REST_S,
     PROBES,
+    RESTS,
     Endpoint,
     Endpoints,
     Turn,
@@ -154,7 +155,8 @@ def test_a_retry_goes_elsewhere_and_is_no_probe_where_it_can_choose() -> None:
     assert taken(endpoints).endpoint is first
     for _ in range(5):
         taken(endpoints, first)
-    assert taken(endpoints) == Turn(second, probe=True)
+    turn = taken(endpoints)
+    assert (turn.endpoint, turn.probe) == (second, True)
 
 
 def test_an_endpoint_that_asks_for_rest_gets_no_request_until_then() -> None:
@@ -224,7 +226,7 @@ def test_a_server_without_room_rests_longer_and_longer_until_it_serves_one() -> 
     endpoints, clock = made()
     rests = []
     for _ in range(8):
-        endpoints.crowded(taken(endpoints), None)
+        endpoints.crowded(taken(endpoints), "full")
         assert endpoints.take() is None
         waited = endpoints.wait_s()
         assert waited is not None
@@ -232,7 +234,7 @@ def test_a_server_without_room_rests_longer_and_longer_until_it_serves_one() -> 
         clock.now += waited
     assert rests == [2, 4, 8, 16, 32, LONGEST_REST_S, LONGEST_REST_S, LONGEST_REST_S]
     endpoints.served(taken(endpoints))
-    endpoints.crowded(taken(endpoints), None)
+    endpoints.crowded(taken(endpoints), "full")
     assert endpoints.wait_s() == FIRST_REST_S
 
 
@@ -241,7 +243,7 @@ def test_a_server_without_room_gets_half_as_many_requests_and_with_each_answer_m
     (one,) = endpoints.all
     turns = [taken(endpoints) for _ in range(16)]
     for turn in turns[:6]:  # of what was in flight together only the first refusal tells something
-        endpoints.crowded(turn, None)
+        endpoints.crowded(turn, "full")
     assert (one.in_flight, one.room, endpoints.wait_s()) == (10, 8, None)
     clock.now += FIRST_REST_S
     for turn in turns[6:9]:
@@ -256,7 +258,9 @@ def test_a_server_without_room_gets_half_as_many_requests_and_with_each_answer_m
 def test_the_rest_that_a_server_asks_for_is_kept_and_one_request_always_has_room() -> None:
     endpoints, clock = made()
     for _ in range(3):
-        endpoints.crowded(taken(endpoints), 17.0)
+        turn = taken(endpoints)
+        endpoints.crowded(turn, "full")
+        endpoints.rest(turn.endpoint, 17.0)
         assert endpoints.wait_s() == 17
         clock.now += 17
     assert endpoints.all[0].room == 1
@@ -266,10 +270,44 @@ def test_the_rest_that_a_server_asks_for_is_kept_and_one_request_always_has_room
 def test_a_probe_needs_no_room() -> None:
     endpoints, clock = made()
     turns = [taken(endpoints) for _ in range(8)]
-    endpoints.crowded(turns[0], 1.0)
-    clock.now += 1
+    endpoints.crowded(turns[0], "full")
+    clock.now += FIRST_REST_S
     for turn in turns[1:6]:
         endpoints.failed(turn, "cut")
     clock.now += FIRST_COOLING_S
     assert taken(endpoints).probe
     assert endpoints.take() is None
+
+
+def test_refusals_that_come_late_say_no_more_than_the_first() -> None:
+    endpoints, clock = made()
+    (one,) = endpoints.all
+    turns = [taken(endpoints) for _ in range(16)]
+    for turn in turns[:8]:
+        endpoints.crowded(turn, "full")
+        clock.now += 10
+    assert (one.room, one.rests) == (8, 1)
+    for turn in turns[8:]:
+        endpoints.served(turn)
+    endpoints.crowded(taken(endpoints), "full")
+    assert (one.room, one.rests) == (1, 1)
+
+
+def test_a_server_that_has_no_room_for_minutes_counts_as_dead_but_not_while_it_works_on_something() -> None:
+    endpoints, clock = made()
+    long = taken(endpoints)
+    clock.now += 1
+    for _ in range(RESTS + 1):
+        endpoints.all[0].room = 2
+        endpoints.crowded(taken(endpoints), "HTTP 429")
+        waited = endpoints.wait_s()
+        clock.now += FIRST_REST_S * 2**9 if waited is None else waited
+    assert endpoints.obituary() is None
+    endpoints.served(long)
+    for _ in range(RESTS + 1):
+        assert endpoints.obituary() is None
+        waited = endpoints.wait_s()
+        assert waited is not None
+        clock.now += waited
+        endpoints.crowded(taken(endpoints), "HTTP 429")
+    assert "found HTTP 429 (no room after 8 rests)" in (endpoints.obituary() or "")

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from pipeline.engines import Completion, Request, start
-from pipeline.engines.endpoints import FAILURES_TO_OPEN
+from pipeline.engines.endpoints import FAILURES_TO_OPEN, FIRST_REST_S
 from pipeline.engines.openai import OpenAIServers
 from pipeline.orders import Order
 from pipeline.roles import Role, Sampling, Teacher
@@ -162,6 +162,24 @@ def test_no_request_at_the_moment_is_not_the_end() -> None:
     assert sorted(each.id for each in found) == [each.id for each in asked]
 
 
+def test_requests_are_asked_for_again_while_one_takes_its_time() -> None:
+    second = threading.Event()
+
+    def answer(body: dict[str, Any], headers: Any) -> Reply:
+        if body["messages"][-1]["content"] == "q0":
+            assert second.wait(60), "nothing else came meanwhile"
+        else:
+            second.set()
+        return fine(body, headers)
+
+    first, later = requests(2)
+    with server(answer) as url:
+        engine = quick(role(url))
+        found = list(engine.stream(iter([first, None, None, later])))
+        engine.close()
+    assert sorted(one.text for one in found) == ["answer to q0", "answer to q1"]
+
+
 def test_load_goes_where_the_fewest_requests_are_in_flight() -> None:
     hits = [0, 0]
     enough = threading.Event()
@@ -286,17 +304,21 @@ def test_a_request_that_alone_is_refused_for_want_of_room_fails_in_the_end(monke
     assert len(refused) <= 7
 
 
-def test_an_empty_balance_is_no_want_of_room() -> None:
+def test_a_server_that_never_has_room_fails_all_requests_in_the_end(monkeypatch: pytest.MonkeyPatch) -> None:
     calls: list[int] = []
 
-    def unpaid(body: dict[str, Any], headers: Any) -> Reply:
+    def full(body: dict[str, Any], headers: Any) -> Reply:
         calls.append(1)
-        return 429, {}, b'{"error": {"code": "insufficient_quota"}}'
+        return 429, {"Retry-After": "0"}, b'{"error": {"code": "insufficient_quota"}}'
 
-    with server(unpaid) as url:
-        cause = _cause(answers(role(url), requests(1)))
-    assert len(calls) == 1
-    assert "insufficient_quota" in cause
+    monkeypatch.setattr("pipeline.engines.endpoints.RESTS", 4)
+    with server(full) as url:
+        found = answers(role(url, concurrency=16), requests(64), tries=6)
+    assert len(calls) < 40
+    for one in found.values():
+        assert "no server answers; found HTTP 429" in (one.cause or "")
+        assert "insufficient_quota" in (one.cause or "")
+        assert "(no room after 4 rests)" in (one.cause or "")
 
 
 def test_what_never_passes_becomes_an_error_with_its_cause() -> None:
@@ -619,7 +641,7 @@ def test_retry_after_is_respected(monkeypatch: pytest.MonkeyPatch) -> None:
         monkeypatch.setattr(engine._endpoints, "rest", lambda endpoint, pause_s: rests.append((endpoint.url, pause_s)))
         assert [one.finish for one in engine.stream(requests(1))] == ["stop"]
         engine.close()
-    assert rests == [(url, 17.0)]
+    assert rests == [(url, FIRST_REST_S), (url, 17.0)]
     assert engine.figures == {"retries": 1, "circuits_opened": 0, "failed_probes": 0}
 
 
