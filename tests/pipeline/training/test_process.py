@@ -151,7 +151,7 @@ def test_loss_and_gradients_of_a_sharded_student_are_those_of_all_logits(
 
 def test_a_student_is_sharded_only_where_it_can_be(monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(layout: str, on_gpu: bool = True, **values: Any) -> str:
-        values = values | {"exec": {"config": "mine", **values.get("exec", {})}}
+        values = values | {"exec": {"launcher": "accelerate", "config": "mine", **values.get("exec", {})}}
         with pytest.raises(ValueError, match=r"^mine shards the student over processes") as error:
             options.refuse_sharding(sft.Config(**values), layout, on_gpu)
         return str(error.value)
