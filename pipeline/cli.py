@@ -45,7 +45,7 @@ app.add_typer(models_app, name="models")
 out = Console(highlight=False, soft_wrap=True, emoji=False)
 err = Console(stderr=True, highlight=False, soft_wrap=True, emoji=False)
 
-RecipeArgument = Annotated[Path, typer.Argument(help="A recipe, for example pipeline/recipes/demo.yaml.")]
+RecipeArgument = Annotated[Path, typer.Argument(help="A recipe's file, or the name of a shipped one: demo.")]
 SetOption = Annotated[
     list[str] | None,
     typer.Option("--set", help="A value over the recipe's: --set generate.samples=4. May be repeated."),

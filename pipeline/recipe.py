@@ -115,12 +115,17 @@ def model() -> type[BaseModel]:
 
 
 def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
-    """Read and check a recipe file, with `a.b=c` settings applied on top. Raises RecipeError."""
+    """Read and check a recipe file, with `a.b=c` settings applied on top. Raises RecipeError.
+
+    path: a file, or the bare name of a shipped recipe where no file is called so.
+    """
+    shipped = {file.stem: file for file in (Path(__file__).parent / "recipes").glob("*.yaml")}
+    if not path.exists():
+        path = shipped.get(str(path), path)
     try:
         text = path.read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        shipped = sorted(str(file) for file in (Path(__file__).parent / "recipes").glob("*.yaml"))
-        raise RecipeError(f"No recipe at {path}. Shipped recipes: {', '.join(shipped) or 'none'}.") from error
+        raise RecipeError(f"No recipe at {path}. Shipped recipes: {', '.join(sorted(shipped)) or 'none'}.") from error
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} cannot be read as UTF-8 text: {error}.") from error
     values = _values(text, str(path))

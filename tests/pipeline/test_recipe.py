@@ -255,8 +255,17 @@ def test_a_setting_that_cannot_be_applied_is_an_error(tmp_path: Path, setting: s
 
 
 def test_a_missing_recipe_lists_the_shipped_ones(tmp_path: Path) -> None:
-    with pytest.raises(RecipeError, match=r"No recipe at .*demo\.yaml"):
+    with pytest.raises(RecipeError, match=r"No recipe at .*Shipped recipes: demo, demo-rounds"):
         load(tmp_path / "none.yaml")
+
+
+def test_a_shipped_recipe_is_known_by_its_name_where_no_file_is_called_so(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert load(Path("demo-soft-labels")).name == "demo-soft-labels"
+    write(tmp_path, MINIMAL).rename(tmp_path / "demo")
+    assert load(Path("demo")).student.model == load(tmp_path / "demo").student.model != "smollm2-135m-instruct"
 
 
 def test_more_teachers_have_names_of_their_own(tmp_path: Path) -> None:
