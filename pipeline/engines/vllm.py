@@ -120,11 +120,22 @@ class Vllm:
             if not running:
                 return
             for output in engine.step():
-                if output.finished:
+                if output.finished and not self._again(engine, output, running[output.request_id]):
                     yield self._completion(output, running.pop(output.request_id))
 
-    def _add(self, engine: Any, request: Request) -> Completion | None:
-        """Hand a request to the engine. Returns its end where it is refused: a prompt longer than the context."""
+    def _again(self, engine: Any, output: Any, request: Request) -> bool:
+        """Whether a completion is scored once more, for the cache held some of its own tokens: what is read from there
+        has no logits, and so no labels. Of the prompt none are wanted.
+        """
+        if request.score_ids is None or (output.num_cached_tokens or 0) < len(request.prompt_token_ids or ()):
+            return False
+        return self._add(engine, request, cached=False) is None
+
+    def _add(self, engine: Any, request: Request, cached: bool = True) -> Completion | None:
+        """Hand a request to the engine. Returns its end where it is refused: a prompt longer than the context.
+
+        cached: whether one to be scored may begin in the prefix cache.
+        """
         from vllm.exceptions import VLLMValidationError
 
         prompt: Any = {"prompt": request.prompt}
@@ -134,7 +145,7 @@ class Vllm:
         try:
             if request.logprobs > (vocabulary := engine.model_config.get_vocab_size()):
                 raise ValueError(f"logprobs = {request.logprobs}, and the vocabulary has {vocabulary} tokens")
-            params = params_of(request)
+            params = params_of(request, cached)
             own_id = engine.add_request(request.id, prompt, params)
         except (ValueError, VLLMValidationError) as error:
             return failed(request, f"refused by vLLM: {error}")
@@ -181,17 +192,18 @@ class Vllm:
         return packed
 
 
-def params_of(request: Request) -> Any:
-    """vLLM's SamplingParams for a request."""
+def params_of(request: Request, cached: bool = True) -> Any:
+    """vLLM's SamplingParams for a request; cached: whether one to be scored may begin in the prefix cache."""
     if request.score_ids is None:
         return sampling_params(request.sampling, request.max_tokens, request.logprobs, request.thinking_budget)
     from vllm import SamplingParams
     from vllm.sampling_params import RequestOutputKind
 
-    # The prefix cache holds no logits: vLLM does not read it for a request with prompt_logprobs. Raw logprobs are taken
-    # before all tokens but the last one are ruled out.
+    # The prefix cache holds no logits: by itself vLLM does not read it for a request with prompt_logprobs. Those of the
+    # prompt are not wanted. Raw logprobs are taken before all tokens but the last one are ruled out.
     return SamplingParams(
         prompt_logprobs=request.logprobs,
+        skip_reading_prefix_cache=not cached,
         logprobs=request.logprobs,
         allowed_token_ids=request.score_ids[-1:],
         temperature=0.0,

@@ -302,19 +302,35 @@ def test_a_greedy_token_is_its_first_candidate(vllm_engine: Running) -> None:
 def test_a_stored_completion_scored_later_gets_the_labels_it_would_have_had(
     vllm_engine: Running, max_tokens: int
 ) -> None:
-    """512 is the context: what fills it to the last token is scored too."""
+    """512 is the context: what fills it to the last token is scored too. It is in the prefix cache then, own tokens and
+    all, which have no logits there: it is scored once more without.
+    """
     asked = request(vllm_engine, 1, STORY, Sampling(temperature=1.0, min_tokens=max_tokens), max_tokens, 20)
     made = next(vllm_engine.engine.stream([asked]))
-    before = dict(vllm_engine.engine.figures)
     scored = next(vllm_engine.engine.stream([replace(asked, id="5" * 32, score_ids=made.token_ids)]))
     assert (scored.finish, scored.text, scored.token_ids) == ("stop", "", made.token_ids)
-    assert vllm_engine.engine.figures["cached_prompt_tokens"] == before["cached_prompt_tokens"]
     ours, theirs = labels_of(made), labels_of(scored)
     assert theirs.sampled.tolist() == made.token_ids
     assert np.abs(ours.sampled_logprobs - theirs.sampled_logprobs)[ours.sampled_logprobs > -8].max() < 0.5
     assert np.abs(ours.tail - theirs.tail).mean() < 0.02
     both = [len(set(one) & set(two)) for one, two in zip(ours.ids.tolist(), theirs.ids.tolist(), strict=True)]
     assert np.mean(both) > 18
+
+
+def test_a_prompt_is_read_once_for_all_completions_of_it_that_are_scored(vllm_engine: Running) -> None:
+    asked = replace(request(vllm_engine, 1, STORY * 8, Sampling(), 1, 5), prompt="")
+    assert asked.prompt_token_ids is not None
+    prompt = asked.prompt_token_ids
+    twins = [replace(asked, id=f"{number:032x}", score_ids=[*prompt[number : number + 40]]) for number in range(3)]
+    first = {one.id: labels_of(one) for one in vllm_engine.engine.stream(twins)}
+    before = dict(vllm_engine.engine.figures)
+    last = replace(twins[0], id="9" * 32, score_ids=prompt[3:43])
+    again = [*vllm_engine.engine.stream([last]), *vllm_engine.engine.stream(twins[:1])]
+    now = vllm_engine.engine.figures
+    # The last one's own tokens are new; the first one's are in the cache, from which none of them is taken.
+    assert 0 < now["cached_prompt_tokens"] - before["cached_prompt_tokens"] <= len(prompt)
+    assert np.allclose(labels_of(again[1]).tail, first[twins[0].id].tail, atol=0.02)
+    assert labels_of(again[0]).sampled.tolist() == prompt[3:43]
 
 
 def test_more_candidates_than_the_vocabulary_has_are_an_error(tmp_path: Path) -> None:
