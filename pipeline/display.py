@@ -38,7 +38,7 @@ class Display:
             Live(Group(self._bar, self._note), console=console, transient=True) if console.is_terminal else None
         )
         self._last_line = 0.0
-        # Of what is counted now: its unit, when its first moment was and how many were done then, and at the last one.
+        # Of what is counted now: its unit, when its work began and how many were done then, and at the last moment.
         self._unit, self._begun, self._first, self._done = "", 0.0, 0, 0
 
     def __enter__(self) -> "Display":
@@ -68,7 +68,8 @@ class Display:
 
     def _moves(self, name: str, moment: Progress) -> None:
         now = time.monotonic()
-        if moment.unit != self._unit or moment.done < self._done:
+        # As long as nothing is done, it has not begun: an engine starts.
+        if moment.unit != self._unit or moment.done < self._done or moment.done == self._first:
             self._unit, self._begun, self._first = moment.unit, now, moment.done
         self._done = moment.done
         left = "" if "left" in moment.note else _left(moment, now - self._begun, self._first)

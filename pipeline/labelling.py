@@ -119,7 +119,8 @@ def _score(
     step = min(first.exec.max_num_batched_tokens or SCORE_STEP_TOKENS, SCORE_STEP_TOKENS)
     role = first.model_copy(update={"exec": first.exec.model_copy(update={"max_num_batched_tokens": step})})
     engine = start(role, engine_seed(chain.from_iterable(missing)))
-    begun, before_s = time.monotonic(), figures.seconds
+    begun, before_s, note = time.monotonic(), figures.seconds, "scoring stored completions"
+    progress(done, total, note)
     try:
         for completion in engine.stream(chain.from_iterable(map(_requests, readings, missing))):
             if completion.labels is None:
@@ -130,7 +131,7 @@ def _score(
                 figures.tokens += completion.completion_tokens
             done += 1
             figures.seconds = before_s + time.monotonic() - begun
-            progress(done, total, "scoring stored completions")
+            progress(done, total, note)
     finally:
         engine.close()
 

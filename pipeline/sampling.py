@@ -9,7 +9,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import nullcontext
+from contextlib import ExitStack
 from dataclasses import dataclass, field, fields
 from itertools import chain
 from pathlib import Path
@@ -130,25 +130,15 @@ def complete(
     error_share_limit of the completions wanted have failed for good, and lock.Locked where another process writes to
     the store.
     """
-    judges = ThreadPoolExecutor(thread_name_prefix="judge")  # its threads begin with the first answer to judge
-    try:
-        return _complete(Schedule(orders, store, judges), orders, store, start, progress, error_share_limit)
-    finally:
-        judges.shutdown(wait=False, cancel_futures=True)
-
-
-def _complete(
-    schedule: Schedule,
-    orders: Sequence[Order],
-    store: Store,
-    start: Callable[[int], Engine],
-    progress: Show,
-    error_share_limit: float,
-) -> tuple[Figures, list[tuple[Order, Decision]]]:
     figures = Figures()
-    requests = schedule.requests()
-    first = next(requests, None)  # another process may have stored it before the lock is taken: then it is made twice
-    with nullcontext() if first is None else store.appending():
+    with ExitStack() as stack:
+        judges = ThreadPoolExecutor(thread_name_prefix="judge")  # its threads begin with the first answer to judge
+        stack.callback(judges.shutdown, wait=False, cancel_futures=True)
+        schedule = Schedule(orders, store, judges)
+        requests = schedule.requests()
+        first = next(requests, None)
+        if first is not None:  # another process may have stored it before the lock is taken: then it is made twice
+            stack.enter_context(store.appending())
         figures.torn_records = store.torn
         seed = engine_seed(_pending(orders, store, figures))
         if first is not None:
@@ -281,7 +271,6 @@ def _joined(order: Order, parent: Row, completion: Completion) -> str:
 
 def _note(figures: Figures, total: int, running: int, engine: Mapping[str, float]) -> str:
     """What a person wants to see of a long generation, in one line; what is unknown or nothing is left out."""
-    left_s = figures.seconds / figures.bought * (total - figures.reused - figures.bought)
     prompt_speed = figures.prompt_tokens / figures.seconds if figures.seconds else 0.0
     parts = [f"{running:,} running"]
     if figures.errors:
@@ -290,6 +279,9 @@ def _note(figures: Figures, total: int, running: int, engine: Mapping[str, float
     if engine.get("prompt_tokens"):
         parts.append(f"prefix cache {engine.get('cached_prompt_tokens', 0.0) / engine['prompt_tokens']:.0%}")
     parts.append(f"cut off {figures.truncated / figures.bought:.1%}")
+    if figures.bought < running:  # the first of those that run side by side say nothing of the others
+        return ", ".join([*parts, "time left not known yet"])
+    left_s = figures.seconds / figures.bought * (total - figures.reused - figures.bought)
     return ", ".join([*parts, f"{_span(left_s)} left"])
 
 

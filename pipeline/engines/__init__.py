@@ -20,6 +20,7 @@ ENGINES = {
 }
 
 LOGPROBS_LIMIT = 1000  # candidates of a token that may be asked for
+ASK_AGAIN_S = 0.2  # for requests, where there were none at the moment
 
 Finish = Literal["stop", "length", "error"]
 
@@ -63,9 +64,6 @@ class Completion:
 def failed(request: Request, cause: str) -> Completion:
     """The answer to a request that failed for good."""
     return Completion(request.id, "", None, "error", cause, len(request.prompt_token_ids or ()), 0)
-
-
-ASK_AGAIN_S = 0.2  # for requests, where there were none at the moment
 
 
 class Engine(Protocol):

@@ -12,6 +12,7 @@ from collections.abc import Collection, Iterable, Iterator
 from concurrent.futures import Future
 from contextlib import suppress
 from pathlib import Path
+from typing import Literal
 
 import httpx
 
@@ -28,8 +29,8 @@ FIRST_PAUSE_S = 0.5  # doubled with each try, with jitter of as much again
 LONGEST_PAUSE_S = 60.0
 LONGEST_RETRY_AFTER_S = 600.0
 CONNECT_LIMIT_S = 30.0  # an address where nobody answers is noticed sooner than a long completion that never ends
-BUSY = frozenset({408, 409, 425, 429})  # the server asks for patience; it is not broken
-CROWDED = 429
+# what a server asks for that is not broken, by HTTP status
+WANTS: dict[int, Literal["time", "room"]] = {408: "time", 409: "time", 425: "time", 429: "room"}
 REFUSED = frozenset({400, 422})
 REFUSING = frozenset({401, 402, 403, 404})  # no fault of the request: the key, the balance, or the name of the model
 
@@ -77,13 +78,13 @@ def _key(variable: str) -> str:
 class Temporary(Exception):
     """A failure that another try may mend.
 
-    `busy`: the server lives and only asks for patience, for `pause_s` where it says how long. `crowded`: it is busy for
-    want of room.
+    `wants` is set where the server lives and only asks for time, or for fewer requests. `pause_s`: how long it says to
+    leave it alone, where it does.
     """
 
-    def __init__(self, cause: str, busy: bool = False, crowded: bool = False, pause_s: float | None = None) -> None:
+    def __init__(self, cause: str, wants: Literal["time", "room"] | None = None, pause_s: float | None = None) -> None:
         super().__init__(cause)
-        self.busy, self.crowded, self.pause_s = busy, crowded, pause_s
+        self.wants, self.pause_s = wants, pause_s
 
 
 class OpenAIServers:
@@ -167,7 +168,7 @@ class OpenAIServers:
                 try:
                     return await self._ask(turn, request)
                 except Temporary as error:
-                    crowded = error.crowded
+                    crowded = error.wants == "room"
                     if crowded and waits < BUSY_TRIES and turn.endpoint.served > served.get(turn.endpoint, 0):
                         waits += 1
                     else:
@@ -214,9 +215,9 @@ class OpenAIServers:
             completion = await self._answer(turn.endpoint, request)
         except Temporary as error:
             pause_s = None if error.pause_s is None else min(error.pause_s, LONGEST_RETRY_AFTER_S)
-            if error.crowded:
+            if error.wants == "room":
                 endpoints.crowded(turn, str(error))
-            elif error.busy:
+            elif error.wants == "time":
                 endpoints.answered(turn)
             else:
                 endpoints.failed(turn, str(error))
@@ -271,9 +272,8 @@ class OpenAIServers:
     def _completion(self, endpoint: Endpoint, request: Request, response: httpx.Response) -> Completion:
         status, said = response.status_code, _text(response)[:200].strip()
         refusal = f"HTTP {status} from {endpoint.url}: {said}"
-        if status in BUSY or status >= 500:
-            pause_s = chat.retry_after_s(response.headers.get("retry-after"))
-            raise Temporary(refusal, status in BUSY, status == CROWDED, pause_s)
+        if status in WANTS or status >= 500:
+            raise Temporary(refusal, WANTS.get(status), chat.retry_after_s(response.headers.get("retry-after")))
         if status in (401, 403):
             name = self._role.exec.api_key_variable
             refusal += f" (the key came from {name})" if self._key else f" (no key: {name} is not set)"

@@ -127,7 +127,8 @@ class Vllm:
         """Whether a completion is scored once more, for the cache held some of its own tokens: what is read from there
         has no logits, and so no labels. Of the prompt none are wanted.
         """
-        if request.score_ids is None or (output.num_cached_tokens or 0) < len(request.prompt_token_ids or ()):
+        cached = output.num_cached_tokens or 0
+        if request.score_ids is None or cached < len(request.prompt_token_ids or ()) or not cached:
             return False
         return self._add(engine, request, cached=False) is None
 

@@ -42,3 +42,8 @@ def test_what_was_done_before_took_no_time(told: Any) -> None:
     found = told((20, 900, 1000, "steps"), (60, 910, 1000, "steps"))
     assert "left" not in found[0]
     assert found[1].endswith("about 6 min left")
+
+
+def test_the_start_of_an_engine_is_not_taken_for_the_speed_of_the_work(told: Any) -> None:
+    found = told((0, 0, 1000, "labels"), (200, 0, 1000, "labels"), (210, 10, 1000, "labels"))
+    assert found[-1].endswith("about 16 min left")
