@@ -12,12 +12,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from pipeline.digests import remembered
 from pipeline.records import content_id
 from pipeline.similarity.ngrams import Overlap, Reference
-from pipeline.sources import SOURCES, Candidate, FileSource, HubSource
-from pipeline.sources.file import existing, place_of
-from pipeline.sources.hub import folder_digest
+from pipeline.sources import SOURCES, Candidate, FileSource, HubSource, digests
+from pipeline.sources.file import existing
 
 GeneralSource = Annotated[FileSource | HubSource, Field(discriminator="kind")]
 
@@ -60,7 +58,7 @@ def read(
 
 def _rows(sources: Sequence[FileSource | HubSource], root: Path) -> Iterator[Candidate]:
     for source in sources:
-        yield from SOURCES[source.kind](source, root)
+        yield from SOURCES[source.kind].candidates(source, root)
 
 
 def refuse_missing(sources: Sequence[FileSource | HubSource], root: Path) -> None:
@@ -75,14 +73,6 @@ def example_id(row: Candidate) -> str:
     return content_id("general", row.id, row.answer)
 
 
-def digests(sources: Sequence[FileSource | HubSource], root: Path) -> dict[str, str]:
+def digests_of(general: Sequence[FileSource | HubSource], root: Path) -> dict[str, str]:
     """What the sources only name: digests of files and folders."""
-    known = remembered(root)
-    found: dict[str, str] = {}
-    for origin, source in enumerate(sources):
-        if isinstance(source, FileSource):
-            path = place_of(source, root)
-            found[f"general.{origin}"] = known.of(path) if path.is_file() else "missing"
-        elif (digest := folder_digest(source, known)) is not None:
-            found[f"general.{origin}"] = digest
-    return found
+    return digests({f"general.{origin}": source for origin, source in enumerate(general)}, root)

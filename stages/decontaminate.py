@@ -19,7 +19,7 @@ from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.similarity.ngrams import Hit, Overlap, Reference
 from pipeline.similarity.normal import normal_words
-from pipeline.sources.benchmark import Benchmarks, digests, held_out, kept, references, refuse_missing
+from pipeline.sources.benchmark import Benchmarks, digests_of, held_out, kept, references, refuse_missing
 from pipeline.sources.candidate import SourceError
 from pipeline.stage import Inputs, Output, Progress, Reads, Stage, StageError
 
@@ -45,7 +45,7 @@ class Config(Section):
 
 def benchmark_digests(config: Config, root: Path) -> dict[str, str]:
     """The digest of what each benchmark holds, by its name."""
-    return digests(config.benchmarks, root)
+    return digests_of(config.benchmarks, root)
 
 
 def refuse(config: Config, roles: Mapping[str, Role], root: Path) -> None:

@@ -394,7 +394,7 @@ def general_facts(config: Config, ready: General, times: Mapping[str, int]) -> d
 
 def contents(config: Config, root: Path) -> dict[str, str]:
     """Digests of the general set's files."""
-    return general.digests(config.general, root)
+    return general.digests_of(config.general, root)
 
 
 def refuse(config: Config, roles: Mapping[str, Role], root: Path) -> None:

@@ -14,7 +14,6 @@ from pydantic import Field, model_validator
 from pipeline import orders, sampling, wanted
 from pipeline.augment import Answers, Augmentation, augment, begin
 from pipeline.canonical import Space, canonical_key, canonical_keys, draws_to_tell
-from pipeline.digests import remembered
 from pipeline.embedding import Semantic, comparer, identity
 from pipeline.orders import Order
 from pipeline.records import PROBLEM, REFERENCE, REJECT, content_id
@@ -22,12 +21,9 @@ from pipeline.roles import Role, Sampling, Teacher
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.similarity.ngrams import Reference
-from pipeline.sources import SOURCES, TRAIN, Candidate, FileSource, ReasoningGymSource, Source, SourceError
+from pipeline.sources import SOURCES, TRAIN, Candidate, ReasoningGymSource, Source, SourceError, benchmark, digests
 from pipeline.sources.benchmark import Benchmarks, references
-from pipeline.sources.benchmark import digests as of_benchmarks
 from pipeline.sources.columns import RowSource, SplitName
-from pipeline.sources.file import place_of
-from pipeline.sources.hub import folder_digest
 from pipeline.sources.reasoning_gym import version
 from pipeline.sources.selection import Found, Selection, Survivor
 from pipeline.stage import Bill, Failures, Inputs, Output, Progress, Roles, Stage, StageError
@@ -103,18 +99,11 @@ class Config(Section):
 
 def source_digests(config: Config, root: Path) -> dict[str, str]:
     """What the config only names: digests of files and of folders, and the version that generators draw with."""
-    digests: dict[str, str] = {}
-    known = remembered(root)
-    for origin, source in enumerate(config.sources):
-        if isinstance(source, FileSource):
-            path = place_of(source, root)
-            digests[f"sources.{origin}"] = known.of(path) if path.is_file() else "missing"
-        elif isinstance(source, ReasoningGymSource):
-            digests["reasoning-gym"] = version()
-        elif (digest := folder_digest(source, known)) is not None:
-            digests[f"sources.{origin}"] = digest
-    digests |= {f"benchmarks.{name}": digest for name, digest in of_benchmarks(config.benchmarks, root).items()}
-    return digests | identity(config.semantic, root)
+    found = digests({f"sources.{origin}": source for origin, source in enumerate(config.sources)}, root)
+    if any(generators(config)):
+        found["reasoning-gym"] = version()
+    found |= {f"benchmarks.{name}": digest for name, digest in benchmark.digests_of(config.benchmarks, root).items()}
+    return found | identity(config.semantic, root)
 
 
 def check_space(source: ReasoningGymSource, asked: int, root: Path) -> float:
@@ -123,7 +112,7 @@ def check_space(source: ReasoningGymSource, asked: int, root: Path) -> float:
     Faulty items do not count. Draws are doubled until the estimate (`canonical.Space`, a lower bound) suffices, or
     nearly every further draw would meet a problem seen already.
     """
-    items = SOURCES[source.kind](source.model_copy(update={"seed": PROBE_SEED}), root)
+    items = SOURCES[source.kind].candidates(source.model_copy(update={"seed": PROBE_SEED}), root)
     space, least = Space(), SPACE_FACTOR * asked
     drawn, more = 0, draws_to_tell(least)
     while space.estimate < least and space.covered < SPACE_COVERED and drawn < SPACE_DRAWS * asked:
@@ -229,7 +218,7 @@ def collect(
     total = len(rows) + sum(source.count + held_per_task(config) for _, source in generators(config))
 
     def drawn(source: ReasoningGymSource) -> Iterator[Candidate]:
-        for place, item in enumerate(SOURCES[source.kind](source, root)):
+        for place, item in enumerate(SOURCES[source.kind].candidates(source, root)):
             if place % PROGRESS_EVERY == 0:
                 progress(Progress(len(selection.accepted), total, "problems", source.task))
             yield item
@@ -253,7 +242,7 @@ def read_rows(config: Config, root: Path, selection: Selection) -> list[Found]:
     for origin, source in enumerate(config.sources):
         if isinstance(source, ReasoningGymSource):
             continue
-        for row in SOURCES[source.kind](source, root):
+        for row in SOURCES[source.kind].candidates(source, root):
             if row.fault is None:
                 rows.append((origin, row))
             else:
@@ -384,7 +373,7 @@ def report(
                     f"{draws[origin]} items; rejects hold the others with their reasons"
                 )
         else:
-            fact |= {"name": source.name or (Path(source.path).name if isinstance(source, FileSource) else "")}
+            fact |= {"name": source.label}
         output.facts["sources"].append(fact)
 
 

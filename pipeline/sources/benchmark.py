@@ -10,14 +10,13 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import AfterValidator, Field, model_validator
 
-from pipeline.digests import remembered
 from pipeline.section import Section
 from pipeline.similarity.ngrams import Reference
-from pipeline.sources import file, hub
+from pipeline.sources import digests, file, hub
 from pipeline.sources.candidate import TRAIN, SourceError
 from pipeline.sources.columns import Columns
-from pipeline.sources.file import FileSource, place_of
-from pipeline.sources.hub import HubSource, folder_digest
+from pipeline.sources.file import FileSource
+from pipeline.sources.hub import HubSource
 
 
 class Benchmark(Section):
@@ -27,7 +26,7 @@ class Benchmark(Section):
     later: ClassVar[frozenset[str]] = frozenset({"hub", "subset", "hub_split", "revision"})
 
     name: str = Field(min_length=1)  # how verdicts call it
-    path: str | None = None  # .jsonl, .csv or .parquet; relative paths start at the folder that a run starts in
+    path: str | None = None  # .jsonl, .csv or .parquet; relative paths start at the project's folder
     column: str = "text"  # the column with the question
     hub: str | None = None  # in place of a path: owner/name, or an absolute path to a copy of the dataset's folder
     subset: str | None = None  # hub: the dataset's configuration, where it has several
@@ -112,15 +111,6 @@ def kept(items: Iterable[Mapping[str, Any]]) -> list[Reference]:
     return [Reference(row["benchmark"], row["item"], row["text"], row["benchmark"]) for row in items]
 
 
-def digests(benchmarks: Iterable[Benchmark], root: Path) -> dict[str, str]:
+def digests_of(benchmarks: Iterable[Benchmark], root: Path) -> dict[str, str]:
     """The digest of what each benchmark holds, by its name; "missing" where there is nothing. A commit needs none."""
-    made = {}
-    known = remembered(root)
-    for benchmark in benchmarks:
-        source = benchmark.source
-        if isinstance(source, FileSource):
-            path = place_of(source, root)
-            made[benchmark.name] = known.of(path) if path.is_file() else "missing"
-        elif (digest := folder_digest(source, known)) is not None:
-            made[benchmark.name] = digest
-    return made
+    return digests({benchmark.name: benchmark.source for benchmark in benchmarks}, root)

@@ -17,6 +17,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pydantic import field_validator
 
+from pipeline.digests import Digests
 from pipeline.sources.candidate import Candidate, SourceError
 from pipeline.sources.columns import RowSource, candidate, check_columns, nearest, undecodable
 
@@ -32,8 +33,13 @@ class FileSource(RowSource):
     locations: ClassVar[frozenset[str]] = frozenset({"path"})
 
     kind: Literal["file"]
-    path: str  # .jsonl, .csv or .parquet; relative paths start at the folder that a run starts in
+    path: str  # .jsonl, .csv or .parquet; relative paths start at the project's folder
     name: str | None = None  # how the source is called in the data; null: the file's name
+
+    @property
+    def label(self) -> str:
+        """How the source is called in the data."""
+        return self.name or Path(self.path).name
 
     @field_validator("path")
     @classmethod
@@ -46,7 +52,6 @@ class FileSource(RowSource):
 def candidates(source: FileSource, root: Path) -> Iterator[Candidate]:
     """A candidate a row, in the file's order. Raises SourceError where the file cannot be read as what it is."""
     path = existing(source, root)
-    name = source.name or path.name
     mapped = {column for column in source.columns.model_dump().values() if column is not None}
     readers: dict[str, Callable[[Path], Iterator[Row]]] = {
         ".jsonl": _jsonl,
@@ -64,24 +69,29 @@ def candidates(source: FileSource, root: Path) -> Iterator[Candidate]:
         raise SourceError(f"{path} holds no rows; expected a problem a row")
     for place, row in rows:
         if isinstance(row, bytes):
-            yield undecodable(row, source, name, place)
+            yield undecodable(row, source, source.label, place)
         else:
-            yield candidate(row, source, name, str(path), place)
+            yield candidate(row, source, source.label, str(path), place)
 
 
-def place_of(source: FileSource, root: Path) -> Path:
-    """Where the file lies."""
-    return root / Path(source.path).expanduser()
+def digest(source: FileSource, root: Path, known: Digests) -> str:
+    """What decides the candidates: the file's content; "missing" where there is none."""
+    path = _place(source, root)
+    return known.of(path) if path.is_file() else "missing"
 
 
 def existing(source: FileSource, root: Path) -> Path:
     """Where the file lies. Raises SourceError where there is none."""
-    path = place_of(source, root)
+    path = _place(source, root)
     if not path.is_file():
         beside = [other.name for other in path.parent.iterdir()] if path.parent.is_dir() else []
         what = "is not a file" if path.exists() else f"does not exist{nearest(path.name, beside)}"
         raise SourceError(f"{path} {what}. Give the problem file's path, absolute or relative to {root}")
     return path
+
+
+def _place(source: FileSource, root: Path) -> Path:
+    return root / Path(source.path).expanduser()
 
 
 def _jsonl(path: Path) -> Iterator[Row]:

@@ -27,6 +27,11 @@ class HubSource(RowSource):
     hub_split: str = "train"  # the dataset's own split; `split` says what the rows are here
     revision: str = ""  # a commit, 40 hex digits: what a branch points at changes unseen
 
+    @property
+    def label(self) -> str:
+        """How reports call the source."""
+        return self.name
+
     @model_validator(mode="after")
     def _names_a_revision(self) -> "HubSource":
         if not _COMMIT.fullmatch(self.revision):
@@ -38,9 +43,9 @@ class HubSource(RowSource):
         return self
 
 
-def folder_digest(source: HubSource, known: Digests) -> str | None:
-    """What decides the rows of a set that is a folder on this machine: its files by path and content; None for one of
-    the Hub, whose commit decides them.
+def digest(source: HubSource, root: Path, known: Digests) -> str | None:
+    """What decides the rows of a set that is a folder on this machine: its files by path and content; "missing" where
+    there are none, None for one of the Hub, whose commit decides them.
     """
     folder = Path(source.name)
     if not folder.is_absolute():

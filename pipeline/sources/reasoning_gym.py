@@ -15,6 +15,7 @@ from typing import Any, Literal
 from pydantic import Field, model_validator
 
 from pipeline import expression
+from pipeline.digests import Digests
 from pipeline.section import Section
 from pipeline.sources.candidate import TRAIN, Candidate, SourceError, canonical_json
 from pipeline.sources.columns import nearest
@@ -63,6 +64,10 @@ def candidates(source: ReasoningGymSource, root: Path) -> Iterator[Candidate]:
         dataset = _dataset(source, start)
         for index in range(_BLOCK):
             yield _item(source, label, dataset, start, index)
+
+
+def digest(source: ReasoningGymSource, root: Path, known: Digests) -> None:
+    """None: the version that items are drawn with is one for all sources (`version`)."""
 
 
 def _dataset(source: ReasoningGymSource, seed: int) -> Any:

@@ -9,7 +9,7 @@ from pydantic import ValidationError
 
 from pipeline.digests import Digests
 from pipeline.sources import HubSource, SourceError
-from pipeline.sources.hub import candidates, folder_digest
+from pipeline.sources.hub import candidates, digest
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
 
@@ -62,7 +62,7 @@ def test_the_content_of_a_local_set_is_identity_and_its_place_is_not(tmp_path: P
     for name, text in (("one", "a"), ("two", "a"), ("three", "b")):
         (tmp_path / name / "data").mkdir(parents=True)
         (tmp_path / name / "data" / "test.jsonl").write_text(text)
-    one, two, three = (folder_digest(source(tmp_path / name), known) for name in ("one", "two", "three"))
+    one, two, three = (digest(source(tmp_path / name), tmp_path, known) for name in ("one", "two", "three"))
     assert one == two != three
-    assert folder_digest(source(tmp_path / "gone"), known) == "missing"
-    assert folder_digest(source("nobody/nothing"), known) is None
+    assert digest(source(tmp_path / "gone"), tmp_path, known) == "missing"
+    assert digest(source("nobody/nothing"), tmp_path, known) is None
