@@ -139,7 +139,17 @@ def _build(folder: Path, run_folder: Path, manifests: dict[str, Manifest], langu
     for name, values in shared.items():
         write_durably(folder / "manifests" / f"{name}.json", json.dumps(values, indent=1, ensure_ascii=False) + "\n")
     write_durably(
-        folder / "README.md", card(shared, rows, sources.written, sources.rows(), sources.domains(), EXAMPLE, languages)
+        folder / "README.md",
+        card(
+            shared,
+            rows,
+            sources.written,
+            sources.teachers,
+            sources.rows(),
+            sources.domains(),
+            EXAMPLE,
+            languages,
+        ),
     )
     return rows
 
@@ -190,12 +200,15 @@ class _Sources:
     def __init__(self) -> None:
         self._counts: Counter[tuple[str, str, str]] = Counter()
         self._domains: set[str] = set()
-        self.written: Counter[str] = Counter()  # traces, repeats of them, and examples that no teacher wrote
+        self.written: Counter[str] = Counter()  # traces, examples that no teacher wrote, and repeats of either
+        self.teachers: set[str] = set()
 
     def add(self, table: pa.Table) -> None:
         for row in table.select(["id", "teacher", "source", "license", "task", "domain"]).to_pylist():
             repeat = base_id(row["id"]) != row["id"]
-            self.written["ready" if row["teacher"] is None else "repeats" if repeat else "traces"] += 1
+            self.written["repeats" if repeat else "ready" if row["teacher"] is None else "traces"] += 1
+            if row["teacher"] is not None:
+                self.teachers.add(row["teacher"])
             self._counts[(row["source"] or "not recorded", row["license"] or "unknown", row["task"] or "")] += 1
             self._domains.add(row["domain"] or "")
 

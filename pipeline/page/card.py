@@ -5,8 +5,9 @@ It writes no file; `publish.py` does.
 
 import json
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
+from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -14,6 +15,8 @@ import pyarrow as pa
 import yaml
 
 from pipeline import __version__
+from pipeline.roles import LOCAL
+from pipeline.rounds import LAST_STUDENT
 
 MEANINGS = {
     "id": "the trace's id: a hash of all that could change the teacher's words",
@@ -87,6 +90,7 @@ def card(
     manifests: Mapping[str, Mapping[str, Any]],
     rows: Mapping[str, int],
     written: Mapping[str, int],
+    writers: Collection[str],
     sources: Sequence[Mapping[str, Any]],
     domains: Sequence[str],
     schema: pa.Schema,
@@ -95,7 +99,8 @@ def card(
     """The whole README.
 
     manifests: by stage, made shareable (see `scrub.py`), "mix" among them; rows: examples per split; written: how many
-    are traces, repeats of them, and ready (no teacher wrote them); sources: dicts of source, license, task, examples.
+    are traces, ready (no teacher wrote them), and repeats of either; writers: the teachers that rows name; sources:
+    dicts of source, license, task, examples.
     """
     mix = manifests["mix"]
     generate = manifests.get("generate", mix)
@@ -104,7 +109,16 @@ def card(
     known = generate["identity"]["models"]
     declared = {"teacher": recipe.get("teacher", {}), **recipe.get("more_teachers", {})}
     asked = {name: role for name, role in declared.items() if name in known} or declared
-    teachers = [{**role, "weights": known.get(name, "not recorded")} for name, role in asked.items()]
+    kept = {name: role for name, role in asked.items() if _last(role.get("model", "")) in map(_last, writers)}
+    trained = f"a student trained from `{recipe.get('student', {}).get('model', 'an unnamed model')}`"
+    teachers = [
+        {
+            **role,
+            "weights": known.get(name, "not recorded"),
+            "called": trained if role.get("model") == LAST_STUDENT else f"`{role.get('model', 'an unnamed teacher')}`",
+        }
+        for name, role in (kept or asked).items()
+    ]
     template = _environment().get_template("card.md.jinja")
     return template.render(
         front_matter=front_matter(mix["run"], [row["license"] for row in sources], rows, domains, languages),
@@ -120,7 +134,8 @@ def card(
         commit=mix["commit"],
         finished=mix["finished"],
         teachers=teachers,
-        written_by=" and ".join(f"`{role.get('model', 'an unnamed teacher')}`" for role in teachers),
+        written_by=" and ".join(role["called"] for role in teachers),
+        local=LOCAL,
         sampling=_sampling(recipe),
         prompts=generate["identity"]["prompts"],
         funnel=funnel,
@@ -129,6 +144,11 @@ def card(
         ],
         recipe=_yaml(recipe),
     )
+
+
+def _last(name: str) -> str:
+    """The last part of a model's name, which is what data calls a path and a recipe that was made shareable too."""
+    return Path(name).name
 
 
 def _sampling(recipe: Mapping[str, Any]) -> dict[str, Any]:

@@ -330,7 +330,9 @@ def test_the_card_names_every_teacher_with_its_weights() -> None:
     recipe = {"teacher": role, "more_teachers": {"coder": {**role, "model": "two"}}, "generate": {}}
     common = {"run": "r", "commit": None, "finished": "now", "facts": {"funnel": []}, "recipe": recipe}
     generate = {**common, "identity": {"models": {"teacher": "w1", "coder": "w2"}, "prompts": {}}}
-    text = card({"mix": common, "generate": generate}, {"train": 1}, Counter(traces=1), [], [], EXAMPLE, [])
+    text = card(
+        {"mix": common, "generate": generate}, {"train": 1}, Counter(traces=1), {"one", "two"}, [], [], EXAMPLE, []
+    )
     assert "1 reasoning traces, written by `one` and `two` and kept" in text
     assert "ready-made" not in text
     assert "repeat some" not in text
@@ -340,13 +342,40 @@ def test_the_card_names_every_teacher_with_its_weights() -> None:
     assert all(line.startswith("|") for line in table), table
 
 
+@pytest.mark.parametrize(
+    ("writers", "said"),
+    [
+        ({"one", "last_student"}, "`one` and a student trained from `small`"),
+        ({"one"}, "`one`"),
+        ({"last_student"}, "a student trained from `small`"),
+        ({"two"}, "`models/two`"),
+    ],
+)
+def test_the_card_credits_the_teachers_that_rows_name_and_a_student_by_what_it_was_trained_from(
+    writers: set[str], said: str
+) -> None:
+    role = {"model": "one", "engine": "openai", "dtype": "bfloat16", "quantization": None}
+    local = {**role, "engine": "vllm"}
+    more = {"last_student": {**local, "model": "last_student"}, "other": {**local, "model": "models/two"}}
+    recipe = {"teacher": role, "more_teachers": more, "student": {"model": "small"}, "generate": {}}
+    common = {"run": "r", "commit": None, "finished": "now", "facts": {"funnel": []}, "recipe": recipe}
+    models = dict.fromkeys(("teacher", "last_student", "other"), "w")
+    generate = {**common, "identity": {"models": models, "prompts": {}}}
+    counted = Counter(traces=1, ready=2)
+    text = card({"mix": common, "generate": generate}, {"train": 3}, counted, writers, [], [], EXAMPLE, [])
+    assert f"1 reasoning traces, written by {said} and kept after" in text
+    assert ", and 2 ready-made examples" in text
+    assert ("| engine | openai |" in text) is ("one" in writers)  # what a server computes in, nobody knows
+    assert text.count("| engine, dtype | vllm, bfloat16 |") == len(writers - {"one"})
+
+
 def test_the_card_tells_traces_from_their_repeats_and_from_examples_that_no_teacher_wrote() -> None:
     role = {"model": "one", "engine": "vllm", "dtype": "bfloat16", "quantization": None}
     funnel = [{"stage": "mix", "reason": "kept", "traces": 72}]
     common = {"run": "r", "commit": None, "finished": "now", "facts": {"funnel": funnel}}
     mix = {**common, "recipe": {"teacher": role, "generate": {}}, "identity": {"models": {}, "prompts": {}}}
-    text = card({"mix": mix}, {"train": 180}, Counter(traces=36, repeats=124, ready=20), [], [], EXAMPLE, [])
+    text = card({"mix": mix}, {"train": 180}, Counter(traces=36, repeats=124, ready=20), {"one"}, [], [], EXAMPLE, [])
     said = " ".join(text.split("## Sources")[0].split())
     assert "36 reasoning traces, written by `one` and kept after judging" in said
-    assert "of 72 in all, 124 rows that repeat some of them, and 20 ready-made examples that no teacher wrote." in said
+    assert "of 72 in all, 20 ready-made examples that no teacher wrote, and 124 rows that repeat some of them." in said
     assert "Those of the ready-made examples (no `teacher`) are their source's." in text
