@@ -56,7 +56,10 @@ DataOption = Annotated[
 RoundOption = Annotated[
     int | None,
     typer.Option(
-        "--round", min=1, help="Of a recipe with rounds, which one's generate to eval; without it the first's."
+        "--round",
+        min=1,
+        help="Of a recipe with rounds, which one's generate to eval; without it generate to export are the "
+        "first's, eval the whole run's.",
     ),
 ]
 StageArgument = Annotated[str, typer.Argument(help=f"One of: {', '.join(plan.ORDER)}.")]
@@ -132,7 +135,8 @@ def run(
         with _terminable(), Display(out) as display:
             runner = Runner(_load(recipe_path, settings, data), display.watcher())
             if only:
-                Runner(runner.run.at(_known_stage(only), number), runner.watcher).only(only, forced)
+                this = runner.run.at(_known_stage(only), number)
+                Runner(runner.run.best() if this.history else this, runner.watcher).only(only, forced)
             else:
                 runner.through(_known_stage(to or "report"), forced, number)
         if (only or to or "report") == "report" and number is None:
@@ -315,6 +319,9 @@ def plan_command(
             found = pilot.lines(runner.pilot("generate", share)) if asks else []
         told = estimate(this)
         lines = [*found, told[0]] if found else told  # what was measured stands for what was guessed
+        lines += recipe.doubts(this.recipe)
+        if this.number is not None:
+            lines.append(f"All of this is of the first round of {this.recipe.rounds.count} at most.")
     for line in lines:
         out.print(escape(line))
 
@@ -339,7 +346,7 @@ def publish(
     from pipeline import publish as publishing
 
     with _errors():
-        this = _load(recipe_path, settings, data).closing()
+        this = _load(recipe_path, settings, data).best()
         word = this.states()["mix"].word
         if word != "fresh":
             raise StageError(f"mix is {word}; only a fresh mix is published. Run it first with --to mix.")
@@ -377,7 +384,7 @@ def serve(
         folder = serving.exported(this, weights or None)
         serving.check_place(host, port)
         name, student = this.recipe.name, quantisation.role_of(folder.name, this.recipe.student)
-        out.print(escape(f"model {name}, from {folder}; it was taught with the prompt {student.prompt}"))
+        out.print(escape(f"model {name}, from {folder}; {serving.taught(student)}"))
         words = serving.command(folder, name, student, host, port, more or ())
         with _terminable():
             code = serving.serve(words, serving.address(host, port), lambda line: out.print(escape(line)))

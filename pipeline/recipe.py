@@ -13,10 +13,12 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError, create_model
 
 from pipeline import plan
-from pipeline.roles import LOCAL, Judge, Peer, Role, Student, Teacher, thinkers
+from pipeline.engines import hf
+from pipeline.roles import LOCAL, Judge, Peer, Role, Student, Teacher, thinkers, thinking_budget
 from pipeline.rounds import LAST_STUDENT, Rounds, as_teacher
 from pipeline.section import Section
 from pipeline.text import closest
+from pipeline.think import writes_tags
 
 
 class RecipeError(Exception):
@@ -74,6 +76,12 @@ class Recipe:
             **{name: section.model_dump(mode="json") for name, section in self.sections.items()},
         }
 
+    @property
+    def thinks(self) -> bool:
+        """Whether the student comes to write think tags. Raises ValueError as `writes_tags`."""
+        mix = cast(Any, self.sections["mix"])
+        return writes_tags(mix.trace_format, [teacher.thinking for teacher in self.teachers.values()])
+
     def in_round(self, checkpoint: Path | None, deciding: bool) -> "Recipe":
         """This recipe as one of its rounds has it.
 
@@ -83,8 +91,7 @@ class Recipe:
         sections: dict[str, Any] = dict(self.sections)
         more, silent = dict(self.more_teachers), self.silent
         if checkpoint is not None:
-            thinks = sections["mix"].trace_format == "think"
-            more[LAST_STUDENT] = as_teacher(self.student, thinks)
+            more[LAST_STUDENT] = as_teacher(self.student, self.thinks)
             silent = frozenset() if self.rounds.keep_teachers else frozenset({"teacher", *self.more_teachers})
             if self.rounds.start == "last":
                 sections["sft"] = sections["sft"].model_copy(update={"start": str(checkpoint)})
@@ -216,6 +223,7 @@ def _check_fitting(recipe: Recipe) -> None:
             "sft.objective is soft_labels, and generate.logprobs is 0: nothing is kept of the teachers' distributions. "
             "Set generate.logprobs (50, say), or another objective."
         )
+    _ = recipe.thinks
     if sections["mix"].prefer == "judge" and not sections["verify"].rate:
         raise ValueError(
             "mix.prefer is judge, and verify.rate is false: no trace is rated. Set verify.rate: true and name a model "
@@ -233,6 +241,51 @@ def _check_fitting(recipe: Recipe) -> None:
             f"answers would be cut off below their limit, since max_model_len holds prompt and answer together: "
             f"{', '.join(short)}. Raise max_model_len there, or lower the limit."
         )
+    for key, roles, section in (("generate", asked, generate), ("eval", examined, evaluate)):
+        for name, role in roles.items():
+            if role.engine == "hf":
+                try:
+                    hf.generation_values(section.sampling)
+                except ValueError as error:
+                    raise ValueError(f"{key}.sampling, which {_place(name)} is asked with: {error}.") from error
+    asks = {"generate.max_tokens": generate.max_tokens}
+    open_ended = [*_open_ended(recipe.teachers, asks)]
+    open_ended += _open_ended({"teacher": recipe.teacher}, {"eval.max_tokens": evaluate.max_tokens})
+    if open_ended:
+        raise ValueError(
+            f"answers would end before their reasoning is closed: {', '.join(open_ended)}. Raise the limit above the "
+            f"budget, by as many tokens as an answer takes."
+        )
+
+
+def _open_ended(roles: Mapping[str, Role], limits: Mapping[str, int]) -> Iterator[str]:
+    """Limits of answers that a budget of reasoning uses up alone."""
+    for name, role in roles.items():
+        budget = thinking_budget(role)
+        for key, limit in limits.items():
+            if budget is not None and budget >= limit:
+                yield f"{_place(name)}.thinking_budget is {budget}, and {key} is {limit}"
+
+
+def doubts(recipe: Recipe) -> list[str]:
+    """What is worth a second look before anything is bought: limits of one section that another one does not meet."""
+    sections = cast(dict[str, Any], recipe.sections)
+    limits = {key: getattr(sections["generate"], key) or 0 for key in ("max_tokens", "second_max_tokens")}
+    key, longest = max(limits.items(), key=lambda item: item[1])
+    longest = min(longest, sections["filter"].max_tokens or longest)
+    found = []
+    if sections["mix"].trace_format != "answer":
+        if longest > (most := sections["sft"].max_length):
+            found.append(
+                f"generate.{key} lets a trace have {longest:,} tokens, and sft.max_length is {most:,} with its prompt: "
+                f"longer examples are dropped, and where they are many sft refuses. Raise sft.max_length, or lower it."
+            )
+        if longest > (most := sections["eval"].max_tokens):
+            found.append(
+                f"generate.{key} lets a trace have {longest:,} tokens, and eval.max_tokens is {most:,}: answers as "
+                f"long as the longest traces are cut off there. Raise eval.max_tokens, or lower it."
+            )
+    return found
 
 
 def _short(roles: Mapping[str, Role], limits: Mapping[str, int]) -> Iterator[str]:
@@ -240,8 +293,11 @@ def _short(roles: Mapping[str, Role], limits: Mapping[str, int]) -> Iterator[str
     for name, role in roles.items():
         for key, limit in limits.items():
             if role.engine in LOCAL and limit >= role.max_model_len:
-                place = name if name in _TAKEN else f"more_teachers.{name}"
-                yield f"{key} is {limit}, and {place}.max_model_len is {role.max_model_len}"
+                yield f"{key} is {limit}, and {_place(name)}.max_model_len is {role.max_model_len}"
+
+
+def _place(name: str) -> str:
+    return name if name in _TAKEN else f"more_teachers.{name}"
 
 
 def _check_teachers_named(recipe: Recipe) -> None:

@@ -65,9 +65,13 @@ class Run:
             return alone
         if name == "eval" or self.number not in (None, 1):
             return inside
-        # The first round is what a run without rounds is: whatever their number becomes, it stays where it was made.
+        # The first round is what a run without rounds is: whatever their number becomes, it stays where it was made,
+        # and what of it is still to be made comes there too.
         wanted, other = (alone, inside) if self.number is None else (inside, alone)
-        return other if other.exists() and not wanted.exists() else wanted
+        begun, elsewhere = (
+            any((place.parent / one).exists() for one in plan.ROUND if one != "eval") for place in (wanted, other)
+        )
+        return other if (elsewhere and not begun) or (other.exists() and not wanted.exists()) else wanted
 
     def in_round(self, number: int) -> "Run":
         """The round of that number, from 1 on. Its eval asks the block that decides between rounds."""
@@ -103,6 +107,15 @@ class Run:
         found = self.standing()
         scored = range(1, max(len(found.accuracies), 1) + 1)
         return self._round(found.chosen, tuple(self.in_round(number) for number in scored))
+
+    def best(self) -> "Run":
+        """As `closing`, once it is known which round is the best. Raises StageError before."""
+        if self.recipe.rounds.count > 1 and not (found := self.standing()).ended:
+            raise StageError(
+                f"{found.why} as the recipe is now, so that which student is the best is not known. Run the recipe "
+                f"first with --to eval, or take the first round's with --set rounds=1."
+            )
+        return self.closing()
 
     def at(self, name: str, number: int | None) -> "Run":
         """The round where a stage is meant. Without a number: the run's own, of those that each round has the first.

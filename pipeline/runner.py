@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from importlib import metadata
 from pathlib import Path
@@ -22,6 +22,7 @@ from pipeline import heap, lock, models, plan
 from pipeline.manifest import (
     INTENT_FILE,
     MANIFEST_FILE,
+    Change,
     Intent,
     Manifest,
     fingerprint,
@@ -30,6 +31,7 @@ from pipeline.manifest import (
 )
 from pipeline.opinions import JUDGE
 from pipeline.output import RunOutput
+from pipeline.recipe import doubts
 from pipeline.rounds import LAST_STUDENT
 from pipeline.run import Run, RunInputs, State
 from pipeline.shards import read_shards
@@ -113,7 +115,15 @@ class Runner:
                 return
             self.watcher.tells(f"round {number} of at most {self.run.recipe.rounds.count}")
             stages = plan.ROUND if number < last else plan.ROUND[: plan.ROUND.index(to) + 1]
-            Runner(self.run.in_round(number), self.watcher, self.seen).execute(stages, force)
+            try:
+                Runner(self.run.in_round(number), self.watcher, self.seen).execute(stages, force)
+            except StageError as error:
+                if number == 1:
+                    raise
+                raise StageError(
+                    f"{error}\nThat was in round {number}. To end with the rounds before it instead: --set "
+                    f"rounds.count={number - 1}."
+                ) from error
 
     def _foresee(self, names: Sequence[str], last: int | None) -> None:
         """Raise StageError or ValueError for what one of these stages would refuse after hours of those before it:
@@ -123,6 +133,9 @@ class Runner:
         """
         recipe, root = self.run.recipe, self.run.root
         done = self._done(names, last)
+        if "generate" in names and "generate" not in done:
+            for line in doubts(recipe):
+                self.watcher.tells(line)
         for stage in (plan.stage(name) for name in names if name not in done):
             config = recipe.sections[stage.name]
             stage.refuse(config, recipe.roles, root)
@@ -203,6 +216,8 @@ class Runner:
                 self.watcher.ends(stage.name, state.manifest, False)
                 return
         folder = self.run.stage_folder(stage.name)
+        if state.manifest is None and all(_is_idle(stage, change) for change in state.changes):
+            state = replace(state, changes=[])
         question = None if stage.name in forced else self._question(stage, state)
         if question is not None:
             raise Stale(question)
@@ -412,6 +427,12 @@ class _Attempt:
                 return
             if time.monotonic() - self._noted > NOTE_INTERVAL_S:
                 self._note()
+
+
+def _is_idle(stage: Stage, change: Change) -> bool:
+    """Whether a key with another value leaves a run that was cut off what it was."""
+    place, *keys = change.key.split(".")
+    return place == "config" and not stage.idle.isdisjoint(keys)
 
 
 def _held(manifest: Manifest) -> str:

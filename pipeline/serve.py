@@ -33,7 +33,7 @@ def exported(run: Run, form: str | None) -> Path:
 
     Of a recipe with rounds, it is the chosen round's.
     """
-    run = run.closing()
+    run = run.best()
     word = run.states()["export"].word
     if word != "fresh":
         raise StageError(f"export is {word}; only a fresh export is served. Run it first with --to export.")
@@ -46,6 +46,14 @@ def exported(run: Run, form: str | None) -> Path:
             f"export.weights and run --to export."
         )
     return artifact(run.stage_folder("export"), manifest, "models") / (form or forms[0])
+
+
+def taught(role: Role) -> str:
+    """How the student was asked in its training, which is how it is best asked now."""
+    said = f"it was taught with the prompt {role.prompt}"
+    if role.task_prompts:
+        said += f" ({', '.join(f'{prompt} for {task}' for task, prompt in sorted(role.task_prompts.items()))})"
+    return said if role.system is None else f"{said}, after the system message {role.system!r}"
 
 
 def command(folder: Path, name: str, role: Role, host: str, port: int, more: Sequence[str] = ()) -> list[str]:

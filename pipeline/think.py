@@ -5,7 +5,7 @@ learns maps back to the teacher's. It renders no chat (`templates.py`).
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, TypedDict
 
@@ -112,6 +112,20 @@ def lay_out(raw: str, thinking: bool, trace_format: TraceFormat, code: bool = Fa
     if not unclosed:
         spans += [inserted(f"\n{CLOSE}\n\n"), copied(*answer)]
     return [span for span in spans if span["text"] is not None or span["start"] != span["end"]]
+
+
+def writes_tags(trace_format: TraceFormat, teachers: Collection[bool]) -> bool:
+    """Whether a student of such traces writes think tags. teachers: for each of them, whether it thinks natively.
+
+    Raises ValueError where it would write them now and then: nobody could tell its reasoning from its answer.
+    """
+    if trace_format == "plain" and len(set(teachers)) > 1:
+        raise ValueError(
+            "mix.trace_format is plain, and some teachers think (thinking: true) and others do not: the student would "
+            "write think tags now and then, and its answers could not be told from its reasoning. Set "
+            "mix.trace_format: think, or answer."
+        )
+    return trace_format == "think" or (trace_format == "plain" and any(teachers))
 
 
 def _trimmed(raw: str, span: tuple[int, int]) -> tuple[int, int]:

@@ -27,6 +27,7 @@ from pipeline.sampling import Figures
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Failures, Inputs, Output, Progress, Reads, Stage, StageError
+from pipeline.think import writes_tags
 from pipeline.verifiers import label, lacking, version
 from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Pool, processors
@@ -82,7 +83,9 @@ def subjects(config: Config, inputs: Inputs) -> list[Subject]:
     teacher, student = inputs.teacher, examined(config, inputs.student)
     base = inputs.weights("student")
     distilled = inputs.manifest("checkpoint").artifacts["checkpoint"].fingerprint
-    thinks = inputs.manifest("mix").identity.config["trace_format"] == "think"
+    mixed = inputs.manifest("mix").identity
+    teachers = [bool(role["thinking"]) for role in mixed.roles.values() if "thinking" in role]
+    thinks = writes_tags(mixed.config["trace_format"], teachers)
     return [
         Subject(
             "teacher",
@@ -377,7 +380,8 @@ def exports(
 ) -> list[dict[str, Any]]:
     """The distilled student and its exports side by side: bytes of weights, tokens/s, accuracy. Empty without exports.
 
-    tokens_per_s is of the answers made now, None where all of them were stored already; difference: from the student.
+    tokens_per_s is None where a part of the answers was stored already: a few requests are no measure of many.
+    difference: from the student.
     """
     found = [(subject, answers) for subject, answers in examined if subject.model.startswith("student")]
     if len(found) == 1:
@@ -387,12 +391,17 @@ def exports(
         {
             "model": subject.model,
             "weight_bytes": quantisation.weight_bytes(_folder(subject)),
-            "tokens_per_s": generation[subject.model]["tokens_per_s"] or None,
+            "tokens_per_s": _speed(generation[subject.model]),
             **{key: models[subject.model][key] for key in ("pass_at_1", "interval", "mean_tokens")},
             "difference": scoring.difference(scoring.shares(answers), scoring.shares(whole)),
         }
         for subject, answers in found
     ]
+
+
+def _speed(generation: Row) -> float | None:
+    made_now = generation["bought"] > 20 * generation["reused"]
+    return float(generation["tokens_per_s"]) if made_now else None
 
 
 def prompts(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:
@@ -459,7 +468,7 @@ def tell(config: Config, output: Output, subject: Subject, answers: Sequence[sco
 
 STAGE = Stage(
     name="eval",
-    version=4,
+    version=5,
     config=Config,
     run=run,
     reads={

@@ -186,13 +186,6 @@ def orders_of(
                 f"generate.truncated is continue, which hands the tokens written so far back to the engine; engine "
                 f"{teacher.engine} of {name} takes none. Set generate.truncated: again, or use vllm."
             )
-        budget = thinking_budget(teacher)
-        if budget is not None and budget >= config.max_tokens:
-            raise StageError(
-                f"{name} has thinking_budget {budget}, and generate.max_tokens is {config.max_tokens}: the completion "
-                f"would end before its reasoning is closed. Raise generate.max_tokens above the budget, by as many "
-                f"tokens as an answer takes."
-            )
         texts = {prompt: inputs.prompt(prompt) for prompt in orders.prompt_names(teacher)}
         tokenizer = orders.open_tokenizer(teacher, partial(inputs.model, name), texts)
         made[name] = Order(

@@ -36,7 +36,7 @@ if TYPE_CHECKING:
 # What holds the optimizer's state in a checkpoint, as transformers names it, by the student's layout in processes.
 OPTIMIZER = {"whole": "optimizer.pt", "fsdp": "optimizer_0", "deepspeed": "latest"}
 # Keys that decide whether a training is begun, stopped or how it is written, but no step of it.
-NO_COURSE = frozenset(
+IDLE = frozenset(
     {"wild_loss_factor", "wild_loss_steps", "audit", "save_dtype", "min_covered_share", "max_unlabelled_share"}
 )
 DIVERGED_FILE = "diverged.json"  # in the stage's folder: the batches at which a training was stopped
@@ -262,9 +262,9 @@ def refuse(config: Config, roles: Mapping[str, Role], root: Path) -> None:
 
 def plan_of(config: Config, inputs: Inputs, material: Material) -> str:
     """An id of all that decides the course of a training: a checkpoint of another one is not gone on from."""
-    values = {name: value for name, value in declared(config).items() if name not in NO_COURSE}
+    values = {name: value for name, value in declared(config).items() if name not in IDLE}
     if isinstance(values.get("soft_labels"), dict):
-        values["soft_labels"] = {name: value for name, value in values["soft_labels"].items() if name not in NO_COURSE}
+        values["soft_labels"] = {name: value for name, value in values["soft_labels"].items() if name not in IDLE}
     paired = [] if material.targets is None else [targets.said_of(material.targets)]
     ordered = [] if material.places is None else [material.places]
     return content_id(
@@ -289,6 +289,8 @@ def begun_at(output: Output, plan: str, layout: str) -> Path | None:
     last = checkpoints.ready(root, plan)
     if last is None or (last / OPTIMIZER[layout]).exists():
         return last
+    if layout == "whole" and checkpoints.stopped(last) and any(last.glob("*.safetensors")):
+        return last  # nothing is left but to write the best weights
     step = checkpoints.step_of(last)
     others = [name for name, place in OPTIMIZER.items() if (last / place).exists()]
     if others:
@@ -482,5 +484,6 @@ STAGE = Stage(
     prompts=prompts,
     contents=contents,
     refuse=refuse,
+    idle=IDLE,
     on_stale="ask",
 )

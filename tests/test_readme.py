@@ -31,7 +31,7 @@ def test_a_recipe_of_the_readme_is_valid_with_the_models_and_problems_that_it_le
         "student.model=small": not {"model", "from"} & set(said.get("student", {})),
         "seed.sources=[{kind: file, path: problems.jsonl}]": "sources" not in said.get("seed", {}),
     }
-    recipe.load(path, [setting for setting, lacking in rest.items() if lacking])
+    assert recipe.doubts(recipe.load(path, [setting for setting, lacking in rest.items() if lacking])) == []
 
 
 def test_its_commands_have_the_options_it_shows() -> None:

@@ -101,7 +101,7 @@ def prune(root: Path, last: Path) -> None:
             shutil.rmtree(folder)
 
 
-def stopped_early(folder: Path) -> bool:
+def stopped(folder: Path) -> bool:
     """Whether the training had decided to stop when it wrote this checkpoint."""
     control = state_of(folder).get("stateful_callbacks", {}).get("TrainerControl", {})
     return bool(control.get("args", {}).get("should_training_stop"))

@@ -24,7 +24,7 @@ from trl.trainer.sft_trainer import SFTTrainer
 from pipeline.objectives import IGNORED, Objective
 from pipeline.objectives.forward import refuse_changed_logits
 from pipeline.training.batches import parts
-from pipeline.training.checkpoints import best_of, prune, seal, stopped_early
+from pipeline.training.checkpoints import best_of, prune, seal, stopped
 from pipeline.training.encode import Encoded
 
 MEDIAN_STEPS = 100  # before a run of wild losses: what they are compared with
@@ -261,7 +261,7 @@ class Planned:
 
     def go_on(self, last: Path | None) -> None:
         """Train from the start or from a checkpoint; one that had already stopped early only gives its best weights."""
-        if last is None or not stopped_early(last):
+        if last is None or not stopped(last):
             self.train(resume_from_checkpoint=None if last is None else str(last))  # type: ignore[attr-defined]
             return
         self.state = TrainerState.load_from_json(str(last / "trainer_state.json"))

@@ -30,12 +30,14 @@ def write(tmp_path: Path, text: str) -> Path:
 @pytest.mark.parametrize("path", SHIPPED, ids=lambda path: path.stem)
 def test_every_shipped_recipe_is_valid(path: Path) -> None:
     assert load(path).name == path.stem
+    assert recipe.doubts(load(path)) == []
 
 
 def test_what_is_said_to_be_shipped_is() -> None:
     named = {
         "demo",
         "demo-soft-labels",
+        "demo-rounds",
         "qwen-soft-labels",
         "openr1-7b",
         "r1-llama-8b",
@@ -210,6 +212,52 @@ def test_what_an_engine_could_not_keep_is_refused(tmp_path: Path, settings: list
     with pytest.raises(RecipeError) as caught:
         load(write(tmp_path, MINIMAL), settings)
     assert says in str(caught.value)
+
+
+def test_plain_traces_of_teachers_that_think_and_of_others_are_refused(tmp_path: Path) -> None:
+    path = write(tmp_path, MINIMAL)
+    mixed = ["teacher.thinking=true", "more_teachers={other: {model: o, engine: replay}}"]
+    assert not load(path, [*mixed[1:], "mix.trace_format=plain"]).thinks
+    assert load(path, [*mixed, "more_teachers.other.thinking=true", "mix.trace_format=plain"]).thinks
+    assert load(path, mixed).thinks
+    assert not load(path, [*mixed, "mix.trace_format=answer"]).thinks
+    with pytest.raises(RecipeError, match=r"mix\.trace_format is plain, and some teachers think"):
+        load(path, [*mixed, "mix.trace_format=plain"])
+
+
+BUDGET = ["teacher.engine=vllm", "teacher.thinking=true", "teacher.max_model_len=9000", "eval.max_tokens=50"]
+
+
+@pytest.mark.parametrize("key", ["generate", "eval"])
+def test_a_thinking_budget_that_leaves_no_room_for_an_answer_is_refused(tmp_path: Path, key: str) -> None:
+    settings = [*BUDGET, "generate.max_tokens=50", f"{key}.max_tokens=20"]
+    load(write(tmp_path, MINIMAL), [*settings, "teacher.thinking_budget=19"])
+    with pytest.raises(RecipeError, match=rf"teacher\.thinking_budget is 20, and {key}\.max_tokens is 20\. Raise"):
+        load(write(tmp_path, MINIMAL), [*settings, "teacher.thinking_budget=20"])
+
+
+@pytest.mark.parametrize(
+    ("settings", "says"),
+    [
+        ([], []),
+        (["generate.max_tokens=3000"], ["and sft.max_length is 2,048", "and eval.max_tokens is 1,024"]),
+        (["generate.max_tokens=3000", "mix.trace_format=answer"], []),
+        (["generate.max_tokens=3000", "filter.max_tokens=1024"], []),
+        (["generate.max_tokens=3000", "filter.max_tokens=1500"], ["1,500 tokens, and eval.max_tokens is 1,024"]),
+        (["generate.max_tokens=3000", "sft.max_length=4096", "eval.max_tokens=3000"], []),
+        (
+            ["generate={truncated: again, second_max_tokens: 3000}", "eval.max_tokens=3000"],
+            ["generate.second_max_tokens lets a trace have 3,000 tokens, and sft.max_length is 2,048"],
+        ),
+    ],
+)
+def test_limits_that_another_section_does_not_meet_are_told(
+    tmp_path: Path, settings: list[str], says: list[str]
+) -> None:
+    roomy = ["teacher.max_model_len=9000", "student.max_model_len=9000"]
+    found = recipe.doubts(load(write(tmp_path, MINIMAL), [*roomy, *settings]))
+    assert len(found) == len(says)
+    assert all(part in line for part, line in zip(says, found, strict=True))
 
 
 def test_an_unknown_key_of_a_source_names_the_nearest_one(tmp_path: Path) -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from pipeline import cli, plan, recipe
+from pipeline import cli, plan, recipe, serve
 from pipeline.check import check
 from pipeline.manifest import write_record
 from pipeline.publish import publish
@@ -64,6 +64,11 @@ def made(**more: Any) -> recipe.Recipe:
             {"rounds": 2, "student": {"model": "s", "max_model_len": 1100}, "generate": {"max_tokens": 2000}},
             "generate.max_tokens is 2000, and student.max_model_len is 1100",
         ),
+        (
+            {"rounds": 2, "generate": {"sampling": {"presence_penalty": 0.5}}},
+            "generate.sampling, which student is asked with: engine hf has no presence_penalty",
+        ),
+        ({"eval": {"sampling": {"presence_penalty": 0.5}}}, "eval.sampling, which student is asked with: engine hf"),
         ({"rounds": 0}, "rounds.count"),
         ({"rounds": {"counts": 2}}, "rounds.counts: unknown key. Did you mean count?"),
         ({"more_teachers": {LAST_STUDENT: {"model": "c"}}}, "more_teachers has the name 'last_student'"),
@@ -75,9 +80,18 @@ def test_rounds_that_cannot_be_are_refused(more: dict[str, Any], says: str) -> N
     assert says in str(caught.value)
 
 
-@pytest.mark.parametrize(("trace_format", "thinks"), [("think", True), ("plain", False)])
-def test_the_last_student_is_asked_as_it_was_trained(trace_format: str, thinks: bool) -> None:
-    found = made(rounds=2, mix={"trace_format": trace_format})
+@pytest.mark.parametrize(
+    ("teachers", "trace_format", "thinks"),
+    [(False, "think", True), (False, "plain", False), (True, "plain", True), (True, "answer", False)],
+)
+def test_the_last_student_is_asked_as_it_was_trained(teachers: bool, trace_format: str, thinks: bool) -> None:
+    teacher = {**VALUES["teacher"], "thinking": teachers}
+    found = made(
+        rounds=2,
+        mix={"trace_format": trace_format},
+        teacher=teacher,
+        more_teachers={"coder": {**VALUES["more_teachers"]["coder"], "thinking": teachers}},
+    )
     assert LAST_STUDENT not in found.in_round(None, True).teachers
     second = found.in_round(Path("/x"), True)
     assert list(second.teachers) == ["teacher", "coder", LAST_STUDENT]
@@ -228,6 +242,20 @@ def test_another_choice_makes_the_runs_own_eval_and_report_stale_and_no_round(pa
     assert {state.word for state in list(run.in_round(2).states().values())[:-1]} == {"fresh"}
 
 
+def test_the_best_rounds_student_is_served_and_none_before_the_rounds_are_over(path: Path) -> None:
+    run = run_of(path)
+    chosen = run.in_round(run.standing().chosen)
+    assert serve.exported(run, None) == chosen.stage_folder("export") / "models/bfloat16"
+    rescored(run.in_round(2), 0.5)
+    assert not run.standing().ended
+    for words in (["publish", str(path), str(path.parent / "made")], ["run", str(path), "--only", "eval"]):
+        found = CliRunner().invoke(cli.app, [*words, "--data", str(run.data)])
+        assert found.exit_code == 1
+        assert "best is not known" in " ".join(found.stderr.split())
+    with pytest.raises(StageError, match=r"2 of at most 3 rounds are scored .*best is not known.*--to eval"):
+        serve.exported(run, None)
+
+
 def test_a_rising_round_is_followed_by_another_whose_stages_wait_for_its_student(path: Path) -> None:
     run = run_of(path)
     rescored(run.in_round(2), 0.5)
@@ -262,6 +290,19 @@ def test_a_run_without_rounds_becomes_the_first_of_some_and_back(path: Path) -> 
     assert ran(grown, "report") == []
     assert grown.in_round(1).stage_folder("sft") == folder / "sft"
     assert grown.in_round(1).stage_folder("eval") == folder / "round-1/eval"
+
+
+def test_what_is_left_of_a_first_round_is_made_where_it_was_begun(path: Path) -> None:
+    run = run_of(path)
+    before, folder = run.in_round(1), run.folder
+    for name in ("generate", "verify"):
+        before.stage_folder(name).rename(folder / name)
+    shutil.rmtree(folder / "round-1")
+    assert ran(run, "mix") == ["filter", "dedupe", "decontaminate", "mix"]
+    this = run.in_round(1)
+    assert {this.stage_folder(name).parent for name in plan.ROUND[:-1]} == {folder}
+    assert this.stage_folder("eval") == folder / "round-1/eval"
+    publish(folder, path.parent / "out", (), this.stage_folder("seed"))
 
 
 def test_a_block_that_seed_did_not_draw_is_refused_before_anything_is_generated(path: Path) -> None:

@@ -21,6 +21,7 @@ from pipeline.shards import add_sums, read_shard, write_shard
 from pipeline.stage import StageError
 from pipeline.verifiers import VERSION
 from tests import small, synthetic, tiny
+from tests.desk import interrupted_at_save
 from tests.small import manifest, run_of
 
 TO_MIX = plan.ORDER[: plan.ORDER.index("mix") + 1]
@@ -370,6 +371,19 @@ def test_the_time_of_interrupted_attempts_counts_until_the_values_change(
             ran(path, setting)
     ran(path, "filter.max_tokens=12")
     assert manifest(run_of(path, "filter.max_tokens=12"), "filter").seconds == 200.0
+
+
+def test_a_training_that_was_cut_off_goes_on_with_other_values_that_decide_no_step(path: Path) -> None:
+    with interrupted_at_save():
+        ran(path, to="sft")
+    with pytest.raises(Stale, match=r"(?s)was interrupted with other values .*wild_loss_factor"):
+        ran(path, "sft.wild_loss_factor=9.0", "sft.learning_rate=0.5", to="sft")
+    assert ran(path, "sft.wild_loss_factor=9.0", to="sft") == ["sft"]
+    this = run_of(path, "sft.wild_loss_factor=9.0")
+    assert manifest(this, "sft").facts["resumed_at_step"] > 0
+    assert this.states()["sft"].word == "fresh"
+    with pytest.raises(Stale, match=r"finished with other values"):
+        ran(path, to="sft")
 
 
 def test_old_shards_go_once_the_new_manifest_stands(path: Path) -> None:

@@ -1,8 +1,10 @@
 """The sft stage on a tiny Llama: what it trains on, what it writes, and when it refuses."""
 
+import errno
 import json
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pyarrow as pa
 import pytest
@@ -124,6 +126,22 @@ def test_without_validation_the_last_checkpoint_is_kept(tmp_path: Path, student:
     assert output.facts["eval_loss"] == []
     assert output.facts["best_step"] == output.facts["steps"]
     assert any("no validation examples" in line for line in output.lines)
+
+
+def test_a_training_that_ended_is_written_though_no_optimizer_was_saved(
+    tmp_path: Path, student: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rows, values = tiny.examples(20, validation=4), {"exec": {"threads": 1, "resumable": False}}
+    whole = trained(tmp_path / "whole", student, rows, **values)
+    full = OSError(errno.ENOSPC, "No space left on device")
+    monkeypatch.setattr(sft.model, "save", mock.Mock(side_effect=full))
+    with pytest.raises(OSError, match="No space left"):
+        trained(tmp_path / "cut", student, rows, **values)
+    monkeypatch.undo()
+    again = trained(tmp_path / "cut", student, rows, **values)
+    assert again.facts["resumed_at_step"] == again.facts["steps"]
+    before, after = (weights(output.folder / "checkpoint") for output in (whole, again))
+    assert [name for name, value in before.items() if not value.equal(after[name])] == []
 
 
 @pytest.mark.parametrize("resumable", [False, True])

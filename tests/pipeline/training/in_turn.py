@@ -70,7 +70,7 @@ def cut_and_resumed(*arguments: Any) -> Any:
         found = sft.train(config, inputs, output, tokenizer, material, last, places)
     last = checkpoints.newest(output.work / "trainer")
     places = {"checkpoint": output.folder / "ended"}
-    with sharding(True), mock.patch.object(trainer, "stopped_early", return_value=True):
+    with sharding(True), mock.patch.object(trainer, "stopped", return_value=True):
         sft.train(config, inputs, output, tokenizer, material, last, places)
     return found
 

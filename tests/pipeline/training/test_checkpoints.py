@@ -76,4 +76,4 @@ def test_a_stored_decision_to_stop_is_read(tmp_path: Path, stopped: bool) -> Non
     folder = write(tmp_path, 5, sealed=False)
     state = {"stateful_callbacks": {"TrainerControl": {"args": {"should_training_stop": stopped}}}}
     (folder / "trainer_state.json").write_text(json.dumps(state))
-    assert checkpoints.stopped_early(folder) is stopped
+    assert checkpoints.stopped(folder) is stopped
