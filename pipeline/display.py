@@ -1,5 +1,6 @@
 """What a person sees of a running recipe: a live line at a terminal, plain lines elsewhere. It knows no stage."""
 
+import threading
 import time
 from types import TracebackType
 
@@ -16,6 +17,7 @@ from pipeline.runner import Watcher
 from pipeline.stage import Progress
 
 PLAIN_INTERVAL_S = 15.0  # between progress lines where there is no terminal
+SILENCE_S = 60.0  # after which a stage that tells nothing is said to run still, where there is no terminal
 
 
 class Display:
@@ -38,12 +40,17 @@ class Display:
             Live(Group(self._bar, self._note), console=console, transient=True) if console.is_terminal else None
         )
         self._last_line = 0.0
+        self._stage, self._stage_begun, self._told = "", 0.0, ""  # the one that runs, and the last it told
+        self._over = threading.Event()
+        self._beat = threading.Thread(target=self._break_silence, name="still-running", daemon=True)
         # Of what is counted now: its unit, when its work began and how many were done then, and at the last moment.
         self._unit, self._begun, self._first, self._done = "", 0.0, 0, 0
 
     def __enter__(self) -> "Display":
         if self._live is not None:
             self._live.start()
+        else:
+            self._beat.start()
         return self
 
     def __exit__(
@@ -51,6 +58,9 @@ class Display:
     ) -> None:
         if self._live is not None:
             self._live.stop()
+        else:
+            self._over.set()
+            self._beat.join()
 
     def watcher(self) -> Watcher:
         """The callbacks for a Runner."""
@@ -61,7 +71,8 @@ class Display:
 
     def _starts(self, name: str, state: State) -> None:
         self._console.print(f"[bold]{name}[/] ({state.word})")
-        self._last_line = time.monotonic()
+        self._last_line = self._stage_begun = time.monotonic()
+        self._stage, self._told = name, ""
         self._unit = ""
         self._bar.reset(self._task, total=None, description=name, unit="", visible=False)
         self._note.plain = ""
@@ -78,21 +89,30 @@ class Display:
             self._bar.update(self._task, completed=moment.done, total=moment.total, visible=True, unit=unit)
             self._note.plain = f"  {moment.note}{left}"
             return
+        total = f" of {moment.total:,}" if moment.total is not None else ""
+        self._told = f"{moment.done:,}{total} {moment.unit}{f'  {moment.note}' if moment.note else ''}"
         if now - self._last_line >= PLAIN_INTERVAL_S:
             self._last_line = now
-            total = f" of {moment.total:,}" if moment.total is not None else ""
-            note = f"  {moment.note}" if moment.note else ""
-            self._console.print(escape(f"  {name}: {moment.done:,}{total} {moment.unit}{note}{left}"))
+            self._console.print(escape(f"  {name}: {self._told}{left}"))
 
     def _says(self, name: str, line: str) -> None:
         self._console.print(f"  {escape(line)}")
 
     def _ends(self, name: str, manifest: Manifest, ran: bool) -> None:
         self._bar.update(self._task, visible=False)
-        self._note.plain = ""
+        self._note.plain = self._stage = ""
         rows = ", ".join(f"{dataset} {count:,}" for dataset, count in manifest.rows.items())
         tail = f"{manifest.seconds:.1f} s" if ran else "fresh, skipped"
         self._console.print(f"  [green]{name}[/]: {f'{rows}; ' if rows else ''}{tail}")
+
+    def _break_silence(self) -> None:
+        """Say of a stage that told nothing for long that it runs still, until all is over."""
+        while not self._over.wait(min(1.0, SILENCE_S)):
+            now, stage = time.monotonic(), self._stage
+            if stage and now - self._last_line >= SILENCE_S:
+                self._last_line = now
+                minutes = (now - self._stage_begun) / 60
+                self._console.print(escape(f"  {stage}: {self._told or 'running'}  (after {minutes:.0f} min)"))
 
 
 def _left(moment: Progress, seconds: float, first: int) -> str:

@@ -147,6 +147,7 @@ def complete(
             progress(figures.reused, figures.wanted, "starting the engine")
             engine = start(seed)
             figures.start_seconds = time.monotonic() - begun
+            progress(figures.reused, figures.wanted, "waiting for the first answers")
             try:
                 _stream(schedule, store, engine, chain([first], requests), figures, progress, error_share_limit)
             finally:

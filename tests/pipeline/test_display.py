@@ -1,5 +1,6 @@
 """What a person sees of a running stage: what is left is told by the speed of what was done since it was counted."""
 
+import threading
 from io import StringIO
 from typing import Any
 
@@ -9,6 +10,7 @@ from rich.console import Console
 from pipeline import display
 from pipeline.run import State
 from pipeline.stage import Progress
+from tests import synthetic
 
 
 @pytest.fixture
@@ -47,3 +49,30 @@ def test_what_was_done_before_took_no_time(told: Any) -> None:
 def test_the_start_of_an_engine_is_not_taken_for_the_speed_of_the_work(told: Any) -> None:
     found = told((0, 0, 1000, "labels"), (200, 0, 1000, "labels"), (210, 10, 1000, "labels"))
     assert found[-1].endswith("about 16 min left")
+
+
+def test_a_stage_that_tells_nothing_for_long_is_said_to_run_still(monkeypatch: pytest.MonkeyPatch) -> None:
+    page, said = StringIO(), threading.Event()
+    monkeypatch.setattr(display, "SILENCE_S", 0.02)
+    console = Console(file=page, width=200)
+    real = console.print
+
+    def told(*given: Any) -> None:
+        real(*given)
+        if "after" in str(given[0]):
+            said.set()
+
+    monkeypatch.setattr(console, "print", told)
+    state = State("absent", [], None, None)
+    with display.Display(console) as shown:
+        watcher = shown.watcher()
+        watcher.starts("sft", state)
+        assert said.wait(30)
+        said.clear()
+        watcher.moves("sft", Progress(0, 9, "steps", "warming up"))
+        assert said.wait(30)
+        watcher.ends("sft", synthetic.manifest("sft"), True)
+    lines = page.getvalue().splitlines()
+    assert lines[1] == "  sft: running  (after 0 min)"
+    assert "  sft: 0 of 9 steps  warming up  (after 0 min)" in lines
+    assert "after" not in lines[-1]
