@@ -33,6 +33,7 @@ from pipeline.opinions import JUDGE
 from pipeline.output import RunOutput
 from pipeline.recipe import doubts
 from pipeline.rounds import LAST_STUDENT
+from pipeline.routing import idle
 from pipeline.run import Run, RunInputs, State
 from pipeline.shards import read_shards
 from pipeline.stage import Bill, Progress, Stage, StageError
@@ -95,6 +96,7 @@ class Runner:
             self.execute(names[1:], force)
             return
         self._refuse_without("rounds.split", rounds.split)
+        self._refuse_idle_student()
         if last is not None:
             self._rounds(last, to, force)
             found = self.run.standing()
@@ -162,11 +164,7 @@ class Runner:
         """Raise StageError where seed drew no such block, or none of its questions has an answer that can be judged:
         nothing could be scored, which would show after hours.
         """
-        manifest = self.run.manifest("seed")
-        assert manifest is not None
-        shards = manifest.datasets["problems"].shards
-        tables = read_shards(self.run.stage_folder("seed"), shards, ("split", "verifier"))
-        rows = [row for table in tables for row in table.group_by(["split", "verifier"]).aggregate([]).to_pylist()]
+        rows = self._kinds("split", "verifier")
         blocks = {row["split"] for row in rows}
         if split not in blocks:
             raise StageError(
@@ -183,6 +181,22 @@ class Runner:
                 f"{' or '.join(sorted(verifiers))}. Expected questions whose answers can be judged: {fix}give them "
                 f"another verifier, or set {key} to another block."
             )
+
+    def _refuse_idle_student(self) -> None:
+        """Raise StageError where no problem fits the route of the last student, whom no one asks in the first round."""
+        route = cast(Any, self.run.recipe.sections["generate"]).routes.get(LAST_STUDENT)
+        if route is not None:
+            rows = self._kinds("domain", "task")
+            domains, tasks = ({row[name] for row in rows} for name in ("domain", "task"))
+            if why := idle({LAST_STUDENT: route}, domains, tasks):
+                raise StageError(f"generate.routes.{why}")
+
+    def _kinds(self, *columns: str) -> list[dict[str, Any]]:
+        """The values that some columns of seed's problems have together."""
+        manifest = self.run.manifest("seed")
+        assert manifest is not None
+        tables = read_shards(self.run.stage_folder("seed"), manifest.datasets["problems"].shards, columns)
+        return [row for table in tables for row in table.group_by(list(columns)).aggregate([]).to_pylist()]
 
     def execute(self, names: Iterable[str], force: Iterable[str] = ()) -> None:
         """Bring these stages to fresh, in order. Raises Stale, StageError or lock.Locked."""

@@ -310,6 +310,13 @@ def test_a_block_that_seed_did_not_draw_is_refused_before_anything_is_generated(
         ran(run_of(path, "rounds.split=val"), "report")
 
 
+def test_a_route_of_the_last_student_that_no_problem_fits_is_refused_before_the_first_round(path: Path) -> None:
+    with pytest.raises(
+        StageError, match=r"generate\.routes\.last_student is for the task 'sum', .*did you mean 'sums'"
+    ):
+        ran(run_of(path, "generate.routes={last_student: {tasks: [sum]}}"), "generate")
+
+
 def test_one_stage_of_one_round_is_run_alone_and_only_where_the_student_is_there(path: Path) -> None:
     run = run_of(path)
     Runner(run.at("mix", 2)).only("mix")
