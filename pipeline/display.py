@@ -42,6 +42,7 @@ class Display:
         self._last_line = 0.0
         self._stage, self._stage_begun, self._told = "", 0.0, ""  # the one that runs, and the last it told
         self._over = threading.Event()
+        self._failure: BaseException | None = None
         self._beat = threading.Thread(target=self._break_silence, name="still-running", daemon=True)
         # Of what is counted now: its unit, when its work began and how many were done then, and at the last moment.
         self._unit, self._begun, self._first, self._done = "", 0.0, 0, 0
@@ -60,7 +61,9 @@ class Display:
             self._live.stop()
         else:
             self._over.set()
-            self._beat.join()
+            self._beat.join(1.0)  # it may hang in a full pipe
+            if kind is None and self._failure is not None:
+                raise self._failure
 
     def watcher(self) -> Watcher:
         """The callbacks for a Runner."""
@@ -90,13 +93,21 @@ class Display:
             self._note.plain = f"  {moment.note}{left}"
             return
         total = f" of {moment.total:,}" if moment.total is not None else ""
-        self._told = f"{moment.done:,}{total} {moment.unit}{f'  {moment.note}' if moment.note else ''}"
+        self._told = f"{moment.done:,}{total} {moment.unit}"
         if now - self._last_line >= PLAIN_INTERVAL_S:
             self._last_line = now
-            self._console.print(escape(f"  {name}: {self._told}{left}"))
+            note = f"  {moment.note}" if moment.note else ""
+            self._print(f"  {name}: {self._told}{note}{left}")
 
     def _says(self, name: str, line: str) -> None:
-        self._console.print(f"  {escape(line)}")
+        self._last_line = time.monotonic()
+        self._print(f"  {line}")
+
+    def _print(self, line: str) -> None:
+        """A line. What stopped the other thread from printing (nobody reads any more) stops the run here."""
+        if self._failure is not None:
+            raise self._failure
+        self._console.print(escape(line))
 
     def _ends(self, name: str, manifest: Manifest, ran: bool) -> None:
         self._bar.update(self._task, visible=False)
@@ -112,7 +123,11 @@ class Display:
             if stage and now - self._last_line >= SILENCE_S:
                 self._last_line = now
                 minutes = (now - self._stage_begun) / 60
-                self._console.print(escape(f"  {stage}: {self._told or 'running'}  (after {minutes:.0f} min)"))
+                try:
+                    self._print(f"  {stage}: {self._told or 'running'}  (after {minutes:.0f} min)")
+                except BaseException as error:  # rich ends the program where nobody reads: this thread alone
+                    self._failure = error
+                    return
 
 
 def _left(moment: Progress, seconds: float, first: int) -> str:

@@ -8,7 +8,7 @@ import os
 import re
 import shutil
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -22,6 +22,7 @@ from pipeline.manifest import File, Manifest, read_manifest, replace_folder, syn
 from pipeline.page.card import card
 from pipeline.page.scrub import scrub_text, shareable
 from pipeline.records import EXAMPLE, base_id
+from pipeline.roles import label_of
 from pipeline.shards import file_entry, read_shard, write_shard
 
 SPLITS = ("train", "validation")
@@ -144,7 +145,7 @@ def _build(folder: Path, run_folder: Path, manifests: dict[str, Manifest], langu
             shared,
             rows,
             sources.written,
-            sources.teachers,
+            _writers(json.loads(manifests["mix"].recipe), sources.teachers),
             sources.rows(),
             sources.domains(),
             EXAMPLE,
@@ -152,6 +153,12 @@ def _build(folder: Path, run_folder: Path, manifests: dict[str, Manifest], langu
         ),
     )
     return rows
+
+
+def _writers(recipe: Mapping[str, Any], labels: Collection[str]) -> set[str]:
+    """The names that a recipe has for the teachers whose labels rows carry."""
+    declared = {"teacher": recipe.get("teacher", {}), **recipe.get("more_teachers", {})}
+    return {name for name, role in declared.items() if scrub_text(label_of(role.get("model", ""))) in labels}
 
 
 class _Split:

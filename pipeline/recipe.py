@@ -76,12 +76,6 @@ class Recipe:
             **{name: section.model_dump(mode="json") for name, section in self.sections.items()},
         }
 
-    @property
-    def thinks(self) -> bool:
-        """Whether the student comes to write think tags. Raises ValueError as `writes_tags`."""
-        mix = cast(Any, self.sections["mix"])
-        return writes_tags(mix.trace_format, [teacher.thinking for teacher in self.teachers.values()])
-
     def in_round(self, checkpoint: Path | None, deciding: bool) -> "Recipe":
         """This recipe as one of its rounds has it.
 
@@ -91,7 +85,9 @@ class Recipe:
         sections: dict[str, Any] = dict(self.sections)
         more, silent = dict(self.more_teachers), self.silent
         if checkpoint is not None:
-            more[LAST_STUDENT] = as_teacher(self.student, self.thinks)
+            mix = sections["mix"]
+            thinks = writes_tags(mix.trace_format, [teacher.thinking for teacher in self.teachers.values()])
+            more[LAST_STUDENT] = as_teacher(self.student, thinks is not False)
             silent = frozenset() if self.rounds.keep_teachers else frozenset({"teacher", *self.more_teachers})
             if self.rounds.start == "last":
                 sections["sft"] = sections["sft"].model_copy(update={"start": str(checkpoint)})
@@ -136,6 +132,8 @@ def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} cannot be read as UTF-8 text: {error}.") from error
     values = _values(text, str(path))
+    if isinstance(values.get("rounds"), int):
+        values["rounds"] = {"count": values["rounds"]}  # so that its keys can be set
     for setting in settings:
         _apply(values, setting)
     return check(values, path.stem, str(path))
@@ -163,6 +161,8 @@ def check(values: dict[str, Any], name: str, where: str) -> Recipe:
         models[key] = models[key] and _with_model(models[key], key, teachers, where)
     recipe = Recipe(name=run, **models, sections=sections)
     _check_rounds(recipe, where)
+    if recipe.rounds.count == 1:
+        recipe = recipe.in_round(None, deciding=False)  # that names the last student, for rounds that are not run
     try:
         thinkers(recipe.teachers)
         _check_teachers_named(recipe)
@@ -223,7 +223,6 @@ def _check_fitting(recipe: Recipe) -> None:
             "sft.objective is soft_labels, and generate.logprobs is 0: nothing is kept of the teachers' distributions. "
             "Set generate.logprobs (50, say), or another objective."
         )
-    _ = recipe.thinks
     if sections["mix"].prefer == "judge" and not sections["verify"].rate:
         raise ValueError(
             "mix.prefer is judge, and verify.rate is false: no trace is rated. Set verify.rate: true and name a model "
@@ -248,23 +247,20 @@ def _check_fitting(recipe: Recipe) -> None:
                     hf.generation_values(section.sampling)
                 except ValueError as error:
                     raise ValueError(f"{key}.sampling, which {_place(name)} is asked with: {error}.") from error
-    asks = {"generate.max_tokens": generate.max_tokens}
-    open_ended = [*_open_ended(recipe.teachers, asks)]
-    open_ended += _open_ended({"teacher": recipe.teacher}, {"eval.max_tokens": evaluate.max_tokens})
-    if open_ended:
-        raise ValueError(
-            f"answers would end before their reasoning is closed: {', '.join(open_ended)}. Raise the limit above the "
-            f"budget, by as many tokens as an answer takes."
-        )
+    if open_ended := _open_ended(recipe.teachers, "generate.max_tokens", generate.max_tokens):
+        raise ValueError(open_ended)
 
 
-def _open_ended(roles: Mapping[str, Role], limits: Mapping[str, int]) -> Iterator[str]:
-    """Limits of answers that a budget of reasoning uses up alone."""
+def _open_ended(roles: Mapping[str, Role], key: str, limit: int) -> str:
+    """What is wrong with a limit of answers that a budget of reasoning uses up alone, in words; empty where none is."""
     for name, role in roles.items():
-        budget = thinking_budget(role)
-        for key, limit in limits.items():
-            if budget is not None and budget >= limit:
-                yield f"{_place(name)}.thinking_budget is {budget}, and {key} is {limit}"
+        if (thinking_budget(role) or 0) >= limit:
+            return (
+                f"{_place(name)}.thinking_budget is {thinking_budget(role)}, and {key} is {limit}: answers would end "
+                f"before their reasoning is closed. Raise the limit above the budget, by as many tokens as an answer "
+                f"takes."
+            )
+    return ""
 
 
 def doubts(recipe: Recipe) -> list[str]:
@@ -275,7 +271,8 @@ def doubts(recipe: Recipe) -> list[str]:
     longest = min(longest, sections["filter"].max_tokens or longest)
     found = []
     if sections["mix"].trace_format != "answer":
-        if longest > (most := sections["sft"].max_length):
+        # On its own answers a student learns from prompts alone, and their length is what is limited.
+        if longest > (most := sections["sft"].max_length) and sections["sft"].on_policy is None:
             found.append(
                 f"generate.{key} lets a trace have {longest:,} tokens, and sft.max_length is {most:,} with its prompt: "
                 f"longer examples are dropped, and where they are many sft refuses. Raise sft.max_length, or lower it."
@@ -285,7 +282,8 @@ def doubts(recipe: Recipe) -> list[str]:
                 f"generate.{key} lets a trace have {longest:,} tokens, and eval.max_tokens is {most:,}: answers as "
                 f"long as the longest traces are cut off there. Raise eval.max_tokens, or lower it."
             )
-    return found
+    found.append(_open_ended({"teacher": recipe.teacher}, "eval.max_tokens", sections["eval"].max_tokens))
+    return [doubt for doubt in found if doubt]
 
 
 def _short(roles: Mapping[str, Role], limits: Mapping[str, int]) -> Iterator[str]:
@@ -307,7 +305,8 @@ def _check_teachers_named(recipe: Recipe) -> None:
         labels |= {LAST_STUDENT}
     mix, sft = cast(Any, recipe.sections["mix"]), cast(Any, recipe.sections["sft"])
     for name in mix.teacher_shares:
-        if name not in labels:
+        # Without rounds it has no traces, and its share is nobody's: a recipe may be run as its first round alone.
+        if name not in labels and name != LAST_STUDENT:
             near = closest(name, labels)
             raise ValueError(
                 f"mix.teacher_shares has a share of the teacher {name!r}; expected one of {', '.join(sorted(labels))}"

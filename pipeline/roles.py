@@ -122,7 +122,7 @@ class Role(Section):
     @property
     def label(self) -> str:
         """How data names the model: as the recipe does, a path by its last part alone."""
-        return Path(self.model).name if self.model.startswith(("/", ".", "~")) else self.model
+        return label_of(self.model)
 
 
 # The keys of a Role that can change its model's words, but for `model`, whose weights are identity by themselves. Where
@@ -214,6 +214,11 @@ class Judge(Role):
     thinking: bool = False  # it writes <think> tags by itself: its verdict stands after them
     sampling: Sampling = Sampling(temperature=0.0, top_p=1.0)
     max_tokens: int = Field(512, ge=16)  # of one opinion, reasoning included
+
+
+def label_of(model: str) -> str:
+    """How data names a model by what a recipe calls it: see `Role.label`."""
+    return Path(model).name if model.startswith(("/", ".", "~")) else model
 
 
 def thinking_budget(role: Role) -> int | None:

@@ -113,7 +113,7 @@ class Run:
         if self.recipe.rounds.count > 1 and not (found := self.standing()).ended:
             raise StageError(
                 f"{found.why} as the recipe is now, so that which student is the best is not known. Run the recipe "
-                f"first with --to eval, or take the first round's with --set rounds=1."
+                f"first with --to eval, or have fewer rounds: --set rounds.count={max(len(found.accuracies), 1)}."
             )
         return self.closing()
 

@@ -119,8 +119,8 @@ class Runner:
             stages = plan.ROUND if number < last else plan.ROUND[: plan.ROUND.index(to) + 1]
             try:
                 Runner(self.run.in_round(number), self.watcher, self.seen).execute(stages, force)
-            except StageError as error:
-                if number == 1:
+            except (StageError, ValueError) as error:
+                if number == 1 or to != "eval":
                     raise
                 raise StageError(
                     f"{error}\nThat was in round {number}. To end with the rounds before it instead: --set "
@@ -135,7 +135,7 @@ class Runner:
         """
         recipe, root = self.run.recipe, self.run.root
         done = self._done(names, last)
-        if "generate" in names and "generate" not in done:
+        if {"generate", "eval"} & {*names} - done:
             for line in doubts(recipe):
                 self.watcher.tells(line)
         for stage in (plan.stage(name) for name in names if name not in done):
@@ -445,8 +445,7 @@ class _Attempt:
 
 def _is_idle(stage: Stage, change: Change) -> bool:
     """Whether a key with another value leaves a run that was cut off what it was."""
-    place, *keys = change.key.split(".")
-    return place == "config" and not stage.idle.isdisjoint(keys)
+    return any(f"{change.key}.".startswith(f"config.{key}.") for key in stage.idle)
 
 
 def _held(manifest: Manifest) -> str:

@@ -16,14 +16,15 @@ class Section(BaseModel):
 
     model_config = ConfigDict(extra="forbid", frozen=True, protected_namespaces=())
 
-    # Fields that only say where something lies. They are not hashed; what lies there is (`Stage.contents`, `weights`).
-    locations: ClassVar[frozenset[str]] = frozenset()
+    # Fields that are not hashed: they only say where something lies (what lies there is hashed, by `Stage.contents` and
+    # `weights`), or when to give up.
+    unhashed: ClassVar[frozenset[str]] = frozenset()
     # Fields that runs were made without. They are hashed unless they hold their default, so that those runs stay fresh.
     later: ClassVar[frozenset[str]] = frozenset()
 
     def hashed(self, name: str) -> bool:
         """Whether a field is part of what identity hashes."""
-        if name == EXEC_KEY or name in self.locations:
+        if name == EXEC_KEY or name in self.unhashed:
             return False
         return name not in self.later or getattr(self, name) != type(self).model_fields[name].get_default()
 

@@ -214,7 +214,7 @@ class Stage:
     refuse: Callable[[Any, Mapping[str, Role], Path], None] = no_refusal
     shows_rounds: bool = False  # it reads the scores of every round, where there are rounds
     on_stale: Literal["rebuild", "ask"] = "rebuild"  # ask: costs too much to do again unasked
-    idle: frozenset[str] = frozenset()  # keys of its config with other values of which a run that was cut off goes on
+    idle: frozenset[str] = frozenset()  # keys of its config (a.b) with other values a run that was cut off goes on
     bill: Callable[[Any, Inputs, Output], Bill] | None = None  # for a stage that reuses by id what it once bought
     # What failed of a run of it that finished. Forced, it is run for that though it is fresh, and asks for it again.
     failures: Callable[[Manifest], Failures] = no_failures

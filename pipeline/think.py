@@ -114,18 +114,18 @@ def lay_out(raw: str, thinking: bool, trace_format: TraceFormat, code: bool = Fa
     return [span for span in spans if span["text"] is not None or span["start"] != span["end"]]
 
 
-def writes_tags(trace_format: TraceFormat, teachers: Collection[bool]) -> bool:
-    """Whether a student of such traces writes think tags. teachers: for each of them, whether it thinks natively.
-
-    Raises ValueError where it would write them now and then: nobody could tell its reasoning from its answer.
+def writes_tags(trace_format: TraceFormat, teachers: Collection[bool]) -> bool | None:
+    """Whether a student of such traces writes think tags; None: now and then. teachers: for each of them, whether it
+    thinks natively.
     """
-    if trace_format == "plain" and len(set(teachers)) > 1:
-        raise ValueError(
-            "mix.trace_format is plain, and some teachers think (thinking: true) and others do not: the student would "
-            "write think tags now and then, and its answers could not be told from its reasoning. Set "
-            "mix.trace_format: think, or answer."
-        )
-    return trace_format == "think" or (trace_format == "plain" and any(teachers))
+    if trace_format == "plain":
+        return None if len(set(teachers)) > 1 else any(teachers)
+    return trace_format == "think"
+
+
+def has_tags(raw: str) -> bool:
+    """Whether a completion has any think tag."""
+    return OPEN in raw or CLOSE in raw
 
 
 def _trimmed(raw: str, span: tuple[int, int]) -> tuple[int, int]:

@@ -27,7 +27,7 @@ from pipeline.sampling import Figures
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Failures, Inputs, Output, Progress, Reads, Stage, StageError
-from pipeline.think import writes_tags
+from pipeline.think import has_tags, writes_tags
 from pipeline.verifiers import label, lacking, version
 from pipeline.verifiers.judging import Answered, judge_rows
 from pipeline.verifiers.pool import Pool, processors
@@ -70,7 +70,7 @@ class Subject:
     prompt_name: str
     role: Role
     weights: str
-    thinking: bool  # its answer stands after its reasoning's closing tag
+    thinking: bool | None  # its answer stands after its reasoning's closing tag; None: where it wrote one
     files: Callable[[], Path | None]  # what its engine reads
 
     @property
@@ -128,7 +128,7 @@ def formats(inputs: Inputs) -> list[str]:
     return [form for form in inputs.manifest("exports").identity.config["weights"] if form != quantisation.PLAIN]
 
 
-def exported(inputs: Inputs, form: str, student: Role, thinks: bool) -> Subject:
+def exported(inputs: Inputs, form: str, student: Role, thinks: bool | None) -> Subject:
     """The distilled student with weights of fewer bits, known by its own files: another format changes no answer."""
     files = inputs.manifest("exports").artifacts["models"].files
     own = content_id("export", [(file.path, file.sha256) for file in files if file.path.startswith(f"models/{form}/")])
@@ -255,7 +255,7 @@ def judged(
                 id=key,
                 raw=row["raw"] or "",
                 finish=row["finish"],
-                thinking=subject.thinking,
+                thinking=has_tags(row["raw"] or "") if subject.thinking is None else subject.thinking,
                 answer=question["answer"],
                 verifier=question["verifier"],
                 verifier_data=question["verifier_data"] or "{}",

@@ -36,9 +36,7 @@ if TYPE_CHECKING:
 # What holds the optimizer's state in a checkpoint, as transformers names it, by the student's layout in processes.
 OPTIMIZER = {"whole": "optimizer.pt", "fsdp": "optimizer_0", "deepspeed": "latest"}
 # Keys that decide whether a training is begun, stopped or how it is written, but no step of it.
-IDLE = frozenset(
-    {"wild_loss_factor", "wild_loss_steps", "audit", "save_dtype", "min_covered_share", "max_unlabelled_share"}
-)
+IDLE = frozenset({"audit", "save_dtype", "soft_labels.min_covered_share", "soft_labels.max_unlabelled_share"})
 DIVERGED_FILE = "diverged.json"  # in the stage's folder: the batches at which a training was stopped
 
 
@@ -264,7 +262,8 @@ def plan_of(config: Config, inputs: Inputs, material: Material) -> str:
     """An id of all that decides the course of a training: a checkpoint of another one is not gone on from."""
     values = {name: value for name, value in declared(config).items() if name not in IDLE}
     if isinstance(values.get("soft_labels"), dict):
-        values["soft_labels"] = {name: value for name, value in values["soft_labels"].items() if name not in IDLE}
+        kept = {name: value for name, value in values["soft_labels"].items() if f"soft_labels.{name}" not in IDLE}
+        values["soft_labels"] = kept
     paired = [] if material.targets is None else [targets.said_of(material.targets)]
     ordered = [] if material.places is None else [material.places]
     return content_id(
@@ -289,8 +288,6 @@ def begun_at(output: Output, plan: str, layout: str) -> Path | None:
     last = checkpoints.ready(root, plan)
     if last is None or (last / OPTIMIZER[layout]).exists():
         return last
-    if layout == "whole" and checkpoints.stopped(last) and any(last.glob("*.safetensors")):
-        return last  # nothing is left but to write the best weights
     step = checkpoints.step_of(last)
     others = [name for name, place in OPTIMIZER.items() if (last / place).exists()]
     if others:
@@ -299,6 +296,8 @@ def begun_at(output: Output, plan: str, layout: str) -> Path | None:
             f"{layout}; expected the same. Set sft.exec.launcher and config back to go on, or delete {root} to start "
             f"over."
         )
+    if layout == "whole" and checkpoints.stopped(last) and any(last.glob("*.safetensors")):
+        return last  # nothing is left but to write the best weights
     output.say(f"step {step} was saved without the optimizer's state, so training starts over")
     shutil.rmtree(root)
     return checkpoints.ready(root, plan)

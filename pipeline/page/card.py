@@ -7,7 +7,6 @@ import json
 import re
 from collections.abc import Collection, Mapping, Sequence
 from importlib import resources
-from pathlib import Path
 from typing import Any
 
 import jinja2
@@ -99,8 +98,8 @@ def card(
     """The whole README.
 
     manifests: by stage, made shareable (see `scrub.py`), "mix" among them; rows: examples per split; written: how many
-    are traces, ready (no teacher wrote them), and repeats of either; writers: the teachers that rows name; sources:
-    dicts of source, license, task, examples.
+    are traces, ready (no teacher wrote them), and repeats of either; writers: the recipe's names of the teachers that
+    rows name; sources: dicts of source, license, task, examples.
     """
     mix = manifests["mix"]
     generate = manifests.get("generate", mix)
@@ -109,7 +108,7 @@ def card(
     known = generate["identity"]["models"]
     declared = {"teacher": recipe.get("teacher", {}), **recipe.get("more_teachers", {})}
     asked = {name: role for name, role in declared.items() if name in known} or declared
-    kept = {name: role for name, role in asked.items() if _last(role.get("model", "")) in map(_last, writers)}
+    kept = {name: role for name, role in asked.items() if name in writers}
     trained = f"a student trained from `{recipe.get('student', {}).get('model', 'an unnamed model')}`"
     teachers = [
         {
@@ -144,11 +143,6 @@ def card(
         ],
         recipe=_yaml(recipe),
     )
-
-
-def _last(name: str) -> str:
-    """The last part of a model's name, which is what data calls a path and a recipe that was made shareable too."""
-    return Path(name).name
 
 
 def _sampling(recipe: Mapping[str, Any]) -> dict[str, Any]:

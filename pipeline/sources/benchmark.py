@@ -22,7 +22,7 @@ from pipeline.sources.hub import HubSource
 class Benchmark(Section):
     """A file, or a dataset on the Hub, with a question a row."""
 
-    locations: ClassVar[frozenset[str]] = frozenset({"path"})
+    unhashed: ClassVar[frozenset[str]] = frozenset({"path"})
     later: ClassVar[frozenset[str]] = frozenset({"hub", "subset", "hub_split", "revision"})
 
     name: str = Field(min_length=1)  # how verdicts call it

@@ -30,7 +30,7 @@ Row = tuple[str, dict[str, Any] | bytes]
 class FileSource(RowSource):
     """A file with a problem a row."""
 
-    locations: ClassVar[frozenset[str]] = frozenset({"path"})
+    unhashed: ClassVar[frozenset[str]] = frozenset({"path"})
 
     kind: Literal["file"]
     path: str  # .jsonl, .csv or .parquet; relative paths start at the project's folder

@@ -67,10 +67,9 @@ class Options(Section):
     """How a student is trained."""
 
     later: ClassVar[frozenset[str]] = frozenset(
-        {"soft_labels", "features", "mutual", "on_policy"}
-        | {"batch_examples", "wild_loss_factor", "wild_loss_steps", "loss_tokens"}
+        {"soft_labels", "features", "mutual", "on_policy"} | {"batch_examples", "loss_tokens"}
     )
-    locations: ClassVar[frozenset[str]] = frozenset({"start"})
+    unhashed: ClassVar[frozenset[str]] = frozenset({"start", "wild_loss_factor", "wild_loss_steps"})
 
     # A checkpoint's folder, of another run's sft say, with whose weights the training begins; null: the student's own.
     # The tokenizer and the untouched student of eval are those of `student` all the same.

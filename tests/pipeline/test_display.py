@@ -74,5 +74,30 @@ def test_a_stage_that_tells_nothing_for_long_is_said_to_run_still(monkeypatch: p
         watcher.ends("sft", synthetic.manifest("sft"), True)
     lines = page.getvalue().splitlines()
     assert lines[1] == "  sft: running  (after 0 min)"
-    assert "  sft: 0 of 9 steps  warming up  (after 0 min)" in lines
+    assert "  sft: 0 of 9 steps  (after 0 min)" in lines
     assert "after" not in lines[-1]
+
+
+def test_a_reader_that_has_gone_ends_the_run_though_the_other_thread_saw_it_first(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    console, seen = Console(file=StringIO()), threading.Event()
+    monkeypatch.setattr(display, "SILENCE_S", 0.02)
+
+    def broken(line: str) -> None:
+        if "after" in line:
+            seen.set()
+            raise SystemExit(1)
+
+    shown = display.Display(console)
+    with shown:
+        watcher = shown.watcher()
+        watcher.starts("sft", State("absent", [], None, None))
+        monkeypatch.setattr(console, "print", broken)
+        assert seen.wait(30)
+        shown._beat.join(30)
+        with pytest.raises(SystemExit):
+            watcher.says("sft", "a line")
+        with pytest.raises(SystemExit):
+            shown.__exit__(None, None, None)
+        shown._failure = None

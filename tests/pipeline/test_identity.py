@@ -1,4 +1,5 @@
-"""Every value of the demo recipe outside `exec:` changes some stage's identity, and none inside does."""
+"""Every value of the demo recipe outside `exec:` changes some stage's identity, and none inside does, nor one that
+only says when to give up."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -81,6 +82,9 @@ def others(value: Any) -> list[Any]:
     return [word for word in WORDS if word != value] + ["smollm2-135m-instruct", "gcd", "cpu"]
 
 
+GIVES_UP = {("sft", "wild_loss_factor"), ("sft", "wild_loss_steps")}
+
+
 def identities(values: dict[str, Any]) -> dict[str, str]:
     run = Run(recipe.check(values, "demo", "demo"), data=Path("/nonexistent"))
     return {stage.name: fingerprint(run.identity(stage)) for stage in plan.stages()}
@@ -122,7 +126,7 @@ def test_a_values_change_is_seen_exactly_where_it_is_not_about_execution(place: 
             after = identities(changed(place, other))
         except (RecipeError, StageError, ValueError):
             continue
-        assert (after == before) == ("exec" in place), f"{value!r} -> {other!r}"
+        assert (after == before) == ("exec" in place or place in GIVES_UP), f"{value!r} -> {other!r}"
         return
     pytest.skip(f"no other value of {value!r} is valid")
 

@@ -19,7 +19,7 @@ import yaml
 from pipeline import publish as publishing
 from pipeline.check import CHECKSUMS, check
 from pipeline.page.card import card
-from pipeline.publish import PublishError, publish, push
+from pipeline.publish import PublishError, _writers, publish, push
 from pipeline.records import EXAMPLE
 from tests import synthetic
 
@@ -331,7 +331,14 @@ def test_the_card_names_every_teacher_with_its_weights() -> None:
     common = {"run": "r", "commit": None, "finished": "now", "facts": {"funnel": []}, "recipe": recipe}
     generate = {**common, "identity": {"models": {"teacher": "w1", "coder": "w2"}, "prompts": {}}}
     text = card(
-        {"mix": common, "generate": generate}, {"train": 1}, Counter(traces=1), {"one", "two"}, [], [], EXAMPLE, []
+        {"mix": common, "generate": generate},
+        {"train": 1},
+        Counter(traces=1),
+        {"teacher", "coder"},
+        [],
+        [],
+        EXAMPLE,
+        [],
     )
     assert "1 reasoning traces, written by `one` and `two` and kept" in text
     assert "ready-made" not in text
@@ -345,10 +352,10 @@ def test_the_card_names_every_teacher_with_its_weights() -> None:
 @pytest.mark.parametrize(
     ("writers", "said"),
     [
-        ({"one", "last_student"}, "`one` and a student trained from `small`"),
-        ({"one"}, "`one`"),
+        ({"teacher", "last_student"}, "`one` and a student trained from `small`"),
+        ({"teacher"}, "`one`"),
         ({"last_student"}, "a student trained from `small`"),
-        ({"two"}, "`models/two`"),
+        ({"other"}, "`models/two`"),
     ],
 )
 def test_the_card_credits_the_teachers_that_rows_name_and_a_student_by_what_it_was_trained_from(
@@ -365,8 +372,15 @@ def test_the_card_credits_the_teachers_that_rows_name_and_a_student_by_what_it_w
     text = card({"mix": common, "generate": generate}, {"train": 3}, counted, writers, [], [], EXAMPLE, [])
     assert f"1 reasoning traces, written by {said} and kept after" in text
     assert ", and 2 ready-made examples" in text
-    assert ("| engine | openai |" in text) is ("one" in writers)  # what a server computes in, nobody knows
-    assert text.count("| engine, dtype | vllm, bfloat16 |") == len(writers - {"one"})
+    assert ("| engine | openai |" in text) is ("teacher" in writers)  # what a server computes in, nobody knows
+    assert text.count("| engine, dtype | vllm, bfloat16 |") == len(writers - {"teacher"})
+
+
+def test_a_teacher_is_found_by_the_label_that_its_rows_carry() -> None:
+    names = {"teacher": "/data/models/Qwen3-8B/", "hub": "Qwen/Qwen3-8B", "other": "~/models/two", "silent": "a/b"}
+    recipe = {"teacher": {"model": names.pop("teacher")}, "more_teachers": {k: {"model": v} for k, v in names.items()}}
+    assert _writers(recipe, {"Qwen3-8B", "two"}) == {"teacher", "other"}
+    assert _writers(recipe, {"Qwen/Qwen3-8B"}) == {"hub"}
 
 
 def test_the_card_tells_traces_from_their_repeats_and_from_examples_that_no_teacher_wrote() -> None:
@@ -374,7 +388,9 @@ def test_the_card_tells_traces_from_their_repeats_and_from_examples_that_no_teac
     funnel = [{"stage": "mix", "reason": "kept", "traces": 72}]
     common = {"run": "r", "commit": None, "finished": "now", "facts": {"funnel": funnel}}
     mix = {**common, "recipe": {"teacher": role, "generate": {}}, "identity": {"models": {}, "prompts": {}}}
-    text = card({"mix": mix}, {"train": 180}, Counter(traces=36, repeats=124, ready=20), {"one"}, [], [], EXAMPLE, [])
+    text = card(
+        {"mix": mix}, {"train": 180}, Counter(traces=36, repeats=124, ready=20), {"teacher"}, [], [], EXAMPLE, []
+    )
     said = " ".join(text.split("## Sources")[0].split())
     assert "36 reasoning traces, written by `one` and kept after judging" in said
     assert "of 72 in all, 20 ready-made examples that no teacher wrote, and 124 rows that repeat some of them." in said

@@ -214,25 +214,25 @@ def test_what_an_engine_could_not_keep_is_refused(tmp_path: Path, settings: list
     assert says in str(caught.value)
 
 
-def test_plain_traces_of_teachers_that_think_and_of_others_are_refused(tmp_path: Path) -> None:
-    path = write(tmp_path, MINIMAL)
-    mixed = ["teacher.thinking=true", "more_teachers={other: {model: o, engine: replay}}"]
-    assert not load(path, [*mixed[1:], "mix.trace_format=plain"]).thinks
-    assert load(path, [*mixed, "more_teachers.other.thinking=true", "mix.trace_format=plain"]).thinks
-    assert load(path, mixed).thinks
-    assert not load(path, [*mixed, "mix.trace_format=answer"]).thinks
-    with pytest.raises(RecipeError, match=r"mix\.trace_format is plain, and some teachers think"):
-        load(path, [*mixed, "mix.trace_format=plain"])
+def test_the_number_of_rounds_is_set_where_it_stands_alone_too(tmp_path: Path) -> None:
+    generate = "{routes: {last_student: {tasks: [a]}}, labelled_by: [last_student], logprobs: 5}"
+    shares = "{teacher_shares: {t: 0.5, last_student: 0.5}}"
+    path = write(tmp_path, f"{MINIMAL}rounds: 3\ngenerate: {generate}\nmix: {shares}\n")
+    student = "student.engine=vllm"
+    assert load(path, [student]).rounds.count == 3
+    assert load(path, [student, "rounds.count=2"]).rounds.count == 2
+    alone = load(path, [student, "rounds.count=1"])
+    asked: Any = alone.sections["generate"]
+    assert (dict(asked.routes), tuple(asked.further_labellers())) == ({}, ())
 
 
 BUDGET = ["teacher.engine=vllm", "teacher.thinking=true", "teacher.max_model_len=9000", "eval.max_tokens=50"]
 
 
-@pytest.mark.parametrize("key", ["generate", "eval"])
-def test_a_thinking_budget_that_leaves_no_room_for_an_answer_is_refused(tmp_path: Path, key: str) -> None:
-    settings = [*BUDGET, "generate.max_tokens=50", f"{key}.max_tokens=20"]
+def test_a_thinking_budget_that_leaves_no_room_for_an_answer_is_refused(tmp_path: Path) -> None:
+    settings = [*BUDGET, "generate.max_tokens=20"]
     load(write(tmp_path, MINIMAL), [*settings, "teacher.thinking_budget=19"])
-    with pytest.raises(RecipeError, match=rf"teacher\.thinking_budget is 20, and {key}\.max_tokens is 20\. Raise"):
+    with pytest.raises(RecipeError, match=r"teacher\.thinking_budget is 20, and generate\.max_tokens is 20: answers"):
         load(write(tmp_path, MINIMAL), [*settings, "teacher.thinking_budget=20"])
 
 
@@ -242,6 +242,17 @@ def test_a_thinking_budget_that_leaves_no_room_for_an_answer_is_refused(tmp_path
         ([], []),
         (["generate.max_tokens=3000"], ["and sft.max_length is 2,048", "and eval.max_tokens is 1,024"]),
         (["generate.max_tokens=3000", "mix.trace_format=answer"], []),
+        (["generate.max_tokens=1000", "sft={max_length: 500, objective: on_policy}"], []),
+        (
+            [
+                "generate.max_tokens=200",
+                *BUDGET[:2],
+                "teacher.thinking_budget=50",
+                "mix.trace_format=answer",
+                BUDGET[3],
+            ],
+            ["teacher.thinking_budget is 50, and eval.max_tokens is 50: answers would end"],
+        ),
         (["generate.max_tokens=3000", "filter.max_tokens=1024"], []),
         (["generate.max_tokens=3000", "filter.max_tokens=1500"], ["1,500 tokens, and eval.max_tokens is 1,024"]),
         (["generate.max_tokens=3000", "sft.max_length=4096", "eval.max_tokens=3000"], []),

@@ -1,6 +1,7 @@
 """Rounds: the last student teaches beside the teacher, dev decides, and what holds for a run holds for each of them."""
 
 import json
+import re
 import shutil
 from pathlib import Path
 from typing import Any
@@ -308,6 +309,15 @@ def test_what_is_left_of_a_first_round_is_made_where_it_was_begun(path: Path) ->
 def test_a_block_that_seed_did_not_draw_is_refused_before_anything_is_generated(path: Path) -> None:
     with pytest.raises(StageError, match=r"No problem is in the block 'val'.*Blocks that seed wrote: dev, eval, train"):
         ran(run_of(path, "rounds.split=val"), "report")
+
+
+def test_a_round_that_fails_says_how_to_end_with_those_before_it(path: Path) -> None:
+    settings = ["rounds={count: 3, keep_teachers: false}", "filter.min_tokens=9"]
+    with pytest.raises(StageError, match="None of 16 traces is left") as caught:
+        ran(run_of(path, *settings), "report", force=["generate"])
+    advice = re.search(r"in round 2\. .*--set (rounds\.count=1)\.", str(caught.value))
+    assert advice is not None
+    assert ran(run_of(path, *settings, advice[1]), "report") == ["report"], "the first round was examined before"
 
 
 def test_a_route_of_the_last_student_that_no_problem_fits_is_refused_before_the_first_round(path: Path) -> None:

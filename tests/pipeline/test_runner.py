@@ -15,8 +15,8 @@ from pipeline import lock, plan
 from pipeline.check import check
 from pipeline.engines import Completion, Request, failed
 from pipeline.engines.replay import Replay
-from pipeline.manifest import explain, write_record
-from pipeline.runner import Runner, Stale, Watcher
+from pipeline.manifest import Change, explain, write_record
+from pipeline.runner import Runner, Stale, Watcher, _is_idle
 from pipeline.shards import add_sums, read_shard, write_shard
 from pipeline.stage import StageError
 from pipeline.verifiers import VERSION
@@ -376,14 +376,29 @@ def test_the_time_of_interrupted_attempts_counts_until_the_values_change(
 def test_a_training_that_was_cut_off_goes_on_with_other_values_that_decide_no_step(path: Path) -> None:
     with interrupted_at_save():
         ran(path, to="sft")
-    with pytest.raises(Stale, match=r"(?s)was interrupted with other values .*wild_loss_factor"):
-        ran(path, "sft.wild_loss_factor=9.0", "sft.learning_rate=0.5", to="sft")
-    assert ran(path, "sft.wild_loss_factor=9.0", to="sft") == ["sft"]
-    this = run_of(path, "sft.wild_loss_factor=9.0")
+    changed = ("sft.audit.max_broken_share=0.5", "sft.wild_loss_factor=9.0")
+    with pytest.raises(Stale, match=r"(?s)was interrupted with other values .*max_broken_share"):
+        ran(path, *changed, "sft.learning_rate=0.5", to="sft")
+    assert ran(path, *changed, to="sft") == ["sft"]
+    this = run_of(path, *changed)
     assert manifest(this, "sft").facts["resumed_at_step"] > 0
-    assert this.states()["sft"].word == "fresh"
+    assert run_of(path, changed[0]).states()["sft"].word == "fresh", (
+        "a limit that stops a training is none of its values"
+    )
     with pytest.raises(Stale, match=r"finished with other values"):
         ran(path, to="sft")
+
+
+def test_only_a_stages_own_idle_keys_leave_it_what_it_was() -> None:
+    idle = plan.stage("sft"), "audit.max_broken_share", "save_dtype", "soft_labels.min_covered_share"
+    assert all(_is_idle(idle[0], Change(key=f"config.{key}", old=1, new=2)) for key in idle[1:])
+    for key in (
+        "config.soft_labels.weights.domains.audit.c",
+        "roles.audit",
+        "config.save_dtypes",
+        "config.soft_labels",
+    ):
+        assert not _is_idle(idle[0], Change(key=key, old=1, new=2))
 
 
 def test_old_shards_go_once_the_new_manifest_stands(path: Path) -> None:

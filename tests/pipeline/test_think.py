@@ -1,7 +1,7 @@
 import pytest
 
 from pipeline.text import final_answer
-from pipeline.think import CLOSE, OPEN, TraceFormat, assemble, lay_out, split
+from pipeline.think import CLOSE, OPEN, TraceFormat, assemble, has_tags, lay_out, split, writes_tags
 from tests.pipeline.test_text_answers import ANSWERS
 
 
@@ -119,3 +119,22 @@ def test_what_is_read_as_the_final_answer_is_read_so_after_the_reasoning_too(
     text = assemble(before + raw, lay_out(before + raw, False, trace_format)).rpartition(CLOSE)[2]
     assert final_answer(text) == answer
     assert final_answer((before + raw)[slice(*split(before + raw, False).answer)]) == answer
+
+
+@pytest.mark.parametrize(
+    ("trace_format", "teachers", "tags"),
+    [
+        ("think", [False], True),
+        ("answer", [True], False),
+        ("plain", [False, False], False),
+        ("plain", [True, True], True),
+        ("plain", [True, False], None),
+    ],
+)
+def test_a_student_writes_tags_where_its_traces_have_them(
+    trace_format: TraceFormat, teachers: list[bool], tags: bool | None
+) -> None:
+    assert writes_tags(trace_format, teachers) is tags
+    raws = {True: f"{OPEN}a{CLOSE}b", False: "b"}
+    texts = [assemble(raws[thinks], lay_out(raws[thinks], thinks, trace_format)) for thinks in teachers]
+    assert {has_tags(text) for text in texts if text} <= ({True, False} if tags is None else {tags})

@@ -17,7 +17,7 @@ from pipeline.roles import Judge, Student, Teacher
 from pipeline.shards import as_table
 from pipeline.stage import StageError
 from pipeline.verifiers.pool import Pool
-from stages.eval import AS_TEACHER, STAGE, Config, base_roles, run
+from stages.eval import AS_TEACHER, STAGE, Config, _speed, base_roles, run
 from tests import synthetic
 from tests.desk import DeskInputs, DeskOutput
 
@@ -78,7 +78,9 @@ class Canned(Replay):
             if mark == "~":  # one wrong answer, then the right one written in two ways
                 answer = ("0", f"{number + 1}.0", f"{2 * number + 2}/2")[request.sample]
             text = "I do not know" if mark == "-" else f"The answer is {answer}"
-            if self.name not in ("teacher", "base"):
+            if mark in "pu":  # right without a tag, and in reasoning that was not closed
+                text = f"{OPEN if mark == 'u' else ''}The answer is {number + 1}"
+            elif self.name not in ("teacher", "base"):
                 text = f"{OPEN}\nThe answer is 77\n{CLOSE}\n\n{text}"
             self._answers = {request.problem_text: [text]}
             yield self._answer(request)
@@ -139,6 +141,28 @@ def test_the_facts_are_what_the_answers_say(tmp_path: Path, fake: Fake) -> None:
     assert facts["models"]["student"]["weights"] == "digest-of-checkpoint"
     assert facts["models"]["student"]["tasks"]["even"]["pass_at_1"] == 2 / 4
     assert facts["questions"] == 8
+
+
+@pytest.mark.parametrize(
+    ("trace_format", "thinking", "right"),
+    [("think", [False], 4), ("plain", [True, True], 4), ("plain", [True, False], 6), ("plain", [False], 8)],
+)
+def test_what_stands_in_a_students_tags_is_no_answer_where_its_teachers_wrote_them(
+    tmp_path: Path, fake: Fake, trace_format: str, thinking: list[bool], right: int
+) -> None:
+    fake.patterns["checkpoint"] = "u1p1u1p1"
+    asked, output = inputs(tmp_path), DeskOutput(tmp_path)
+    roles = {f"teacher-{place}": {"thinking": thinks} for place, thinks in enumerate(thinking)}
+    config = {"config": {"trace_format": trace_format}, "roles": {"student": {"prompt": "question"}, **roles}}
+    mix = asked._manifests["mix"]
+    asked._manifests["mix"] = mix.model_copy(update={"identity": mix.identity.model_copy(update=config)})
+    run(Config(exec={"workers": 1}), asked, output)
+    assert output.facts["models"]["student"]["pass_at_1"] == right / 8
+
+
+@pytest.mark.parametrize(("bought", "reused", "told"), [(288, 0, 5.0), (288, 14, 5.0), (280, 15, None), (0, 9, None)])
+def test_a_speed_is_told_where_nearly_all_answers_were_made_now(bought: int, reused: int, told: float | None) -> None:
+    assert _speed({"bought": bought, "reused": reused, "tokens_per_s": 5.0}) == told
 
 
 def test_the_better_base_prompt_counts_and_both_are_reported(tmp_path: Path, fake: Fake) -> None:
