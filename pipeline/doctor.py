@@ -19,9 +19,7 @@ from pipeline.install import CUDA_ONLY, InstallError, check_compiler, has_gpu, t
 from pipeline.sandbox import lacking
 
 GIB = 1 << 30
-DISK_GIB = (
-    8  # what the demo takes after the install: models 1.5, completions, two checkpoints of 1.6 at a time, and room
-)
+DISK_GIB = 8  # the demo's models take 1.5, two checkpoints at a time 1.6 each; and room
 MEMORY_GIB = 8  # the most that a stage of the demo took: 6.2, scoring soft labels 7.4
 
 

@@ -132,7 +132,7 @@ def load(path: Path, settings: Sequence[str] = ()) -> Recipe:
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} cannot be read as UTF-8 text: {error}.") from error
     values = _values(text, str(path))
-    if isinstance(values.get("rounds"), int):
+    if type(values.get("rounds")) is int:
         values["rounds"] = {"count": values["rounds"]}  # so that its keys can be set
     for setting in settings:
         _apply(values, setting)
