@@ -7,7 +7,6 @@ once. The last line is JSON; exit code 1 where a bar is missed.
 """
 
 import argparse
-import os
 import random
 import subprocess
 import sys
@@ -24,6 +23,7 @@ from pipeline.roles import Sampling, Teacher
 from pipeline.sampling import Figures, complete
 from pipeline.store import Store, writing
 from tests import bars
+from tests.faults.dots import teller
 
 ROOT = Path(__file__).resolve().parents[2]
 SAMPLES = 3
@@ -50,14 +50,7 @@ def generate(root: Path, problems: int, delay_s: float = 0.0, say: bool = False)
     order = order_of(problems)
     texts = [row["text"] for row in order.problems()]
     answers = {text: [f"{text} It is {sample}. " * 40 for sample in range(SAMPLES)] for text in texts}
-    started = False
-
-    def progress(done: int, total: int, note: str) -> None:
-        nonlocal started
-        if say and started:
-            os.write(1, b".")
-        started = True  # the first call says that the engine starts
-
+    progress = teller() if say else lambda done, total, note: None
     with writing(root, order.weights) as store:
         return complete([order], store, lambda seed: Replay(answers, delay_s), progress)[0]
 

@@ -28,6 +28,7 @@ from pipeline.roles import Role
 from pipeline.sampling import complete
 from pipeline.store import Store, writing
 from tests import bars, tiny, workload
+from tests.faults.dots import teller
 from tests.faults.kill_generate import appended
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -67,19 +68,12 @@ def orders_of(model: Path, requests: int) -> list[Order]:
 
 def generate(root: Path, model: Path, requests: int) -> None:
     """Ask for what the store lacks; writes a dot to standard output for each completion that was stored."""
-    asking = False
-
-    def progress(done: int, total: int, note: str) -> None:
-        nonlocal asking
-        if asking:
-            os.write(1, b".")
-        asking = True  # the first call says that the engine starts
 
     def engine(seed: int) -> Engine:
         return Hosted("tests.faults.kill_vllm", role_of(), model, seed, root / "engine.log")
 
     with writing(root, "tiny") as store:
-        complete(orders_of(model, requests), store, engine, progress)
+        complete(orders_of(model, requests), store, engine, teller())
 
 
 def run(root: Path, model: Path, requests: int, until: int | None = None) -> tuple[int, int]:
