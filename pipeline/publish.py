@@ -19,7 +19,7 @@ import pyarrow.compute as pc
 from pipeline import plan
 from pipeline.check import CHECKSUMS, check, checksums
 from pipeline.manifest import File, Manifest, read_manifest, replace_folder, sync_files, write_durably
-from pipeline.page.card import card
+from pipeline.page.card import card, teachers_of
 from pipeline.page.scrub import scrub_text, shareable
 from pipeline.records import EXAMPLE, base_id
 from pipeline.roles import label_of
@@ -157,8 +157,8 @@ def _build(folder: Path, run_folder: Path, manifests: dict[str, Manifest], langu
 
 def _writers(recipe: Mapping[str, Any], labels: Collection[str]) -> set[str]:
     """The names that a recipe has for the teachers whose labels rows carry."""
-    declared = {"teacher": recipe.get("teacher", {}), **recipe.get("more_teachers", {})}
-    return {name for name, role in declared.items() if scrub_text(label_of(role.get("model", ""))) in labels}
+    asked = teachers_of(recipe)
+    return {name for name, role in asked.items() if scrub_text(label_of(role.get("model", ""))) in labels}
 
 
 class _Split:

@@ -71,6 +71,11 @@ class Figures:
         }
 
 
+def in_one_go(facts: Mapping[str, Any]) -> bool:
+    """Whether nearly all completions were made now, by the figures of a manifest: a few are no measure of many."""
+    return bool(facts.get("bought", 0) > 20 * facts.get("reused", 0))
+
+
 def together(parts: Sequence[Figures]) -> Figures:
     """The figures of several calls as those of one; the engine's own figures are added up too."""
     total = Figures(engine_seed=parts[0].engine_seed if len(parts) == 1 else None)

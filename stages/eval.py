@@ -23,7 +23,7 @@ from pipeline.opinions import JUDGE, JudgeModel, Panel
 from pipeline.orders import Order
 from pipeline.records import SCORE, content_id
 from pipeline.roles import LOCAL, WORDS, Role, Sampling
-from pipeline.sampling import Figures
+from pipeline.sampling import Figures, in_one_go
 from pipeline.section import Section
 from pipeline.shards import as_table
 from pipeline.stage import Failures, Inputs, Output, Progress, Reads, Stage, StageError
@@ -400,8 +400,7 @@ def exports(
 
 
 def _speed(generation: Row) -> float | None:
-    made_now = generation["bought"] > 20 * generation["reused"]
-    return float(generation["tokens_per_s"]) if made_now else None
+    return float(generation["tokens_per_s"]) if in_one_go(generation) else None
 
 
 def prompts(config: Any, roles: Mapping[str, Role]) -> tuple[str, ...]:

@@ -16,6 +16,7 @@ from pipeline import __version__, pilot, quantisation
 from pipeline.manifest import Manifest, write_durably
 from pipeline.page import html
 from pipeline.rounds import Standing
+from pipeline.sampling import in_one_go
 from pipeline.section import Section
 from pipeline.shards import picked
 from pipeline.stage import Inputs, Output, Reads, Stage
@@ -96,10 +97,9 @@ def actual(manifests: Mapping[str, Manifest], lengths: Mapping[str, list[int]]) 
     made, judged = manifests["generate"], manifests["verify"].facts
     tokens = [value for values in lengths.values() for value in values]
     decided = judged.get("right", 0) + judged.get("wrong", 0)
-    part = made.facts.get("reused", 0)
     return {
         "completion_tokens": float(sum(tokens)),
-        "hours": made.facts.get("seconds", 0.0) / 3600 if made.facts.get("bought", 0) > 20 * part else None,
+        "hours": made.facts.get("seconds", 0.0) / 3600 if in_one_go(made.facts) else None,
         "truncated_share": len(lengths["cut off"]) / len(tokens) if tokens else None,
         "right_share": judged.get("right", 0) / decided if decided else None,
     }

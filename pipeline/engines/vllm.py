@@ -128,7 +128,7 @@ class Vllm:
         has no logits, and so no labels. Of the prompt none are wanted.
         """
         cached = output.num_cached_tokens or 0
-        if request.score_ids is None or cached < len(request.prompt_token_ids or ()) or not cached:
+        if request.score_ids is None or cached < max(1, len(request.prompt_token_ids or ())):
             return False
         return self._add(engine, request, cached=False) is None
 

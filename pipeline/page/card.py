@@ -85,6 +85,11 @@ def front_matter(
     return _yaml(values)
 
 
+def teachers_of(recipe: Mapping[str, Any]) -> dict[str, Mapping[str, Any]]:
+    """The teachers of a resolved recipe by their names, as plain values."""
+    return {"teacher": recipe.get("teacher", {}), **recipe.get("more_teachers", {})}
+
+
 def card(
     manifests: Mapping[str, Mapping[str, Any]],
     rows: Mapping[str, int],
@@ -106,7 +111,7 @@ def card(
     recipe = mix["recipe"]
     funnel = mix["facts"].get("funnel", [])
     known = generate["identity"]["models"]
-    declared = {"teacher": recipe.get("teacher", {}), **recipe.get("more_teachers", {})}
+    declared = teachers_of(recipe)
     asked = {name: role for name, role in declared.items() if name in known} or declared
     kept = {name: role for name, role in asked.items() if name in writers}
     trained = f"a student trained from `{recipe.get('student', {}).get('model', 'an unnamed model')}`"
