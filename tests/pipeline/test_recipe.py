@@ -229,11 +229,13 @@ def test_the_number_of_rounds_is_set_where_it_stands_alone_too(tmp_path: Path) -
 BUDGET = ["teacher.engine=vllm", "teacher.thinking=true", "teacher.max_model_len=9000", "eval.max_tokens=50"]
 
 
-def test_a_thinking_budget_that_leaves_no_room_for_an_answer_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize("budget", [20, 21])
+def test_a_thinking_budget_that_leaves_no_room_for_an_answer_is_refused(tmp_path: Path, budget: int) -> None:
     settings = [*BUDGET, "generate.max_tokens=20"]
     load(write(tmp_path, MINIMAL), [*settings, "teacher.thinking_budget=19"])
-    with pytest.raises(RecipeError, match=r"teacher\.thinking_budget is 20, and generate\.max_tokens is 20: answers"):
-        load(write(tmp_path, MINIMAL), [*settings, "teacher.thinking_budget=20"])
+    says = rf"teacher\.thinking_budget is {budget}, and generate\.max_tokens is 20: answers"
+    with pytest.raises(RecipeError, match=says):
+        load(write(tmp_path, MINIMAL), [*settings, f"teacher.thinking_budget={budget}"])
 
 
 @pytest.mark.parametrize(
